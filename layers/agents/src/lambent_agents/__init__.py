@@ -1,0 +1,1 @@
+"""The agents and workflows of this deployment; one file each."""

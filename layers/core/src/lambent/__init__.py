@@ -1,0 +1,1 @@
+"""Durable AI agents as functions on AWS Lambda."""

@@ -1,0 +1,25 @@
+"""Makes identifiers: ULIDs for documents and random secrets for keys."""
+
+from __future__ import annotations
+
+import secrets
+
+from lambent.clock import Clock
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+
+def new_ulid(clock: Clock) -> str:
+    """A ULID: 26 characters, 48 bits of milliseconds since 1970, then 80 random bits.
+
+    Sorts by time of creation to the millisecond. Source: github.com/ulid/spec.
+    """
+    milliseconds = int(clock.now().timestamp() * 1000)
+    number = (milliseconds << 80) | secrets.randbits(80)
+    return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def random_base62(length: int) -> str:
+    """`length` characters of 0-9A-Za-z from the system's random source (5.95 bits each)."""
+    return "".join(secrets.choice(_BASE62) for _ in range(length))

@@ -1,0 +1,96 @@
+"""The MongoDB connection of one environment: short limits, and fresh sockets after a freeze."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from datetime import datetime, timedelta
+from typing import Any, Final, TypeVar
+
+from pymongo import AsyncMongoClient
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import ConnectionFailure, NetworkTimeout, PyMongoError
+
+from lambent.clock import Clock
+from lambent.errors import StoreUnavailable
+
+Document = dict[str, Any]
+T = TypeVar("T")
+
+# Idle sockets do not outlive the NAT and load balancer tables on the way.
+_FREEZE: Final = timedelta(seconds=20)
+# Defaults stall 20 s on a socket that died while the process was frozen (measured).
+_LIMITS: Final[dict[str, Any]] = {
+    "timeoutMS": 4000,
+    "socketTimeoutMS": 3000,
+    "connectTimeoutMS": 2000,
+    "serverSelectionTimeoutMS": 3000,
+    "maxIdleTimeMS": 20000,
+    "maxPoolSize": 10,
+    "tz_aware": True,
+    "w": "majority",
+    "journal": True,
+    "appname": "lambent",
+}
+
+
+class Mongo:
+    """Owns the client. Made lazily, inside the event loop that uses it.
+
+    `timeoutMS` bounds each call to 4 s; what raises then is `StoreUnavailable` where callers
+    go through `guarded`, else PyMongo's own error.
+    """
+
+    def __init__(self, uri: str, db_name: str, *, clock: Clock) -> None:
+        self._uri = uri
+        self._db_name = db_name
+        self._clock = clock
+        self._client: AsyncMongoClient[Document] | None = None
+        self._used_at: datetime = clock.now()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @property
+    def db(self) -> AsyncDatabase[Document]:
+        """The database, over sockets that this environment was awake to see."""
+        now = self._clock.now()
+        if self._client is not None and now - self._used_at > _FREEZE:
+            self._drop(self._client)
+        if self._client is None:
+            self._client = AsyncMongoClient(self._uri, **_LIMITS)
+        self._used_at = now
+        return self._client[self._db_name]
+
+    async def ping(self) -> None:
+        """Raises `StoreUnavailable` unless the server answers a command."""
+        await guarded(self.db.command("ping"))
+
+    async def close(self) -> None:
+        """Close every socket; the next use makes a new client."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+        await asyncio.gather(*self._closing, return_exceptions=True)
+
+    def _drop(self, client: AsyncMongoClient[Document]) -> None:
+        self._client = None
+        # Closing says goodbye on sockets that may be dead: off the caller's path.
+        task = asyncio.get_running_loop().create_task(client.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+
+async def guarded(call: Awaitable[T]) -> T:
+    """Await one store call, with "does not answer" turned into `StoreUnavailable`."""
+    try:
+        return await call
+    except PyMongoError as error:
+        if is_unreachable(error):
+            raise StoreUnavailable("MongoDB does not answer.", retry_after_s=2.0) from error
+        raise
+
+
+def is_unreachable(error: PyMongoError) -> bool:
+    """Whether the error says that no server answered in time, as against an answer we dislike."""
+    return isinstance(error, ConnectionFailure | NetworkTimeout) or bool(
+        getattr(error, "timeout", False)
+    )

@@ -1,0 +1,165 @@
+"""The one Postgres connection of an environment: one statement at a time, bounded, self-mending."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any, Final, LiteralString, TypeVar
+
+import psycopg
+from psycopg.rows import namedtuple_row
+
+from lambent.clock import Clock
+from lambent.errors import StoreUnavailable
+
+Query = LiteralString | bytes
+Params = Sequence[Any] | Mapping[str, Any] | None
+Connection = psycopg.AsyncConnection[Any]
+T = TypeVar("T")
+
+_FREEZE: Final = timedelta(seconds=20)
+_CONNECT_TIMEOUT_S: Final = 2.0
+# SQLSTATE classes that say "not now": connection, resources, operator intervention.
+_UNAVAILABLE: Final = ("08", "53", "57")
+
+
+class Postgres:
+    """One connection, no pool: a function serves one request at a time.
+
+    Works behind pgbouncer in transaction mode: autocommit, no server-side prepare, no session
+    state. Rows are named tuples.
+    """
+
+    def __init__(self, dsn: str, *, clock: Clock, timeout_s: float = 2.5) -> None:
+        self._dsn = dsn
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._connection: Connection | None = None
+        self._used_at: datetime = clock.now()
+        self._lock = asyncio.Lock()
+
+    async def fetch(self, query: Query, params: Params = None) -> list[Any]:
+        """Run one statement and return its rows.
+
+        Raises `StoreUnavailable` when no answer came in time; the statement may have been
+        carried out all the same. It is sent a second time only over a connection that turned
+        out to have died while idle.
+        """
+        async with self._lock:
+            was_idle = self._connection is not None
+            try:
+                return await self._attempt(query, params)
+            except StoreUnavailable as error:
+                if not (was_idle and _died_while_idle(error)):
+                    raise
+                return await self._attempt(query, params)
+
+    async def fetch_one(self, query: Query, params: Params = None) -> Any:
+        """The first row, or None."""
+        rows = await self.fetch(query, params)
+        return rows[0] if rows else None
+
+    async def ping(self) -> None:
+        """Raises `StoreUnavailable` unless the server answers a query."""
+        await self.fetch("SELECT 1")
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Connection]:
+        """A connection of its own, for migrations: outside the lock, without a statement limit."""
+        try:
+            connection = await psycopg.AsyncConnection.connect(
+                self._dsn, autocommit=True, prepare_threshold=None, row_factory=namedtuple_row
+            )
+        except psycopg.OperationalError as error:
+            raise _unavailable(error) from error
+        try:
+            yield connection
+        finally:
+            await connection.close()
+
+    async def close(self) -> None:
+        """Drop the connection; the next statement makes a new one."""
+        self._drop()
+
+    async def _attempt(self, query: Query, params: Params) -> list[Any]:
+        connection = await self._connected()
+        try:
+            rows = await self._bounded(_run(connection, query, params), self._timeout_s)
+        except psycopg.OperationalError as error:
+            self._drop()
+            raise _unavailable(error) from error
+        except BaseException as error:
+            # Cancelled or failed halfway: what comes next on this socket is unknown.
+            if not isinstance(error, psycopg.Error) or connection.closed:
+                self._drop()
+            raise
+        self._used_at = self._clock.now()
+        return rows
+
+    async def _connected(self) -> Connection:
+        if self._connection is not None and self._clock.now() - self._used_at > _FREEZE:
+            self._drop()
+        if self._connection is None:
+            try:
+                connection: Connection = await self._bounded(
+                    psycopg.AsyncConnection.connect(
+                        self._dsn,
+                        autocommit=True,
+                        prepare_threshold=None,
+                        row_factory=namedtuple_row,
+                        connect_timeout=2,
+                    ),
+                    _CONNECT_TIMEOUT_S,
+                )
+            except psycopg.OperationalError as error:
+                raise _unavailable(error) from error
+            self._connection = connection
+        return self._connection
+
+    async def _bounded(self, work: Coroutine[Any, Any, T], limit_s: float) -> T:
+        # Not wait_for: cancelling psycopg waits for the server's answer, 5 s more than asked.
+        task = asyncio.ensure_future(work)
+        try:
+            done, _ = await asyncio.wait({task}, timeout=limit_s)
+        except asyncio.CancelledError:
+            self._abandon(task)
+            raise
+        if not done:
+            self._abandon(task)
+            raise StoreUnavailable("Postgres does not answer.", retry_after_s=2.0)
+        return task.result()
+
+    def _abandon(self, task: asyncio.Future[Any]) -> None:
+        self._drop()
+        task.cancel()
+        task.add_done_callback(_swallow)
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.pgconn.finish()
+
+
+async def _run(connection: Connection, query: Query, params: Params) -> list[Any]:
+    cursor = await connection.execute(query, params)
+    return await cursor.fetchall() if cursor.description else []
+
+
+def _unavailable(error: psycopg.OperationalError) -> StoreUnavailable:
+    # The message names host and user; it is chained for the log, never shown to a client.
+    return StoreUnavailable("Postgres does not answer.", retry_after_s=2.0)
+
+
+def _died_while_idle(error: StoreUnavailable) -> bool:
+    cause = error.__cause__
+    if not isinstance(cause, psycopg.OperationalError):
+        return False
+    return cause.sqlstate is None or cause.sqlstate.startswith(_UNAVAILABLE)
+
+
+def _swallow(task: asyncio.Future[Any]) -> None:
+    with contextlib.suppress(BaseException):
+        task.result()

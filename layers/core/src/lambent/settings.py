@@ -1,0 +1,216 @@
+"""Reads the environment, once, into one checked value; nothing else in the platform reads it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
+from urllib.parse import urlsplit
+
+from lambent.errors import ConfigError
+
+_TRUE = {"1", "true", "yes", "on"}
+_FALSE = {"0", "false", "no", "off"}
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _flag(value: str) -> bool:
+    lowered = value.lower()
+    if lowered in _TRUE:
+        return True
+    if lowered in _FALSE:
+        return False
+    raise ValueError("must be true or false")
+
+
+def _names(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def _number(kind: type[int] | type[float], low: float, high: float) -> Callable[[str], Any]:
+    def parse(value: str) -> float:
+        try:
+            number = kind(value)
+        except ValueError:
+            raise ValueError(f"must be {'a whole number' if kind is int else 'a number'}") from None
+        if not low <= number <= high:
+            raise ValueError(f"must be from {low:g} to {high:g}")
+        return number
+
+    return parse
+
+
+def _level(value: str) -> str:
+    level = value.upper()
+    if level not in {"DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"}:
+        raise ValueError("must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL")
+    return level
+
+
+def _host(value: str) -> str:
+    # Ollama itself takes "host", "host:port" and full addresses in OLLAMA_HOST; so do we.
+    address = value if "://" in value else f"http://{value}"
+    parts = urlsplit(address)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be an http(s) address such as http://localhost:11434")
+    _ = parts.port  # raises ValueError on a port that is none
+    if parts.port is None and "://" not in value:
+        address = f"{address}:11434"
+    return address.rstrip("/")
+
+
+def _uri(*schemes: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if not value.startswith(tuple(f"{scheme}://" for scheme in schemes)):
+            raise ValueError(f"must start with {' or '.join(f'{s}://' for s in schemes)}")
+        return value
+
+    return parse
+
+
+def _dsn(value: str) -> str:
+    if "://" in value:
+        return _uri("postgres", "postgresql")(value)
+    if "=" not in value:
+        raise ValueError("must be a postgresql:// address or key=value pairs")
+    return value
+
+
+def setting(
+    parse: Callable[[str], Any], doc: str, *, default: Any = MISSING, secret: bool = False
+) -> Any:
+    """One field of `Settings`: its parser, the README's sentence about it, and its default."""
+    metadata = {"parse": parse, "doc": doc, "secret": secret}
+    if default is MISSING:
+        return field(metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Settings:
+    """The whole configuration. A field `mongo_uri` is the environment variable `MONGO_URI`."""
+
+    mongo_uri: str = setting(
+        _uri("mongodb", "mongodb+srv"), "Where workflow state and events live.", secret=True
+    )
+    mongo_db_name: str = setting(_text, "The MongoDB database.", default="lambent")
+    postgres_dsn: str = setting(
+        _dsn, "Where keys, limits and the shared breaker live.", secret=True
+    )
+    ollama_host: str = setting(_host, "The model server.", default="http://localhost:11434")
+    ollama_api_key: str = setting(
+        _text, "Sent to the model server as a bearer token, if set.", default="", secret=True
+    )
+    ollama_model: str = setting(
+        _text, "The model used where a request names none.", default="smollm2:135m"
+    )
+    ollama_max_inflight: int = setting(
+        _number(int, 1, 1000), "Generations at once, over all functions.", default=4
+    )
+    ollama_connect_timeout_s: float = setting(
+        _number(float, 0.1, 60), "Limit for connecting to the model server.", default=3.0
+    )
+    ollama_first_token_timeout_s: float = setting(
+        _number(float, 0.1, 900),
+        "Limit for the first token (a model may have to be loaded).",
+        default=120.0,
+    )
+    ollama_next_token_timeout_s: float = setting(
+        _number(float, 0.1, 900), "Limit between two tokens.", default=30.0
+    )
+    slot_wait_s: float = setting(
+        _number(float, 0, 300), "How long a chat waits for a model slot before 503.", default=10.0
+    )
+    auth_enabled: bool = setting(_flag, "Whether an API key is required.", default=True)
+    rate_limit_max_requests: int = setting(
+        _number(int, 1, 1_000_000), "Requests a client may send a minute.", default=100
+    )
+    breaker_failures: int = setting(
+        _number(int, 1, 1000), "Failures in a row that open the breaker.", default=5
+    )
+    breaker_open_s: float = setting(
+        _number(float, 0.1, 3600), "How long the breaker stays open before a probe.", default=30.0
+    )
+    breaker_successes: int = setting(
+        _number(int, 1, 1000), "Successful probes that close the breaker.", default=3
+    )
+    agent_modules: tuple[str, ...] = setting(
+        _names,
+        "Modules that register agents and workflows.",
+        default=("lambent_agents.chat", "lambent_agents.news"),
+    )
+    news_feeds: tuple[str, ...] = setting(
+        _names,
+        "Feeds the news agent reads where a request names none.",
+        default=("https://hnrss.org/frontpage", "https://feeds.bbci.co.uk/news/rss.xml"),
+    )
+    news_feed_hosts: tuple[str, ...] = setting(
+        _names,
+        "Hosts the news agent may read feeds from; `*` before a dot stands for any sub-domain.",
+        default=("hnrss.org", "feeds.bbci.co.uk"),
+    )
+    keep_alive_s: float = setting(
+        _number(float, 0.1, 60), "Silence after which a stream sends a comment.", default=10.0
+    )
+    step_function: str = setting(
+        _text, "The function, with its alias, that advances runs.", default="lambent-step:live"
+    )
+    deliver_function: str = setting(
+        _text, "The function, with its alias, that delivers events.", default="lambent-deliver:live"
+    )
+    poller_function: str = setting(
+        _text,
+        "The function, with its alias, that finds due documents.",
+        default="lambent-poller:live",
+    )
+    step_concurrency: int = setting(
+        _number(int, 1, 1000), "Step functions that the poller keeps busy at once.", default=10
+    )
+    step_batch: int = setting(
+        _number(int, 1, 100), "Runs that one step function advances at once.", default=10
+    )
+    retention_days: float = setting(
+        _number(float, 0.01, 3650), "Days that an ended run is kept.", default=30.0
+    )
+    aws_endpoint_url_lambda: str = setting(
+        _text, "Where functions are invoked, if not at AWS.", default=""
+    )
+    aws_region: str = setting(_text, "The region of the functions.", default="us-east-1")
+    log_level: str = setting(_level, "Lowest level that is logged.", default="INFO")
+
+    def __repr__(self) -> str:
+        # A settings value ends up in tracebacks and log lines; secrets must not.
+        shown = (
+            f"{f.name}={'***' if f.metadata['secret'] else getattr(self, f.name)!r}"
+            for f in fields(self)
+        )
+        return f"Settings({', '.join(shown)})"
+
+
+def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read and check everything; raises `ConfigError` that lists every problem at once.
+
+    An empty variable counts as unset: templates cannot leave a variable out.
+    """
+    source = os.environ if environ is None else environ
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for one in fields(Settings):
+        name = one.name.upper()
+        raw = source.get(name, "").strip()
+        if not raw:
+            if one.default is MISSING:
+                problems.append(f"{name} is not set: {one.metadata['doc']}")
+            continue
+        try:
+            values[one.name] = one.metadata["parse"](raw)
+        except ValueError as error:
+            said = "***" if one.metadata["secret"] else repr(raw)
+            problems.append(f"{name} {error} (is {said})")
+    if problems:
+        raise ConfigError(problems)
+    return Settings(**values)
