@@ -1,0 +1,279 @@
+"""Finds, claims, renews, wakes, settles and releases due documents: all waiting work alike.
+
+A due document has `due_at`, `lease`, `lease_until`, `signals` and `claims` (see
+`new_due_fields`). Runs, undelivered events, webhook deliveries and schedules are due documents.
+
+The rules, each of which kills a counterexample:
+
+* `due_at` alone says whether a document wants work; nothing due = FAR_FUTURE, never null.
+* A claim is one guarded update and then a read by the fresh token, even when the write reported
+  no match or an error: a lost acknowledgement must not strand a lease.
+* A claimed document keeps its `due_at`: whoever dies leaves it due, with a lease that lapses.
+* A wake never takes a live lease away: it counts `signals` up, and the owner, whose settle is
+  guarded by the count it had seen, looks again.
+* A settle that leaves the document due at once needs no such guard: a flood of signals must not
+  hold off a deadline.
+
+Every statement names `_id`, an index equality or a two-sided range, and none uses `$or`,
+transactions or findAndModify: so they are fast on a MongoDB-compatible server whose planner knows
+only those, and correct on a standalone one.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Final, Protocol
+
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+from pymongo.errors import PyMongoError
+
+from lambent.clock import EPOCH, Clock
+from lambent.mongo import Document, guarded, is_unreachable
+
+LEASE_S: Final = 30.0
+# How far ahead of its due time a nudged document may be taken: the clocks of two machines differ.
+CLAIM_AHEAD_S: Final = 1.0
+
+
+class Database(Protocol):
+    """What holds the database of this event loop; `lambent.mongo.Mongo` is one."""
+
+    @property
+    def db(self) -> AsyncDatabase[Document]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class DueKind:
+    """One collection of due documents.
+
+    `levels`: the values of its field `priority`, first served first; empty: it has no such field.
+    `wakeable`: what must hold, besides the `_id`, for a wake to reach a document.
+    """
+
+    collection: str
+    levels: tuple[int, ...] = ()
+    wakeable: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DueId:
+    """A document that may be claimed. `alone`: its last owner died, so let it take no other down
+    with it: send it in a batch of its own."""
+
+    id: str
+    due_at: datetime
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write to one document. `ends_s` is its end on the monotonic clock, counted from
+    before the claim was sent: the owner lets go no later than the server does."""
+
+    kind: DueKind
+    id: str
+    token: str
+    ends_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A document as it was read after the claim, and the lease on it."""
+
+    document: Document
+    lease: Lease
+
+
+class Settled(StrEnum):
+    DONE = "done"
+    SIGNALLED = "signalled"  # still ours: something woke it since it was read; look again
+    LOST = "lost"  # the lease lapsed and someone else may have it: write nothing more
+
+
+def new_due_fields(due_at: datetime) -> Document:
+    """The fields that make a new document a due document, owned by nobody."""
+    return {"due_at": due_at, "lease": None, "lease_until": EPOCH, "signals": 0, "claims": 0}
+
+
+class DueDocuments:
+    """The due documents of one kind."""
+
+    def __init__(self, mongo: Database, kind: DueKind, *, clock: Clock) -> None:
+        self._mongo = mongo
+        self.kind = kind
+        self._clock = clock
+
+    @property
+    def collection(self) -> AsyncCollection[Document]:
+        return self._mongo.db[self.kind.collection]
+
+    async def ensure_indexes(self) -> None:
+        """Make the indexes that `find` and `next_due_at` stand on; for setup."""
+        prefix = [("priority", 1)] if self.kind.levels else []
+        await guarded(self.collection.create_index([*prefix, ("due_at", 1)]))
+        await guarded(self.collection.create_index([("lease_until", 1)]))
+
+    async def find(self, limit: int, *, ahead_s: float = 0.0) -> list[DueId]:
+        """Up to `limit` documents to claim: by level, the oldest first within each.
+
+        An eighth of the batch is left to lower levels that have something, so that they never
+        starve. A server without limits inside index scans pays for all that is due: ask seldom
+        for many, not often for few.
+        """
+        now = self._clock.now()
+        horizon = now + timedelta(seconds=ahead_s)
+        found = [await self._find(level, now, horizon, limit) for level in self._filters()]
+        return _shared_out(found, limit)
+
+    async def _find(
+        self, level: Document, now: datetime, horizon: datetime, limit: int
+    ) -> list[DueId]:
+        free = {"due_at": {"$gte": EPOCH, "$lte": horizon}, "lease_until": {"$lte": now}}
+        cursor = self.collection.find({**level, **free}, {"due_at": 1, "claims": 1})
+        documents = await guarded(cursor.sort("due_at", 1).limit(limit).to_list())
+        return [DueId(d["_id"], d["due_at"], alone=d["claims"] > 0) for d in documents]
+
+    async def next_due_at(self, before: datetime) -> datetime | None:
+        """The next instant, after now and up to `before`, at which `find` may find more.
+
+        The smaller of the earliest future `due_at` and the earliest end of a live lease (of a
+        document that is due anyway, as every leased one is).
+        """
+        now = self._clock.now()
+        window = {"$gt": now, "$lte": before}
+        nexts = [await self._first(level, "due_at", window) for level in self._filters()]
+        nexts.append(await self._first({}, "lease_until", window))
+        return min((at for at in nexts if at is not None), default=None)
+
+    async def _first(self, level: Document, name: str, window: Document) -> datetime | None:
+        cursor = self.collection.find({**level, name: window}, {name: 1}).sort(name, 1).limit(1)
+        for document in await guarded(cursor.to_list()):
+            at: datetime = document[name]
+            return at
+        return None
+
+    async def claim(self, document_id: str, *, ahead_s: float = CLAIM_AHEAD_S) -> Claimed | None:
+        """Take the document if it is due and free; None otherwise.
+
+        Takes it up to `ahead_s` before its time and then waits the rest here, warm. Adds one to
+        `claims`, which only a settle sets back: so the count says how often owners died.
+        """
+        now = self._clock.now()
+        begun_s = self._clock.monotonic_s()
+        token = secrets.token_hex(12)
+        due = {"$gte": EPOCH, "$lte": now + timedelta(seconds=ahead_s)}
+        try:
+            await self.collection.update_one(
+                {"_id": document_id, "due_at": due, "lease_until": {"$lte": now}},
+                {"$set": {"lease": token, "lease_until": _lapse(now)}, "$inc": {"claims": 1}},
+            )
+        except PyMongoError as error:
+            if not is_unreachable(error):
+                raise
+        # Read whatever the write answered: the lease may be ours without our having been told.
+        document = await guarded(self.collection.find_one({"_id": document_id, "lease": token}))
+        if document is None:
+            return None
+        await self._wait_for(document["due_at"])
+        lease = Lease(self.kind, document_id, token, begun_s + LEASE_S)
+        return Claimed(document, lease)
+
+    async def _wait_for(self, due_at: datetime) -> None:
+        early_s = (due_at - self._clock.now()).total_seconds()
+        if early_s > 0:
+            await self._clock.sleep(early_s)
+
+    async def renew(self, lease: Lease, *, set: Mapping[str, Any] | None = None) -> Lease | None:
+        """The lease, prolonged, with `set` (a cursor, say) saved in the same update; None = lost.
+
+        Raises `StoreUnavailable` where the server does not answer, which is not a loss: try again
+        until `ends_s`.
+        """
+        begun_s = self._clock.monotonic_s()
+        changes = {**(set or {}), "lease_until": _lapse(self._clock.now())}
+        answer = await guarded(
+            self.collection.update_one({"_id": lease.id, "lease": lease.token}, {"$set": changes})
+        )
+        if answer.matched_count == 0:
+            return None
+        return Lease(lease.kind, lease.id, lease.token, begun_s + LEASE_S)
+
+    async def wake(
+        self,
+        document_id: str,
+        *,
+        set: Mapping[str, Any] | None = None,
+        where: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Make it due now and tell its owner, if any, to look again; `set` goes into the same
+        update (a command must not be seen before its signal). False: no such wakeable document."""
+        update: Document = {"$inc": {"signals": 1}, "$min": {"due_at": self._clock.now()}}
+        if set:
+            update["$set"] = dict(set)
+        guard = self.kind.wakeable if where is None else where
+        answer = await guarded(self.collection.update_one({"_id": document_id, **guard}, update))
+        return answer.matched_count == 1
+
+    async def settle(
+        self,
+        lease: Lease,
+        *,
+        due_at: datetime,
+        seen_signals: int | None,
+        set: Mapping[str, Any] | None = None,
+        unset: Sequence[str] = (),
+        where: Mapping[str, Any] | None = None,
+    ) -> Settled:
+        """Give the document back with its next due time and what else changes, in one update.
+
+        `seen_signals`: the `signals` that the owner acted upon; None for documents that are never
+        woken. Not asked for where the document stays due at once. `where`: further conditions;
+        failing them answers SIGNALLED, for the document is then not what the owner thought.
+        """
+        guard: Document = {"_id": lease.id, "lease": lease.token, **(where or {})}
+        if seen_signals is not None and due_at > self._clock.now():
+            guard["signals"] = seen_signals
+        changes = {**(set or {}), "due_at": due_at, **_FREED, "claims": 0}
+        update: Document = {"$set": changes}
+        if unset:
+            update["$unset"] = dict.fromkeys(unset, "")
+        answer = await guarded(self.collection.update_one(guard, update))
+        if answer.matched_count == 1:
+            return Settled.DONE
+        mine = {"_id": lease.id, "lease": lease.token}
+        still = await guarded(self.collection.find_one(mine, {"signals": 1}))
+        return Settled.LOST if still is None else Settled.SIGNALLED
+
+    async def release(self, lease: Lease) -> None:
+        """Give it back untouched and uncounted: it was claimed but no work was begun on it."""
+        await guarded(
+            self.collection.update_one(
+                {"_id": lease.id, "lease": lease.token},
+                {"$set": dict(_FREED), "$inc": {"claims": -1}},
+            )
+        )
+
+    def _filters(self) -> list[Document]:
+        return [{"priority": level} for level in self.kind.levels] or [{}]
+
+
+_FREED: Final[Mapping[str, Any]] = {"lease": None, "lease_until": EPOCH}
+
+
+def _lapse(now: datetime) -> datetime:
+    return now + timedelta(seconds=LEASE_S)
+
+
+def _shared_out(levels: Sequence[list[DueId]], limit: int) -> list[DueId]:
+    """The batch: the first level first, but an eighth kept for the levels below it."""
+    if not levels or limit <= 0:
+        return []
+    head, lower = levels[0], levels[1:]
+    kept = min(sum(len(level) for level in lower), (limit + 4) // 8)
+    first = head[: limit - kept]
+    return first + _shared_out(lower, limit - len(first))
