@@ -1,0 +1,18 @@
+"""The stores and models of one machine: Postgres, MongoDB-compatible, Ollama-API servers."""
+
+from local.services.model import ModelHost, ModelServer
+from local.services.mongo import Mongo, MongoHost
+from local.services.postgres import Postgres, PostgresHost
+from local.services.process import ServiceError
+from local.services.scripted import ScriptedModel
+
+__all__ = [
+    "ModelHost",
+    "ModelServer",
+    "Mongo",
+    "MongoHost",
+    "Postgres",
+    "PostgresHost",
+    "ScriptedModel",
+    "ServiceError",
+]

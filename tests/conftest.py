@@ -1,0 +1,90 @@
+"""Real services for the tests: started once a session, or named by the environment."""
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from local.services import (
+    ModelHost,
+    ModelServer,
+    Mongo,
+    MongoHost,
+    Postgres,
+    PostgresHost,
+    ScriptedModel,
+    ServiceError,
+)
+
+T = TypeVar("T")
+
+
+def started(start: Callable[[], T]) -> T:
+    """What `start` gives; without it the test is skipped on a laptop and fails with CI=true."""
+    try:
+        return start()
+    except ServiceError as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresHost]:
+    if dsn := os.environ.get("POSTGRES_DSN"):
+        yield PostgresHost(dsn)
+        return
+    folder = tmp_path_factory.mktemp("postgres")
+    with started(lambda: Postgres.start(folder, fsync=False)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mongo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoHost]:
+    if uri := os.environ.get("MONGO_URI"):
+        yield MongoHost(uri)
+        return
+    folder = tmp_path_factory.mktemp("mongo")
+    with started(lambda: Mongo.start(folder)) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def model_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelHost]:
+    """An Ollama API over the small real model `model_server.model`."""
+    if host := os.environ.get("OLLAMA_HOST"):
+        yield ModelHost(host)
+        return
+    folder: Path = tmp_path_factory.mktemp("model")
+    with started(lambda: ModelServer.start(folder)) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_dsn(postgres_server: PostgresHost) -> Iterator[str]:
+    """A fresh database without tables, dropped after the test."""
+    name = f"test_{secrets.token_hex(6)}"
+    yield postgres_server.create_database(name)
+    postgres_server.drop_database(name)
+
+
+@pytest.fixture
+def mongo_uri(mongo_server: MongoHost) -> str:
+    return mongo_server.uri
+
+
+@pytest.fixture
+def mongo_db_name(mongo_server: MongoHost) -> Iterator[str]:
+    """A fresh database name; what the test put there is dropped after it."""
+    name = f"test_{secrets.token_hex(6)}"
+    yield name
+    mongo_server.drop_database(name)
+
+
+@pytest.fixture
+def scripted_model() -> Iterator[ScriptedModel]:
+    with ScriptedModel.start() as server:
+        yield server
