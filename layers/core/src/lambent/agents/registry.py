@@ -1,0 +1,88 @@
+"""`AgentRegistry`: which agents this deployment has, checked once, when it starts."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+from types import ModuleType
+
+from lambent.agents.agent import Agent, AgentInfo, info_of
+from lambent.agents.modules import import_modules
+from lambent.errors import ConfigError, UnknownAgent
+
+
+class AgentRegistry:
+    """Agents by name."""
+
+    def __init__(self, agents: Iterable[type]) -> None:
+        """Raises `ConfigError` that lists every duplicate name and every class that cannot run."""
+        self._agents: dict[str, type[Agent]] = {}
+        problems: list[str] = []
+        for cls in agents:
+            problems.extend(self._add(cls))
+        if problems:
+            raise ConfigError(problems)
+
+    @classmethod
+    def load(cls, module_names: Iterable[str]) -> AgentRegistry:
+        """The agents of these modules, and of all modules in a package that is named."""
+        return cls.of_modules(import_modules(module_names))
+
+    @classmethod
+    def of_modules(cls, modules: Iterable[ModuleType]) -> AgentRegistry:
+        """The agents that these modules define; one that they only import does not count."""
+        return cls(
+            value
+            for module in modules
+            for value in vars(module).values()
+            if inspect.isclass(value) and value.__module__ == module.__name__ and info_of(value)
+        )
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._agents
+
+    def get(self, name: str) -> type[Agent]:
+        """Raises `UnknownAgent`."""
+        try:
+            return self._agents[name]
+        except KeyError:
+            raise UnknownAgent(f"There is no agent {name!r}.") from None
+
+    def info(self, name: str) -> AgentInfo:
+        """Raises `UnknownAgent`."""
+        info = info_of(self.get(name))
+        assert info is not None
+        return info
+
+    def infos(self) -> tuple[AgentInfo, ...]:
+        """All agents, by name."""
+        return tuple(self.info(name) for name in sorted(self._agents))
+
+    def _add(self, cls: type) -> list[str]:
+        where = f"{cls.__module__}.{cls.__qualname__}"
+        info = info_of(cls)
+        if info is None:
+            return [f"{where} has no name: put @agent(...) on it"]
+        problems = [f"agent {info.name!r}: {where} {wrong}" for wrong in _faults(cls)]
+        other = self._agents.setdefault(info.name, cls)
+        if other is not cls:
+            also = f"{other.__module__}.{other.__qualname__}"
+            problems.append(f"the agent name {info.name!r} is taken twice: by {also} and {where}")
+        return problems
+
+
+def _faults(cls: type) -> list[str]:
+    if not issubclass(cls, Agent):
+        return ["does not derive from Agent"]
+    if inspect.isabstract(cls):
+        return ["does not define generate_stream"]
+    faults = []
+    if inspect.iscoroutinefunction(cls.generate_stream):
+        faults.append("has a generate_stream without a yield")
+    if inspect.isgeneratorfunction(cls.generate_stream):
+        faults.append("has a generate_stream that is not async")
+    try:
+        inspect.signature(cls).bind()
+    except TypeError:
+        faults.append("needs arguments to be made; an agent is made without any")
+    return faults

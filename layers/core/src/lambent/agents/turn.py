@@ -1,0 +1,100 @@
+"""`Turn`: what an agent is given, and its only way to the model."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from lambent.agents.agent import Chunk
+from lambent.agents.model_access import ModelAccess
+from lambent.clock import Clock
+from lambent.models.values import Message, ModelRequest, Role, ToolCall, Usage
+from lambent.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole generation."""
+
+    text: str
+    thinking: str
+    tool_calls: tuple[ToolCall, ...]
+    finish_reason: str
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """One request to an agent.
+
+    `input` is the text of the last user message, `messages` the conversation with it. `model` and
+    `options` are what the request asks for, already defaulted and checked. `client` owns the key
+    that asked, None where keys are switched off.
+    """
+
+    id: str
+    input: str
+    messages: tuple[Message, ...]
+    model: str
+    client: str | None
+    settings: Settings
+    clock: Clock
+    access: ModelAccess = field(repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    conversation: str | None = None
+
+    async def generate_stream(
+        self,
+        *,
+        messages: Iterable[Message] | None = None,
+        system: str | None = None,
+        model: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        tools: Iterable[Mapping[str, Any]] = (),
+        format: str | Mapping[str, Any] | None = None,
+        think: bool | str | None = None,
+    ) -> AsyncGenerator[Chunk, None]:
+        """Stream one generation, by default of the turn's conversation with the turn's model.
+
+        `system` goes before the messages; `options` go over the turn's. A turn generates one at
+        a time: a second one in the same task closes the first, in another task waits for it.
+        Raises what `ModelManager.generate_stream` raises.
+        """
+        told = tuple(self.messages if messages is None else messages)
+        if system is not None:
+            told = (Message(role=Role.system, content=system), *told)
+        request = ModelRequest(
+            model=model or self.model,
+            messages=told,
+            tools=tuple(tools),
+            format=format,
+            options={**self.options, **(options or {})},
+            think=think,
+        )
+        async with aclosing(self.access.stream(request)) as stream:
+            async for piece in stream:
+                end = piece.end
+                yield Chunk(
+                    delta=piece.content,
+                    thinking=piece.thinking,
+                    tool_calls=piece.tool_calls,
+                    finish_reason=end.finish_reason if end else None,
+                    usage=end.usage if end else None,
+                )
+
+    async def generate(self, **asked: Any) -> Reply:
+        """One whole generation; takes what `generate_stream` takes."""
+        text: list[str] = []
+        thinking: list[str] = []
+        calls: list[ToolCall] = []
+        finish_reason, usage = "stop", Usage()
+        async with aclosing(self.generate_stream(**asked)) as stream:
+            async for chunk in stream:
+                text.append(chunk.delta)
+                thinking.append(chunk.thinking)
+                calls.extend(chunk.tool_calls)
+                finish_reason = chunk.finish_reason or finish_reason
+                usage = chunk.usage or usage
+        return Reply("".join(text), "".join(thinking), tuple(calls), finish_reason, usage)

@@ -1,0 +1,85 @@
+"""Sorts what can go wrong at a model server by what it means to the caller and the breaker.
+
+| what happened | error | to the breaker |
+|---|---|---|
+| no connection, a limit passed, 5xx, a broken or senseless stream | `ModelUnavailable` | failure |
+| 404 that names the model | `UnknownModel` | the host answered |
+| any other 4xx | `ModelRefused` | the host answered |
+| 401, 403: our own credentials | `Unavailable` | the host answered |
+| its queue is full (503 with its reason, 429) | `ModelBusy` | no verdict |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+
+import httpx
+
+from lambent.errors import (
+    LambentError,
+    ModelBusy,
+    ModelRefused,
+    ModelTimeout,
+    ModelUnavailable,
+    Unavailable,
+    UnknownModel,
+)
+from lambent.telemetry import redact
+
+_DETAIL_CHARACTERS = 300
+
+
+def tidy(text: str) -> str:
+    """A model server's own words, fit for a client: one line, bounded, without secrets."""
+    return redact(" ".join(text.split()))[:_DETAIL_CHARACTERS]
+
+
+def transport_failure(error: httpx.HTTPError | httpx.InvalidURL | TimeoutError) -> LambentError:
+    """What an exception of the HTTP client means."""
+    match error:
+        case httpx.ConnectTimeout():
+            return ModelTimeout("The model server could not be reached in time.")
+        case httpx.TimeoutException() | TimeoutError():
+            return ModelTimeout("The model server took too long.")
+        case httpx.ConnectError():
+            return ModelUnavailable("The model server cannot be reached.")
+        case _:
+            return ModelUnavailable("The connection to the model server broke.")
+
+
+def status_failure(status: int, headers: Mapping[str, str], body: bytes) -> LambentError:
+    """What an answer other than 200 means."""
+    said = _reason(body)
+    match status:
+        case 401 | 403:
+            return Unavailable(
+                "The model server does not accept this platform's credentials.", retry_after_s=30
+            )
+        case 404 if "model" in said:
+            return UnknownModel(tidy(said))
+        case 429:
+            return ModelBusy(retry_after_s=_retry_after_s(headers))
+        # A 503 without Ollama's reason comes from something in front of a host that is down.
+        case 503 if said:
+            return ModelBusy(retry_after_s=_retry_after_s(headers))
+        case _ if status >= 500:
+            what = f": {tidy(said)}" if said else f" with status {status}."
+            return ModelUnavailable(f"The model server failed{what}")
+        case _:
+            return ModelRefused(tidy(said) or f"The model server answered with status {status}.")
+
+
+def _reason(body: bytes) -> str:
+    with suppress(ValueError, RecursionError):
+        record = json.loads(body)
+        if isinstance(record, dict) and record.get("error"):
+            return str(record["error"])
+    return ""
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float:
+    with suppress(ValueError):
+        return min(max(float(headers.get("retry-after", "1")), 1.0), 3600.0)
+    return 1.0
