@@ -4,15 +4,19 @@ from local.services.model import ModelHost, ModelServer
 from local.services.mongo import Mongo, MongoHost
 from local.services.postgres import Postgres, PostgresHost
 from local.services.process import ServiceError
-from local.services.scripted import ScriptedModel
+from local.services.script import Fault, Reply
+from local.services.scripted import Recorded, ScriptedModel
 
 __all__ = [
+    "Fault",
     "ModelHost",
     "ModelServer",
     "Mongo",
     "MongoHost",
     "Postgres",
     "PostgresHost",
+    "Recorded",
+    "Reply",
     "ScriptedModel",
     "ServiceError",
 ]

@@ -1,9 +1,11 @@
 """Starts the MongoDB-compatible server of the `secantusdb` wheel on a kept data folder."""
 
+import contextlib
 import importlib.util
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -59,6 +61,12 @@ class Mongo(MongoHost):
         return self._child.pid
 
     def stop(self) -> None:
+        if self._child.alive:
+            self._child.process.send_signal(signal.SIGTERM)
+            # Its accept loop sits out two seconds unless one more connection wakes it.
+            with contextlib.suppress(OSError):
+                time.sleep(0.05)
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
         self._child.stop([signal.SIGTERM], timeout_s=STOP_TIMEOUT_S)
 
     def kill(self) -> None:

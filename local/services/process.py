@@ -62,7 +62,7 @@ class _Spawner:
         def order() -> None:
             try:
                 done.set_result(start())
-            except BaseException as error:  # noqa: BLE001 - handed to the caller's thread
+            except BaseException as error:  # handed to the caller's thread
                 done.set_exception(error)
 
         with self._lock:
@@ -141,7 +141,7 @@ class Child:
             try:
                 ping()
                 return
-            except Exception as error:  # noqa: BLE001 - whatever a service says while it starts
+            except Exception as error:  # whatever a service says while it starts
                 problem = error
             if not self.alive:
                 raise ServiceError(self._explain(f"ended with status {self.process.returncode}"))

@@ -1,13 +1,126 @@
-"""A scripted Ollama for tests and benches."""
+"""Plays an Ollama whose every answer, delay and fault a test has written beforehand."""
 
+import argparse
+import asyncio
+import contextlib
+import hashlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
+
+from local.model_server import wire
+from local.model_server.http1 import (
+    TEXT,
+    ClientGone,
+    Exchange,
+    HttpServer,
+    encode_json,
+    parse_json,
+)
+from local.services.script import Fault, Reply, chunk_of
+
+T = TypeVar("T")
+MODEL = "smollm2:135m"
+FLUSH_BYTES = 64 * 1024
+EMBEDDING_SIZE = 8
+
+
+@dataclass(slots=True)
+class Recorded:
+    """One request that came, and what became of its answer."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    json: Any
+    exchange: Exchange = field(repr=False)
+    received_at_s: float = field(default_factory=time.monotonic)
+    frames_sent: int = 0
+    ended: bool = False
+
+    @property
+    def hung_up(self) -> bool:
+        """Whether the client left before its answer had ended."""
+        return not self.ended and self.exchange.gone.is_set()
+
+    @property
+    def hung_up_at_s(self) -> float | None:
+        """When that was noticed, by `time.monotonic`, which all processes of a machine share."""
+        return self.exchange.gone_at_s if self.hung_up else None
+
+
+Predicate = Callable[[Recorded], bool]
+Script = Reply | Callable[[Recorded], Reply]
 
 
 class ScriptedModel:
+    """A server in a thread of this process; `host` is "http://127.0.0.1:PORT".
+
+    A generation is answered by the first rule whose predicate holds, else by the next scripted
+    reply, else by `default`. Every model name is known, but those in `unknown_models`.
+    """
+
+    model = MODEL
+
+    def __init__(self, *, port: int = 0) -> None:
+        self.requests: list[Recorded] = []
+        self.default: Script = Reply.text("Hello from the script.")
+        self.unknown_models = {"nope"}
+        self._rules: list[tuple[Predicate, Script]] = []
+        self._queue: deque[Script] = deque()
+        self._server = HttpServer(self._handle)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="scripted", daemon=True)
+        self._thread.start()
+        try:
+            self._run(self._server.listen(port))
+        except OSError:
+            self._end_loop()
+            raise
+        self.port = self._server.port
+        self.host = f"http://127.0.0.1:{self.port}"
+
     @classmethod
-    def start(cls) -> Self:
-        return cls()
+    def start(cls, *, port: int = 0) -> Self:
+        return cls(port=port)
+
+    def script(self, *replies: Script) -> None:
+        """Answer the next generations with these, in this order."""
+        self._queue.extend(replies)
+
+    def when(self, predicate: Predicate, reply: Script) -> None:
+        """Answer each generation for which `predicate` holds with `reply`; first rule wins."""
+        self._rules.append((predicate, reply))
+
+    @property
+    def generations(self) -> list[Recorded]:
+        """The recorded requests to /api/chat and /api/generate."""
+        return [r for r in self.requests if r.path in set(wire.Route)]
+
+    async def until(self, condition: Callable[[], object], *, timeout_s: float = 5.0) -> None:
+        """Wait, on the caller's own loop, for something that the server will have seen."""
+        deadline_at = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline_at:
+                raise TimeoutError(f"the scripted model saw no such thing in {timeout_s:g} s")
+            await asyncio.sleep(0.005)
+
+    def stop_listening(self) -> None:
+        """Refuse connections and reset the open ones, as a stopped Ollama does."""
+        self._run(self._server.close())
+
+    def listen_again(self) -> None:
+        """Listen once more on the same port."""
+        self._run(self._server.listen(self.port))
+
+    def stop(self) -> None:
+        if not self._loop.is_closed():
+            self.stop_listening()
+            self._end_loop()
 
     def __enter__(self) -> Self:
         return self
@@ -18,4 +131,221 @@ class ScriptedModel:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        return None
+        self.stop()
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
+
+    def _end_loop(self) -> None:
+        self._run(_cancel_others())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=10)
+        self._loop.close()
+
+    async def _handle(self, exchange: Exchange) -> None:
+        try:
+            value = parse_json(exchange.body) if exchange.body else {}
+        except ValueError as error:
+            exchange.respond_json(400, {"error": str(error)})
+            return
+        headers = exchange.headers
+        record = Recorded(exchange.method, exchange.path, headers, value, exchange)
+        self.requests.append(record)
+        model = value.get("model") or value.get("name") if isinstance(value, dict) else None
+        match exchange.method, exchange.path:
+            case (("GET" | "HEAD"), "/"):
+                exchange.respond(200, wire.RUNNING, content_type=f"{TEXT}; charset=utf-8")
+            case (("GET" | "HEAD"), ("/api/tags" | "/api/ps" | "/api/version") as path):
+                exchange.respond_json(200, _listing(path))
+            case "POST", ("/api/chat" | "/api/generate" | "/api/show" | "/api/embed") as path:
+                if not model:
+                    exchange.respond_json(400, {"error": "model is required"})
+                elif model in self.unknown_models:
+                    exchange.respond_json(404, wire.not_found(path, model))
+                elif path == "/api/show":
+                    exchange.respond_json(200, _shown())
+                elif path == "/api/embed":
+                    exchange.respond_json(200, _embedded(model, value.get("input", [])))
+                else:
+                    await self._generate(record, wire.Route(path), model)
+            case _:
+                exchange.respond(404, wire.NO_PAGE, content_type=TEXT)
+        record.ended = exchange.finished
+
+    def _choose(self, record: Recorded) -> Reply:
+        for predicate, ruled in self._rules:
+            if predicate(record):
+                chosen: Script = ruled
+                break
+        else:
+            chosen = self._queue.popleft() if self._queue else self.default
+        return chosen if isinstance(chosen, Reply) else chosen(record)
+
+    async def _generate(self, record: Recorded, route: wire.Route, model: str) -> None:
+        exchange, began_at_s = record.exchange, time.monotonic()
+        if not record.json.get("messages" if route is wire.Route.CHAT else "prompt"):
+            exchange.respond_json(200, wire.last(route, model, "load"))
+            return
+        limit = (record.json.get("options") or {}).get("num_predict", -1)
+        reply = self._choose(record).limited_to(limit)
+        await _pause(exchange, reply.first_delay_s)
+        if reply.status != 200:
+            exchange.respond_json(reply.status, {"error": reply.error})
+        elif record.json.get("stream", True):
+            await _stream(record, route, model, reply, began_at_s=began_at_s)
+        else:
+            await _answer_whole(record, route, model, reply, began_at_s=began_at_s)
+
+
+async def _stream(
+    record: Recorded, route: wire.Route, model: str, reply: Reply, *, began_at_s: float
+) -> None:
+    exchange = record.exchange
+    exchange.start_stream()
+    ready: list[bytes] = []
+    ready_bytes = 0
+    for chunk in reply.chunks(route, model):
+        record.frames_sent += 1
+        if reply.delay_s:
+            await exchange.write_framed(chunk)
+            await _pause(exchange, reply.delay_s)
+            continue
+        ready.append(chunk)
+        ready_bytes += len(chunk)
+        if ready_bytes >= FLUSH_BYTES:
+            await exchange.write_framed(b"".join(ready))
+            ready, ready_bytes = [], 0
+    if reply.fault is None:
+        final = wire.last(route, model, reply.done_reason, timings=reply.timings(began_at_s))
+        ready.append(chunk_of(final))
+    if ready:
+        await exchange.write_framed(b"".join(ready))
+    if reply.fault is None:
+        exchange.end_stream()
+    else:
+        await _fail(exchange, reply.fault, reply.error)
+
+
+async def _answer_whole(
+    record: Recorded, route: wire.Route, model: str, reply: Reply, *, began_at_s: float
+) -> None:
+    exchange = record.exchange
+    await _pause(exchange, reply.delay_s * len(reply.frames))
+    match reply.fault:
+        case None:
+            whole = wire.last(
+                route,
+                model,
+                reply.done_reason,
+                timings=reply.timings(began_at_s),
+                text="".join(reply.frames),
+                thinking="".join(reply.thinking),
+                tool_calls=list(reply.tool_calls),
+            )
+            exchange.respond_json(200, whole)
+        case Fault.ERROR_LINE:
+            exchange.respond_json(500, {"error": reply.error})
+        case Fault.MALFORMED:
+            exchange.respond(200, b'{"model": "smol')
+        case Fault.BREAK | Fault.HANG | Fault.END_EARLY:
+            await _fail(exchange, reply.fault, reply.error)
+
+
+async def _fail(exchange: Exchange, fault: Fault, error: str) -> None:
+    match fault:
+        case Fault.ERROR_LINE:
+            await exchange.write(encode_json({"error": error}) + b"\n")
+            exchange.end_stream()
+        case Fault.MALFORMED:
+            await exchange.write(b'{"model": "smol\n')
+            exchange.end_stream()
+        case Fault.END_EARLY if exchange.started:
+            exchange.end_stream()
+        case Fault.HANG:
+            await exchange.gone.wait()
+            raise ClientGone
+        case Fault.BREAK | Fault.END_EARLY:
+            await asyncio.sleep(0.02)  # what was written goes out before the reset overtakes it
+            exchange.abort()
+
+
+async def _pause(exchange: Exchange, seconds: float) -> None:
+    """Wait, unless the client leaves first. Raises ClientGone."""
+    if seconds <= 0:
+        return
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(exchange.gone.wait(), seconds)
+        raise ClientGone
+
+
+async def _cancel_others() -> None:
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+
+
+DETAILS = {
+    "parent_model": "",
+    "format": "gguf",
+    "family": "llama",
+    "families": ["llama"],
+    "parameter_size": "134.52M",
+    "quantization_level": "Q4_1",
+}
+
+
+def _listing(path: str) -> wire.Line:
+    digest = hashlib.sha256(MODEL.encode()).hexdigest()
+    entry = {"name": MODEL, "model": MODEL, "size": 1, "digest": digest, "details": DETAILS}
+    match path:
+        case "/api/version":
+            return {"version": wire.VERSION}
+        case "/api/ps":
+            return {"models": [{**entry, "expires_at": wire.timestamp(), "size_vram": 0}]}
+        case _:
+            return {"models": [{**entry, "modified_at": wire.timestamp()}]}
+
+
+def _shown() -> wire.Line:
+    return {
+        "modelfile": "FROM scripted\n",
+        "template": "{{ .Prompt }}",
+        "details": DETAILS,
+        "model_info": {"general.architecture": "llama", "llama.context_length": 8192},
+        "capabilities": ["completion", "tools"],
+        "modified_at": wire.timestamp(),
+    }
+
+
+def _embedded(model: str, value: object) -> wire.Line:
+    texts = [value] if isinstance(value, str) else list(value) if isinstance(value, list) else []
+    vectors = [[b / 255 for b in hashlib.sha256(t.encode()).digest()[:8]] for t in texts]
+    return {
+        "model": model,
+        "embeddings": vectors,
+        "total_duration": 1,
+        "load_duration": 1,
+        "prompt_eval_count": len(texts),
+    }
+
+
+def main() -> None:
+    """Serve `--frames` frames to whoever asks, as a process of its own, until it is ended."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=11434)
+    parser.add_argument("--frames", type=int, default=1000)
+    parser.add_argument("--delay-s", type=float, default=0.0)
+    parser.add_argument("--first-delay-s", type=float, default=0.0)
+    options = parser.parse_args()
+    with ScriptedModel.start(port=options.port) as server:
+        server.default = Reply.many(
+            options.frames, delay_s=options.delay_s, first_delay_s=options.first_delay_s
+        )
+        print(server.host, flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()
