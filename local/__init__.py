@@ -1,0 +1,1 @@
+"""The one-machine stack: the functions, their stores and a model, run as on AWS."""

@@ -1,0 +1,91 @@
+"""What a person sees of the stack: progress, calm log lines, the ready page."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
+
+from local.emulator.logs import Level
+
+_COLOURS = ("cyan", "magenta", "green", "blue", "yellow", "bright_cyan")
+_SLOW_S = 1.0
+
+
+class Screen:
+    """Writes to the terminal. Without `verbose` only warnings and errors of functions show."""
+
+    def __init__(self, *, verbose: bool, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._verbose = verbose
+        self._colours: dict[str, str] = {}
+        self._steps: dict[str, float] = {}
+
+    def function_line(self, function: str, text: str, level: Level) -> None:
+        """A line of a function's log."""
+        if not self._verbose and level < Level.WARNING:
+            return
+        colour = self._colours.setdefault(function, _COLOURS[len(self._colours) % len(_COLOURS)])
+        style = {Level.WARNING: "yellow", Level.ERROR: "red"}.get(level, "")
+        line = Text.assemble((f"{function:>8} ", colour), ("│ ", "dim"), (text, style))
+        self._console.print(line)
+
+    def note(self, text: str) -> None:
+        self._console.print(Text(text, style="dim"))
+
+    def warn(self, text: str) -> None:
+        self._console.print(Text(text, style="yellow"))
+
+    def fail(self, text: str) -> None:
+        self._console.print(Text(text, style="bold red"))
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Something that may take a while."""
+        self._steps[name] = time.monotonic()
+        try:
+            yield
+        finally:
+            del self._steps[name]
+
+    @asynccontextmanager
+    async def progress(self) -> AsyncIterator[None]:
+        """Show the open steps once they take longer than a second."""
+        task = asyncio.create_task(self._show_steps())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _show_steps(self) -> None:
+        await asyncio.sleep(_SLOW_S)
+        if not self._console.is_terminal:
+            while True:
+                if self._steps:
+                    self.note(f"{self._open_steps()} ...")
+                await asyncio.sleep(2.0)
+        with self._console.status("") as status:
+            while True:
+                status.update(escape(self._open_steps()))
+                await asyncio.sleep(0.1)
+
+    def _open_steps(self) -> str:
+        now_s = time.monotonic()
+        return ", ".join(f"{name} ({now_s - at_s:.0f} s)" for name, at_s in self._steps.items())
+
+    def ready(self, *, url: str, facts: Mapping[str, str], curl: str, took_s: float) -> None:
+        """The page that a newcomer reads first."""
+        out = self._console
+        out.print()
+        out.print(f"[bold green]Lambent is ready[/] [dim]in {took_s:.1f} s[/]  [bold]{url}[/]")
+        for name, value in facts.items():
+            out.print(Text.assemble((f"  {name:<9} ", "dim"), value))
+        out.print("\nTalk to it from another terminal:\n")
+        out.print(Text(curl, style="bold"))
+        out.print("\n[dim]Ctrl-C stops everything; the data stays.[/]\n")

@@ -1,0 +1,274 @@
+"""Puts the one-machine stack together: services, functions, front port, ready.json."""
+
+import asyncio
+import contextlib
+import json
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from local import front
+from local.embedded import Embedded, Service
+from local.emulator.guardian import Guardian
+from local.emulator.settings import EmulatorSettings
+from local.emulator.supervisor import Emulator, FunctionError
+from local.emulator.template import Template, read_template
+from local.screen import Screen
+from local.services import ModelServer, Mongo, Postgres, ServiceError
+from local.state import DataFolder
+
+SETUP_FUNCTION = "setup"
+_DRAIN_S = 1.5
+_SERVICE_STOP_S = 2.0
+_WARM = (front.CHAT_FUNCTION, front.GATEWAY_FUNCTION)
+
+
+class StackError(Exception):
+    """The stack cannot be started; the message is for the person who started it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line and the shell say. A named service is not started here."""
+
+    template: Path
+    data: Path
+    port: int
+    reload: bool
+    max_environments: int
+    postgres_dsn: str | None
+    mongo_uri: str | None
+    ollama_host: str | None
+    authenticated: bool = True
+
+
+class Stack:
+    """`start` returns when the first request can be answered; `stop` leaves no process."""
+
+    def __init__(self, options: Options, *, folder: DataFolder, screen: Screen) -> None:
+        self._options = options
+        self._folder = folder
+        self._screen = screen
+        self._guardian = Guardian()
+        self._services: dict[str, Embedded] = {}
+        self._starting: dict[str, asyncio.Task[Service]] = {}
+        self._emulator: Emulator | None = None
+        self._watches: list[asyncio.Task[None]] = []
+        self._postgres_dsn = options.postgres_dsn or ""
+        self._mongo_uri = options.mongo_uri or ""
+        self._ollama_host = options.ollama_host or ""
+        self._url = ""
+        self._admin_key: str | None = None
+        self._ready = False
+        self._write_planned = False
+
+    async def start(self) -> None:
+        began_s = time.monotonic()
+        template = read_template(self._options.template)
+        async with self._screen.progress():
+            await self._start_services()
+            self._emulator = await self._start_functions(template)
+            await self._open_front(self._emulator)
+            await self._prepare(self._emulator)
+        self._emulator.start_schedules()
+        if self._options.reload:
+            self._emulator.watch_files()
+        self._watches = [asyncio.create_task(each.watch()) for each in self._services.values()]
+        self._ready = True
+        self._write_ready()
+        self._show_ready(time.monotonic() - began_s)
+
+    async def stop(self, *, hurry: asyncio.Event) -> bool:
+        """Drain, then end everything; at once when `hurry` is set meanwhile.
+
+        False if a service was still starting: it ends with this process, by its leash.
+        """
+        self._ready = False
+        self._folder.remove_ready()
+        for watch in self._watches:
+            watch.cancel()
+        await asyncio.gather(*self._watches, return_exceptions=True)
+        if self._emulator is not None:
+            await _either(self._emulator.drain(_DRAIN_S), hurry)
+            await self._emulator.close()
+        patience_s = 0.1 if hurry.is_set() else _SERVICE_STOP_S
+        await asyncio.gather(*(each.stop(patience_s) for each in self._services.values()))
+        started = await asyncio.gather(*map(_end_late_start, self._starting.values()))
+        await self._guardian.close()
+        return all(started)
+
+    async def _start_services(self) -> None:
+        """All at once: each takes its time to start, on another core or waiting for disk."""
+        data = self._folder.path
+        wanted: dict[str, Callable[[], Service]] = {}
+        if not self._options.postgres_dsn:
+            wanted["postgres"] = lambda: Postgres.start(data)
+        if not self._options.mongo_uri:
+            wanted["mongo"] = lambda: Mongo.start(data)
+        if not self._options.ollama_host:
+            wanted["model"] = lambda: ModelServer.start(data)
+        starts = [self._start_service(name, start) for name, start in wanted.items()]
+        outcomes = await asyncio.gather(*starts, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, ServiceError):
+                raise StackError(str(outcome)) from outcome
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _start_service(self, name: str, start: Callable[[], Service]) -> None:
+        with self._screen.step(f"starting {name}"):
+            task = self._starting[name] = asyncio.create_task(asyncio.to_thread(start))
+            service = await asyncio.shield(task)
+        del self._starting[name]
+        self._services[name] = Embedded(
+            name,
+            service,
+            held=self._folder.held,
+            screen=self._screen,
+            guardian=self._guardian,
+            on_change=self._changed,
+        )
+        match service:
+            case Postgres():
+                self._postgres_dsn = service.dsn
+            case Mongo():
+                self._mongo_uri = service.uri
+            case ModelServer():
+                self._ollama_host = service.host
+
+    async def _start_functions(self, template: Template) -> Emulator:
+        settings = EmulatorSettings(
+            log_folder=self._folder.logs,
+            max_environments=self._options.max_environments,
+            overrides={
+                "POSTGRES_DSN": self._postgres_dsn,
+                "MONGO_URI": self._mongo_uri,
+                "OLLAMA_HOST": self._ollama_host,
+            },
+        )
+        emulator = Emulator(
+            template,
+            settings,
+            listener=self._screen.function_line,
+            on_change=self._changed,
+            guardian=self._guardian,
+        )
+        await emulator.start()
+        return emulator
+
+    async def _open_front(self, emulator: Emulator) -> None:
+        port = self._options.port
+        try:
+            server = await emulator.serve(front.route, port=port)
+        except OSError as error:
+            message = f"port {port} cannot be used ({error.strerror}); choose another with --port"
+            raise StackError(message) from error
+        self._url = f"http://127.0.0.1:{server.port}"
+
+    async def _prepare(self, emulator: Emulator) -> None:
+        """Set up the stores while the first environments, and the model, get warm."""
+        steps: list[Coroutine[Any, Any, None]] = [
+            self._warm(emulator, name) for name in _WARM if name in emulator.pools
+        ]
+        if SETUP_FUNCTION in emulator.pools:
+            steps.append(self._set_up(emulator))
+        if "model" in self._services:
+            steps.append(self._load_model())
+        await asyncio.gather(*steps)
+
+    async def _warm(self, emulator: Emulator, name: str) -> None:
+        pool = emulator.pools[name]
+        with self._screen.step(f"starting {name}"):
+            pool.warm()
+            if not await pool.warmed():
+                self._screen.warn(f"{name} did not start; see {self._folder.logs / name}.log")
+
+    async def _set_up(self, emulator: Emulator) -> None:
+        with self._screen.step("setting up"):
+            try:
+                answer = await emulator.invoke(SETUP_FUNCTION, {"action": "setup"})
+            except FunctionError as error:
+                log = self._folder.logs / f"{SETUP_FUNCTION}.log"
+                raise StackError(f"setup failed: {error}\nIts log: {log}") from error
+        key = answer.get("admin_key") if isinstance(answer, dict) else None
+        if key:
+            self._folder.keep_admin_key(str(key))
+        self._admin_key = self._folder.read_admin_key()
+
+    async def _load_model(self) -> None:
+        """Ask for the model without a prompt, so that the first answer does not wait for it."""
+        with contextlib.suppress(OSError):  # only a courtesy: the first request would load it
+            await asyncio.to_thread(_load, self._ollama_host)
+
+    def _changed(self) -> None:
+        """Something's pid changed: write ready.json once for all changes of this moment."""
+        if self._ready and not self._write_planned:
+            self._write_planned = True
+            asyncio.get_running_loop().call_later(0.02, self._write_ready)
+
+    def _write_ready(self) -> None:
+        self._write_planned = False
+        if not self._ready or self._emulator is None:
+            return
+        pids: dict[str, Any] = {name: each.pid for name, each in self._services.items()}
+        self._folder.write_ready(
+            {
+                "url": self._url,
+                "admin_key": self._admin_key,
+                "mongo_uri": self._mongo_uri,
+                "postgres_dsn": self._postgres_dsn,
+                "ollama_host": self._ollama_host,
+                "pids": {**pids, "functions": self._emulator.pids()},
+            }
+        )
+
+    def _show_ready(self, took_s: float) -> None:
+        facts = {
+            "data": str(self._folder.path),
+            "logs": str(self._folder.logs),
+            "model": self._ollama_host,
+        }
+        if self._admin_key:
+            facts["admin key"] = str(self._folder.path / "admin.key")
+        self._screen.ready(url=self._url, facts=facts, curl=self._curl(), took_s=took_s)
+        sys.stdout.flush()
+
+    def _curl(self) -> str:
+        body = json.dumps({"agent": "chat", "input": "Hello! Who are you?"})
+        lines = [f"curl -N {self._url}/chat/stream"]
+        if self._admin_key and self._options.authenticated:
+            lines.append(f"-H 'Authorization: Bearer {self._admin_key}'")
+        lines += ["-H 'Content-Type: application/json'", f"-d '{body}'"]
+        return " \\\n  ".join(lines)
+
+
+async def _either(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
+    tasks = {asyncio.create_task(work), asyncio.create_task(stop.wait())}
+    _, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*pending, return_exceptions=True)
+
+
+async def _end_late_start(starting: asyncio.Task[Service]) -> bool:
+    """Kill a service that came up after the stop was asked for; False if it still has not."""
+    await asyncio.wait({starting}, timeout=_SERVICE_STOP_S)
+    if not starting.done():
+        return False
+    if starting.exception() is None:
+        await asyncio.to_thread(starting.result().kill)
+    return True
+
+
+def _load(host: str) -> None:
+    request = urllib.request.Request(
+        f"{host}/api/generate",
+        data=json.dumps({"model": ModelServer.model}).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        answer.read()

@@ -1,0 +1,77 @@
+"""What a stack keeps in its data folder beside its stores: the lock, the admin key, ready.json."""
+
+import fcntl
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+
+class StateError(Exception):
+    """The data folder cannot be used; the message says why."""
+
+
+class DataFolder:
+    """Made once for a folder; holds its lock until `close` or the end of the process."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.path = folder.resolve()
+            self._lock = _lock(self.path / "up.lock")
+        except OSError as error:
+            raise StateError(f"cannot use {folder}: {error.strerror}") from error
+        self.remove_ready()
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    def held(self, service: str) -> bool:
+        """Whether someone asked that this service stay down: a file `hold-<service>`."""
+        return (self.path / f"hold-{service}").exists()
+
+    def read_admin_key(self) -> str | None:
+        path = self.path / "admin.key"
+        return path.read_text().strip() or None if path.exists() else None
+
+    def keep_admin_key(self, key: str) -> None:
+        _write_private(self.path / "admin.key", key + "\n")
+
+    def write_ready(self, content: Mapping[str, Any]) -> None:
+        """Replace ready.json at once, so that a reader never sees half of it."""
+        _write_private(self.path / "ready.json", json.dumps(content, indent=2) + "\n")
+
+    def remove_ready(self) -> None:
+        (self.path / "ready.json").unlink(missing_ok=True)
+
+    def close(self) -> None:
+        self.remove_ready()
+        self._lock.close()
+
+
+def _lock(path: Path) -> TextIO:
+    file = path.open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "unknown"
+        file.close()
+        raise StateError(
+            f"{path.parent} is in use by another `up` (process {holder}). "
+            "Stop that one, or choose another folder with --data."
+        ) from None
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
+
+
+def _write_private(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    temporary.replace(path)
