@@ -1,0 +1,136 @@
+"""Turns what the database functions answer into decisions and errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, assert_never
+
+from lambent.admission.decisions import (
+    AdmissionRequest,
+    Admitted,
+    Decision,
+    Grant,
+    LimitState,
+    Outcome,
+    Principal,
+    Queued,
+    Refused,
+    Scope,
+)
+from lambent.errors import (
+    BreakerOpen,
+    Forbidden,
+    LambentError,
+    NoSlot,
+    RateLimited,
+    Unauthenticated,
+    UnknownAgent,
+)
+
+ALL_SCOPES: Final = frozenset(scope.value for scope in Scope)
+
+
+def read_decision(
+    row: Sequence[str | None],
+    *,
+    request: AdmissionRequest,
+    key_id: str | None,
+    token: str,
+    window_s: float,
+) -> Decision:
+    """What `lambent.admit` answered: eleven texts, in the order of its last statement."""
+    verdict, client, name, scopes, quota, tat_s, retry_s, generation, slot, place, wait_s = row
+    if verdict == "unauthenticated":
+        return Refused(Unauthenticated(), None)
+    held = ALL_SCOPES if key_id is None else frozenset((scopes or "").split())
+    principal = Principal(key_id, name, client or "", held)
+    limit = None
+    if tat_s is not None and quota is not None:
+        limit = _limit(int(quota), float(tat_s), window_s=window_s)
+    if verdict in {"admitted", "probe"}:
+        grant = Grant(
+            host=request.host,
+            token=token,
+            generation=int(generation or 0),
+            slot=None if slot is None else int(slot),
+            probe=verdict == "probe",
+        )
+        return Admitted(principal, limit, grant)
+    if verdict == "queued" and request.host is not None:
+        return Queued(principal, limit, token, request.host, int(place or 1), float(wait_s or 0))
+    return Refused(_error(verdict, float(retry_s or 0), scope=request.scope), limit, principal)
+
+
+def read_look(row: Any, *, queued: Queued) -> Decision:
+    """What `lambent.await_slot` answered to one who waits."""
+    match row.r_verdict:
+        case "queued":
+            return Queued(
+                queued.principal,
+                queued.limit,
+                queued.ticket,
+                queued.host,
+                row.r_place,
+                row.r_estimated_s,
+            )
+        case "admitted" | "probe":
+            grant = Grant(
+                host=queued.host,
+                token=queued.ticket,
+                generation=row.r_generation or 0,
+                slot=row.r_slot,
+                probe=row.r_verdict == "probe",
+            )
+            return Admitted(queued.principal, queued.limit, grant)
+        case _:
+            return Refused(
+                _breaker_open(row.r_retry_after_s or 0.0), queued.limit, queued.principal
+            )
+
+
+def waited_too_long(queued: Queued) -> Refused:
+    """No slot in time: when to come back, and how far it had come."""
+    error = NoSlot(
+        f"All model slots are taken; the place in the queue was {queued.position}.",
+        retry_after_s=max(1.0, queued.estimated_wait_s),
+        fields={"position": queued.position},
+    )
+    return Refused(error, queued.limit, queued.principal)
+
+
+def result_of(outcome: Outcome) -> str:
+    """What the outcome says about the host: success, failure, or none."""
+    match outcome:
+        case Outcome.SUCCESS | Outcome.REFUSED:
+            return "success"
+        case Outcome.FAILURE:
+            return "failure"
+        case Outcome.BUSY | Outcome.ABANDONED:
+            return "none"
+        case _:
+            assert_never(outcome)
+
+
+def _limit(quota: int, tat_s: float, *, window_s: float) -> LimitState:
+    # What fits between the theoretical arrival time and the window's end; after a refusal that is
+    # less than one.
+    left = int((window_s - max(tat_s, 0.0)) / window_s * quota + 1e-6)
+    return LimitState(quota, window_s, max(0, left), max(0.0, tat_s))
+
+
+def _error(verdict: str | None, retry_s: float, *, scope: Scope) -> LambentError:
+    match verdict:
+        case "forbidden":
+            return Forbidden(f"This key does not have the scope {scope.value}.")
+        case "rate_limited":
+            return RateLimited(retry_after_s=max(1.0, retry_s))
+        case "unknown_agent":
+            return UnknownAgent()
+        case "breaker_open":
+            return _breaker_open(retry_s)
+        case _:
+            raise AssertionError(f"lambent.admit answered {verdict!r}")
+
+
+def _breaker_open(retry_s: float) -> BreakerOpen:
+    return BreakerOpen(retry_after_s=max(1.0, retry_s))

@@ -1,0 +1,274 @@
+"""Asks Postgres whether a request may go on, and gives back what it was granted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, Final
+
+from lambent.admission.answers import (
+    ALL_SCOPES,
+    read_decision,
+    read_look,
+    result_of,
+    waited_too_long,
+)
+from lambent.admission.decisions import (
+    AdmissionConfig,
+    AdmissionRequest,
+    Admitted,
+    BreakerState,
+    Decision,
+    GateState,
+    Grant,
+    Outcome,
+    Principal,
+    Queued,
+    Refused,
+    SlotUse,
+    Waiter,
+)
+from lambent.admission.keys import Credential, parse_credential
+from lambent.admission.statements import statement
+from lambent.clock import Clock
+from lambent.errors import StoreUnavailable, Unauthenticated, UnknownAgent
+from lambent.postgres import Postgres
+from lambent.telemetry import log_fields, logger
+
+ANONYMOUS: Final = "anonymous"
+
+
+class Gate:
+    """The seed's decision tree. See the package's text for what is counted, and when."""
+
+    def __init__(self, postgres: Postgres, *, clock: Clock, config: AdmissionConfig) -> None:
+        self._postgres = postgres
+        self._clock = clock
+        self._config = config
+        self._queries: dict[tuple[bool, bool, bool], bytes] = {}
+
+    async def admit(self, request: AdmissionRequest) -> Decision:
+        """Decide, in at most one round trip; never raises for a refusal."""
+        credential: Credential | None = None
+        client = request.on_behalf_of
+        if client is None and not self._config.auth_enabled:
+            client = ANONYMOUS
+        if client is None:
+            try:
+                credential = parse_credential(request.credential)
+            except Unauthenticated as error:
+                return Refused(error, None)
+        elif request.host is None:
+            return self._without_asking(request, client)
+        token = secrets.token_hex(16)
+        try:
+            row = await self._postgres.fetch_one(
+                self._query(request, limited=request.limited and credential is not None),
+                (
+                    credential and credential.key_id,
+                    credential and credential.secret_hash,
+                    request.scope.value,
+                    client,
+                    request.host,
+                    token,
+                ),
+            )
+        except StoreUnavailable as error:
+            return Refused(error, None)
+        return read_decision(
+            row[0],
+            request=request,
+            key_id=credential.key_id if credential else None,
+            token=token,
+            window_s=self._config.window_s,
+        )
+
+    async def wait(self, queued: Queued) -> AsyncGenerator[Decision, None]:
+        """Wait for a slot: yields `Queued` whenever the position changes, then how it ended.
+
+        The last value is `Admitted`, or `Refused` with `NoSlot` (its `fields["position"]`),
+        `BreakerOpen` or `StoreUnavailable`. Closing the generator early gives the ticket up; a
+        waiter that dies loses it within `ticket_lease_s`.
+        """
+        deadline_s = self._clock.monotonic_s() + self._config.slot_wait_s
+        ended = False
+        try:
+            while (left_s := deadline_s - self._clock.monotonic_s()) > 0:
+                await self._clock.sleep(min(left_s, self._pause_s(queued.position)))
+                decision = await self._look(queued)
+                if not isinstance(decision, Queued):
+                    ended = True
+                    yield decision
+                    return
+                if decision.position != queued.position:
+                    yield decision
+                queued = decision
+            await self.leave(queued)
+            ended = True
+            yield waited_too_long(queued)
+        finally:
+            if not ended:
+                await self.leave(queued)
+
+    async def leave(self, queued: Queued) -> None:
+        """Give the ticket up, and what it may have turned into unnoticed."""
+        await self._quietly(
+            b"SELECT lambent.leave(%s, %s)", (queued.host, queued.ticket), doing="leave the queue"
+        )
+
+    async def verdict(self, grant: Grant, outcome: Outcome) -> Grant:
+        """Book the result now, before the slot is released; go on with the grant returned.
+
+        Meant for the first token (`success`): what is left to `finish` then is the slot, and a
+        `failure` if the stream breaks later.
+        """
+        if grant.host is None or grant.judged is not None:
+            return grant
+        booked = await self._book(replace(grant, slot=None), result_of(outcome))
+        return replace(grant, judged=outcome) if booked else grant
+
+    async def finish(self, grant: Grant, outcome: Outcome) -> bool:
+        """Release the slot or the probe and book the result; one statement, off the token path.
+
+        False if Postgres did not answer: then the leases end by themselves. Calling it twice
+        releases once.
+        """
+        if grant.host is None:
+            return True
+        result = result_of(outcome)
+        if grant.judged is not None:
+            later = result_of(grant.judged) == "success" and result == "failure"
+            result = "failure" if later else "none"
+        return await self._book(grant, result)
+
+    async def renew(self, grant: Grant) -> bool:
+        """Extend the lease of slot or probe; False if it is no longer this grant's."""
+        if grant.host is None or not (grant.probe or grant.slot is not None):
+            return True
+        row = await self._postgres.fetch_one(
+            b"SELECT lambent.renew(%s, %s, %s, %s, %s)",
+            (grant.host, grant.token, grant.slot, grant.probe, self._config.lease_s),
+        )
+        return bool(row[0])
+
+    @asynccontextmanager
+    async def keeping(self, grant: Grant) -> AsyncIterator[None]:
+        """Renews the grant's lease in the background while the block runs."""
+        task = asyncio.create_task(self._keep(grant))
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def state(self) -> GateState:
+        """Breakers, slots in use and live tickets of every host; raises `StoreUnavailable`."""
+        breakers = await self._postgres.fetch(statement("state_breakers"))
+        slots = await self._postgres.fetch(statement("state_slots"))
+        waiting = await self._postgres.fetch(statement("state_waiting"))
+        return GateState(
+            breakers=tuple(BreakerState(*row) for row in breakers),
+            slots=tuple(SlotUse(*row) for row in slots),
+            waiting=tuple(Waiter(*row) for row in waiting),
+        )
+
+    async def trip(self, host: str, *, open_s: float | None = None) -> None:
+        """Open the host's breaker by hand, for `open_s` or as long as failures would."""
+        await self._set_breaker(
+            host, "open", self._config.breaker_open_s if open_s is None else open_s
+        )
+
+    async def reset(self, host: str) -> None:
+        """Close the host's breaker by hand; results still under way no longer count."""
+        await self._set_breaker(host, "closed", 0.0)
+
+    async def _set_breaker(self, host: str, state: str, open_s: float) -> None:
+        await self._postgres.fetch(b"SELECT lambent.set_breaker(%s, %s, %s)", (host, state, open_s))
+
+    async def _keep(self, grant: Grant) -> None:
+        held = True
+        while held:
+            await self._clock.sleep(self._config.lease_s / 3)
+            with contextlib.suppress(StoreUnavailable):
+                held = await self.renew(grant)
+
+    async def _look(self, queued: Queued) -> Decision:
+        config = self._config
+        try:
+            row = await self._postgres.fetch_one(
+                b"SELECT * FROM lambent.await_slot(%s, %s, %s, %s, %s, %s)",
+                (
+                    queued.host,
+                    queued.principal.client,
+                    config.max_inflight,
+                    queued.ticket,
+                    config.lease_s,
+                    config.ticket_lease_s,
+                ),
+            )
+        except StoreUnavailable as error:
+            return Refused(error, queued.limit, queued.principal)
+        return read_look(row, queued=queued)
+
+    async def _book(self, grant: Grant, result: str) -> bool:
+        if result == "none" and grant.slot is None and not grant.probe:
+            return True
+        return await self._quietly(
+            b"SELECT lambent.finish(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+            (
+                grant.host,
+                grant.token,
+                grant.slot,
+                grant.probe,
+                grant.generation,
+                result,
+                grant.judged is not None,
+                self._config.breaker_failures,
+                self._config.breaker_open_s,
+                self._config.breaker_successes,
+            ),
+            doing="book a result",
+        )
+
+    async def _quietly(self, query: bytes, params: tuple[Any, ...], *, doing: str) -> bool:
+        # The caller's answer is over by now: it must not fail because this did.
+        try:
+            await self._postgres.fetch(query, params)
+        except StoreUnavailable:
+            logger().warning(
+                f"could not {doing}; its lease will end", **log_fields(store="postgres")
+            )
+            return False
+        return True
+
+    def _query(self, request: AdmissionRequest, *, limited: bool) -> bytes:
+        # What the configuration fixes stands in the text: each parameter costs more than a number.
+        kind = (limited, request.agent_exists, request.slot)
+        if kind not in self._queries:
+            config = self._config
+            self._queries[kind] = (
+                "SELECT lambent.admit(%s, %s, %s, %s"
+                f", {config.limit if limited else 'NULL'}, {config.window_s!r}"
+                f", {str(request.agent_exists).lower()}, %s"
+                f", {config.max_inflight if request.slot else 'NULL'}, %s"
+                f", {config.lease_s!r}, {config.ticket_lease_s!r})"
+            ).encode()
+        return self._queries[kind]
+
+    def _without_asking(self, request: AdmissionRequest, client: str) -> Decision:
+        principal = Principal(None, None, client, ALL_SCOPES)
+        if not request.agent_exists:
+            return Refused(UnknownAgent(), None, principal)
+        return Admitted(principal, None, Grant(host=None, token=""))
+
+    def _pause_s(self, position: int) -> float:
+        # Who stands far behind looks less often, yet well within the ticket's lease.
+        turns = 1 + (position - 1) // self._config.max_inflight
+        longest_s = self._config.ticket_lease_s / 3
+        return min(longest_s, self._config.poll_s * min(turns, 5)) * random.uniform(0.75, 1.25)
