@@ -211,8 +211,128 @@ class WorkflowError(LambentError):
     title = "The workflow failed"
 
 
+class NonRetryable(WorkflowError):
+    """Raised by an author inside a step: trying it again will not help."""
+
+    code = "non_retryable"
+    title = "The step failed for good"
+
+
+class RetryAfter(WorkflowError):
+    """Raised by an author inside a step: try it again, but not before `seconds` have passed."""
+
+    code = "retry_after"
+    title = "The step wants to be tried again later"
+
+    def __init__(self, seconds: float, detail: str = "") -> None:
+        super().__init__(detail)
+        self.seconds = seconds
+
+
+class StepFailed(WorkflowError):
+    """A step failed for good; the same error at its first run and at each replay.
+
+    `step` is the key of its checkpoint, `type` the class name of what the author's function
+    raised, `attempts` how often it was tried.
+    """
+
+    code = "step_failed"
+    title = "A step failed"
+
+    def __init__(self, detail: str, *, step: str = "", type: str = "", attempts: int = 1) -> None:
+        super().__init__(detail, fields={"step": step, "type": type, "attempts": attempts})
+        self.step = step
+        self.type = type
+        self.attempts = attempts
+
+
+class StepTimedOut(StepFailed):
+    """A step took longer than its `timeout` at its last attempt."""
+
+    code = "step_timed_out"
+    title = "A step took too long"
+
+
+class Interrupted(StepFailed):
+    """An `at_most_once` step was begun and never heard of again: its effect is unknown."""
+
+    code = "interrupted"
+    title = "A step was interrupted and must not be run again"
+
+
+class WaitTimedOut(StepFailed):
+    """No event, answer or condition came before the deadline of the wait."""
+
+    code = "wait_timed_out"
+    title = "A wait timed out"
+
+
+class CallbackFailed(StepFailed):
+    """Whoever held the callback reported a failure."""
+
+    code = "callback_failed"
+    title = "A callback was failed by its holder"
+
+
+class ChildFailed(StepFailed):
+    """A child run ended as failed or cancelled; `type` says which."""
+
+    code = "child_failed"
+    title = "A child run did not complete"
+
+
+class ConcurrentSteps(WorkflowError):
+    """Two steps of one branch at once: their order, and so their keys, would be chance."""
+
+    code = "concurrent_steps"
+    title = "Steps may run side by side only inside step.gather or step.map"
+
+
+class Unserialisable(WorkflowError):
+    """A value cannot be kept and read back as it was."""
+
+    code = "unserialisable"
+    title = "This value cannot be kept"
+
+
 class Unwind(BaseException):
     """Unwinds a slice through the author's code.
 
     Derived from BaseException, so that an author's `except Exception` cannot swallow it.
     """
+
+
+class Suspended(Unwind):
+    """The run is settled; it goes on in a later slice."""
+
+
+class Stopped(Unwind):
+    """This environment has no time left; the run goes on elsewhere at once."""
+
+
+class Cancelled(Unwind):
+    """The run is being cancelled, or was failed: nothing new begins."""
+
+
+class Abandoned(Unwind):
+    """A sibling branch failed: this one is given up."""
+
+
+class LeaseLost(Unwind):
+    """Someone else may own the run now: write nothing more to it."""
+
+
+class NonDeterministic(Unwind):
+    """The code asks for other steps than those on record; nothing was overwritten."""
+
+
+class OverBudget(Unwind):
+    """The run has spent its budget; it is parked until someone raises it."""
+
+
+class ContinuedAsNew(Unwind):
+    """The author asked for a fresh start with `input`."""
+
+    def __init__(self, input: Any) -> None:
+        super().__init__()
+        self.input = input
