@@ -140,8 +140,8 @@ class Settings:
     )
     agent_modules: tuple[str, ...] = setting(
         _names,
-        "Modules that register agents and workflows.",
-        default=("lambent_agents.chat", "lambent_agents.news"),
+        "Modules that register agents and workflows; of a package, all its modules.",
+        default=("lambent_agents",),
     )
     news_feeds: tuple[str, ...] = setting(
         _names,

@@ -1,0 +1,119 @@
+"""The work of one turn: waits for its slot, runs its agent, and books how the model did."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from lambent.admission import decisions
+from lambent.admission.decisions import Admitted
+from lambent.admission.gate import Gate
+from lambent.agents.agent import Agent, Source
+from lambent.agents.model_access import ModelAccess
+from lambent.agents.runner import run_agent
+from lambent.agents.turn import Turn
+from lambent.chat.booking import Booking
+from lambent.chat.live_turn import LiveTurn
+from lambent.chat.values import ChatRequest, Failed, Finished, Queued
+from lambent.clock import Clock
+from lambent.errors import LambentError
+from lambent.models.manager import ModelManager
+from lambent.settings import Settings
+from lambent.telemetry import log_fields, logger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """The environment's parts that turns share."""
+
+    gate: Gate
+    models: ModelManager
+    settings: Settings
+    clock: Clock
+
+
+class TurnWork:
+    """One admitted, or queued, request on its way through; `run`, then always `book`."""
+
+    def __init__(
+        self,
+        request: ChatRequest,
+        decision: Admitted | decisions.Queued,
+        *,
+        agent: type[Agent],
+        model: str,
+        parts: Parts,
+    ) -> None:
+        self._request = request
+        self._decision = decision
+        self._agent = agent
+        self._model = model
+        self._parts = parts
+        self._booking: Booking | None = None
+        self._access = ModelAccess(parts.models, on_first_token=self._first_token)
+        if isinstance(decision, Admitted):
+            # At once: the grant has to be given back even if `run` is never reached.
+            self._hold(decision)
+
+    async def run(self, live: LiveTurn) -> None:
+        """Tell the turn's frames; the last is `Finished` or `Failed`."""
+        try:
+            await self._wait_for_slot(live)
+            assert self._booking is not None
+            async with self._parts.gate.keeping(self._booking.grant):
+                await self._answer(live)
+        except LambentError as error:
+            if error.status == 500:
+                logger().error("A turn failed", exc_info=error, **log_fields(turn=live.id))
+            await live.put(Failed(error))
+
+    async def book(self) -> None:
+        """End what still runs at the model, and give the slot back."""
+        await self._access.close()
+        if self._booking is not None:
+            await self._booking.finish(self._access.answered)
+
+    async def _wait_for_slot(self, live: LiveTurn) -> None:
+        if not isinstance(self._decision, decisions.Queued):
+            return
+        await live.put(Queued(self._decision.position))
+        async with aclosing(self._parts.gate.wait(self._decision)) as places:
+            async for place in places:
+                match place:
+                    case Admitted():
+                        self._hold(place)
+                    case decisions.Refused():
+                        raise place.error
+                    case decisions.Queued():
+                        await live.put(Queued(place.position))
+
+    async def _answer(self, live: LiveTurn) -> None:
+        finish_reason = "stop"
+        sources: list[Source] = []
+        async with aclosing(run_agent(self._agent, self._turn(live))) as chunks:
+            async for chunk in chunks:
+                finish_reason = chunk.finish_reason or finish_reason
+                sources.extend(chunk.sources)
+                await live.put(chunk)
+        await live.put(Finished(finish_reason, self._access.usage, tuple(sources)))
+
+    def _turn(self, live: LiveTurn) -> Turn:
+        return Turn(
+            id=live.id,
+            input=self._request.messages[-1].content,
+            messages=self._request.messages,
+            model=self._model,
+            options=self._request.options,
+            conversation=self._request.conversation,
+            client=self._decision.principal.client,
+            settings=self._parts.settings,
+            clock=self._parts.clock,
+            access=self._access,
+        )
+
+    def _hold(self, admitted: Admitted) -> None:
+        self._booking = Booking(self._parts.gate, admitted.grant)
+
+    def _first_token(self) -> None:
+        if self._booking is not None:
+            self._booking.first_token()

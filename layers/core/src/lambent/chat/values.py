@@ -1,0 +1,56 @@
+"""What a chat is asked and what it tells: the request, and the frames of its answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lambent.agents.agent import Chunk, Source
+from lambent.errors import LambentError
+from lambent.models.values import Message, Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatRequest:
+    """One turn as asked, already checked; the last of `messages` is the user's."""
+
+    agent: str
+    messages: tuple[Message, ...]
+    model: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    conversation: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The turn waits for a model slot; `position` 1 is next."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last frame of an answer that is whole."""
+
+    finish_reason: str
+    usage: Usage
+    sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The last frame of an answer that broke off, or never began."""
+
+    error: LambentError
+
+
+Frame = Chunk | Queued | Finished | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The decision tree said no; `headers` tell the caller's limit."""
+
+    error: LambentError
+    headers: Mapping[str, str]

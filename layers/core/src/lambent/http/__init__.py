@@ -1,0 +1,1 @@
+"""The HTTP edge: bodies in, problem documents, JSON and event streams out."""

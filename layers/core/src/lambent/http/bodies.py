@@ -1,0 +1,63 @@
+"""Reads a JSON body: bounded, strict, and with an error that says where it is wrong."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from pydantic_core import from_json
+from starlette.requests import Request
+
+from lambent.errors import RequestError, TooLarge, UnsupportedMedia
+
+# What a Function URL takes at most (6 MB); it answers 413 beyond by itself.
+MAX_BODY_BYTES: Final = 6 * 1024 * 1024
+
+
+async def read_json(request: Request) -> Any:
+    """The body's value.
+
+    Raises `TooLarge`, `UnsupportedMedia`, or `RequestError` with line and column.
+    """
+    _check_type(request.headers.get("content-type", ""))
+    return parse_json(await read_body(request))
+
+
+async def read_body(request: Request, *, limit_bytes: int = MAX_BODY_BYTES) -> bytes:
+    """The whole body; stops reading as soon as it passes the limit, announced or not."""
+    too_large = TooLarge(f"The body may have {limit_bytes} bytes at most.")
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced[:20]) > limit_bytes:
+        raise too_large
+    pieces: list[bytes] = []
+    size = 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > limit_bytes:
+            raise too_large
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def parse_json(body: bytes) -> Any:
+    """Strict JSON in UTF-8: no NaN, no unpaired surrogates, no bottomless nesting."""
+    if not body:
+        raise RequestError("The body is empty; a JSON object is expected.")
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        raise RequestError(f"The body is no UTF-8: byte {error.start} does not fit.") from None
+    try:
+        return from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise RequestError(f"The body is no JSON: {error}.") from None
+
+
+def _check_type(content_type: str) -> None:
+    media_type, _, parameters = content_type.lower().partition(";")
+    media_type = media_type.strip()
+    # A body that does not say what it is can only be JSON here.
+    if media_type and media_type != "application/json" and not media_type.endswith("+json"):
+        raise UnsupportedMedia(f"Send application/json, not {media_type[:100]}.")
+    charset = parameters.partition("charset=")[2].strip(' "')
+    if charset and charset not in {"utf-8", "utf8"}:
+        raise UnsupportedMedia("JSON is UTF-8; another charset is not understood.")

@@ -1,0 +1,180 @@
+"""Answers a chat request from a live turn: as an event stream, or as one JSON document."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from starlette.types import Receive, Scope, Send
+
+from lambent.agents.agent import Chunk
+from lambent.chat.live_turn import LiveTurn
+from lambent.chat.values import Failed, Finished, Frame, Queued
+from lambent.clock import Clock
+from lambent.http import sse
+from lambent.http.problems import Rejected, encode_headers, problem, request_id_of, send_json
+from lambent.models.values import Usage
+
+# A turn that produces nothing is looked at this often where no comment has to be sent.
+_LOOK_S: Final = 60.0
+
+
+def usage_body(usage: Usage) -> dict[str, Any]:
+    """Tokens, and the seconds that the model server spent on them."""
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.total_tokens,
+        "model_s": round(usage.total_s, 6),
+    }
+
+
+class EventEncoder:
+    """Numbers the frames of one stream and writes them as events."""
+
+    def __init__(self, request_id: str) -> None:
+        self._request_id = request_id
+        self._id = 0
+
+    def encode(self, frames: Sequence[Frame]) -> bytes:
+        return b"".join([piece for frame in frames for piece in self._events(frame)])
+
+    def _events(self, frame: Frame) -> list[bytes]:
+        match frame:
+            case Chunk():
+                return self._chunk_events(frame)
+            case Queued():
+                return [self._event({"position": frame.position}, event="queued")]
+            case Finished():
+                end = {"finish_reason": frame.finish_reason, "usage": usage_body(frame.usage)}
+                return [self._event(end), sse.DONE]
+            case Failed():
+                return [self._event(problem(frame.error, self._request_id), event="error")]
+
+    def _chunk_events(self, chunk: Chunk) -> list[bytes]:
+        events = []
+        if chunk.thinking:
+            events.append(self._event({"thinking": chunk.thinking}))
+        if chunk.delta:
+            self._id += 1
+            events.append(sse.delta_event(self._id, chunk.delta))
+        if chunk.tool_calls:
+            calls = [{"name": c.name, "arguments": dict(c.arguments)} for c in chunk.tool_calls]
+            events.append(self._event({"tool_calls": calls}))
+        if chunk.sources:
+            sources = [{"title": s.title, "url": s.url} for s in chunk.sources]
+            events.append(self._event({"sources": sources}))
+        return events
+
+    def _event(self, data: object, *, event: str | None = None) -> bytes:
+        self._id += 1
+        return sse.json_event(self._id, data, event=event)
+
+
+class EventStreamAnswer:
+    """An ASGI application that streams one turn.
+
+    It begins with the first frame or, while the model is silent, after `keep_alive_s`: so what
+    fails early has its own status, and a front sees a sign of life in time.
+    """
+
+    def __init__(self, live: LiveTurn, *, keep_alive_s: float, clock: Clock) -> None:
+        self._live = live
+        self._keep_alive_s = keep_alive_s
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with reading(self._live, receive):
+            frames = await self._first_frames()
+            if frames and isinstance(frames[-1], Failed) and not _has_begun(frames):
+                raise Rejected(frames[-1].error, self._live.headers)
+            headers = encode_headers({**self._live.headers, **sse.HEADERS})
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            encoder = EventEncoder(request_id_of(scope))
+            while True:
+                last = bool(frames) and isinstance(frames[-1], Finished | Failed)
+                data = encoder.encode(frames) if frames else sse.KEEP_ALIVE
+                if data or last:
+                    body = {"type": "http.response.body", "body": data, "more_body": not last}
+                    await send(body)
+                if last:
+                    return
+                frames = await self._live.take(within_s=self._keep_alive_s)
+
+    async def _first_frames(self) -> list[Frame]:
+        """What is ready once the answer begins; a place in the queue does not begin it."""
+        begin_by_s = self._clock.monotonic_s() + self._keep_alive_s
+        waiting: list[Frame] = []
+        while (left_s := begin_by_s - self._clock.monotonic_s()) > 0:
+            frames = await self._live.take(within_s=left_s)
+            if any(not isinstance(frame, Queued) for frame in frames):
+                return frames
+            waiting = frames[-1:] or waiting
+        return waiting
+
+
+class JsonAnswer:
+    """An ASGI application that collects one turn into one document."""
+
+    def __init__(self, live: LiveTurn, *, agent: str, model: str) -> None:
+        self._live = live
+        self._agent = agent
+        self._model = model
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with reading(self._live, receive):
+            chunks: list[Chunk] = []
+            while True:
+                for frame in await self._live.take(within_s=_LOOK_S):
+                    match frame:
+                        case Chunk():
+                            chunks.append(frame)
+                        case Failed():
+                            raise Rejected(frame.error, self._live.headers)
+                        case Finished():
+                            body = self._body(chunks, frame)
+                            await send_json(send, body, headers=self._headers())
+                            return
+                        case Queued():
+                            pass
+
+    def _headers(self) -> dict[str, str]:
+        return {**self._live.headers, "cache-control": "no-store"}
+
+    def _body(self, chunks: list[Chunk], end: Finished) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "id": self._live.id,
+            "agent": self._agent,
+            "model": self._model,
+            "content": "".join(chunk.delta for chunk in chunks),
+            "finish_reason": end.finish_reason,
+            "usage": usage_body(end.usage),
+        }
+        if thinking := "".join(chunk.thinking for chunk in chunks):
+            body["thinking"] = thinking
+        if sources := [source for chunk in chunks for source in chunk.sources]:
+            body["sources"] = [{"title": one.title, "url": one.url} for one in sources]
+        return body
+
+
+@asynccontextmanager
+async def reading(live: LiveTurn, receive: Receive) -> AsyncIterator[None]:
+    """Ends the turn as soon as its reader leaves, and see it booked before the request ends."""
+    watcher = asyncio.create_task(_until_gone(receive))
+    watcher.add_done_callback(lambda task: None if task.cancelled() else live.cancel())
+    try:
+        yield
+    finally:
+        watcher.cancel()
+        await live.close()
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _has_begun(frames: Sequence[Frame]) -> bool:
+    return any(isinstance(frame, Chunk) for frame in frames)
