@@ -148,7 +148,7 @@ class JsonAnswer:
             "id": self._live.id,
             "agent": self._agent,
             "model": self._model,
-            "content": "".join(chunk.delta for chunk in chunks),
+            "output": "".join(chunk.delta for chunk in chunks),
             "finish_reason": end.finish_reason,
             "usage": usage_body(end.usage),
         }
