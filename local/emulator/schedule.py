@@ -92,7 +92,7 @@ async def run_schedule(
         while (left_s := (tick_at - clock()).total_seconds()) > 0:
             await sleep(min(left_s, 3600.0))
         fire(scheduled_event(schedule, tick_at))
-        now = max(tick_at, clock() - timedelta(seconds=1))
+        now = max(tick_at, clock())
 
 
 def _period(body: str) -> timedelta:

@@ -356,6 +356,9 @@ def _wake(waiter: asyncio.Future[None] | None) -> None:
 
 
 def _request_of(event: h11.Request) -> Request:
+    # h11 looks at the size only while a head is incomplete; one that came at once passed it.
+    if sum(len(key) + len(value) for key, value in event.headers) > _MAX_HEAD_BYTES:
+        raise h11.RemoteProtocolError("head too large", error_status_hint=431)
     target = event.target.decode("latin-1")
     if not target.startswith("/"):  # absolute form, as a proxy would send it
         parts = urlsplit(target)
