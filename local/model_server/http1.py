@@ -48,13 +48,8 @@ class Exchange:
         self.finished = False
 
     @property
-    def gone(self) -> asyncio.Event:
-        """Set as soon as the client has closed its side."""
-        return self._connection.gone
-
-    @property
     def gone_at_s(self) -> float | None:
-        """When that was noticed, by `time.monotonic`."""
+        """When it was noticed, by `time.monotonic`, that the client closed its side."""
         return self._connection.gone_at_s
 
     def respond(
@@ -83,7 +78,7 @@ class Exchange:
 
     async def write_framed(self, chunks: bytes) -> None:
         """Send chunks that are framed already."""
-        if self._connection.gone.is_set():
+        if self._connection.gone:
             raise ClientGone
         self._connection.transport.write(chunks)
         await self._connection.drained()
@@ -97,19 +92,22 @@ class Exchange:
         self._connection.transport.abort()
 
     def _head(self, status: int, headers: tuple[tuple[str, str], ...]) -> None:
-        if self._connection.gone.is_set():
+        if self._connection.gone:
             raise ClientGone
         self.started = True
         self._connection.send(h11.Response(status_code=status, headers=list(headers)))
 
     def _finish(self) -> None:
         self.finished = True
-        if not self._connection.gone.is_set():
+        if not self._connection.gone:
             self._connection.send(h11.EndOfMessage())
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection; its requests are answered one after the other."""
+    """One client's connection; its requests are answered one after the other.
+
+    A handler is cancelled as soon as its client leaves.
+    """
 
     transport: asyncio.Transport
 
@@ -123,7 +121,6 @@ class Connection(asyncio.Protocol):
         self._writable = asyncio.Event()
         self._writable.set()
         self._task: asyncio.Task[None] | None = None
-        self.gone = asyncio.Event()
         self.gone_at_s: float | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -154,9 +151,13 @@ class Connection(asyncio.Protocol):
         else:
             self._go_on()
 
+    @property
+    def gone(self) -> bool:
+        return self.gone_at_s is not None
+
     async def drained(self) -> None:
         await self._writable.wait()
-        if self.gone.is_set():
+        if self.gone:
             raise ClientGone
 
     def send(self, event: h11.Response | h11.Data | h11.EndOfMessage) -> None:
@@ -165,10 +166,12 @@ class Connection(asyncio.Protocol):
             self.transport.write(data)
 
     def _note_gone(self) -> None:
-        if not self.gone.is_set():
-            self.gone_at_s = time.monotonic()
-            self.gone.set()
+        if self.gone:
+            return
+        self.gone_at_s = time.monotonic()
         self._writable.set()
+        if self._task is not None:
+            self._task.cancel()
 
     def _go_on(self) -> None:
         try:
@@ -205,6 +208,9 @@ class Connection(asyncio.Protocol):
             await self._handler(exchange)
         except ClientGone:
             pass
+        except asyncio.CancelledError:
+            if not self.gone:
+                raise
         except Exception as error:
             # The edge of the process: whatever went wrong becomes an answer, not a dead server.
             asyncio.get_running_loop().call_exception_handler(

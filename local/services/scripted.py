@@ -15,7 +15,6 @@ from typing import Any, Self, TypeVar
 from local.model_server import wire
 from local.model_server.http1 import (
     TEXT,
-    ClientGone,
     Exchange,
     HttpServer,
     encode_json,
@@ -45,7 +44,7 @@ class Recorded:
     @property
     def hung_up(self) -> bool:
         """Whether the client left before its answer had ended."""
-        return not self.ended and self.exchange.gone.is_set()
+        return not self.ended and self.exchange.gone_at_s is not None
 
     @property
     def hung_up_at_s(self) -> float | None:
@@ -188,7 +187,7 @@ class ScriptedModel:
             return
         limit = (record.json.get("options") or {}).get("num_predict", -1)
         reply = self._choose(record).limited_to(limit)
-        await _pause(exchange, reply.first_delay_s)
+        await asyncio.sleep(reply.first_delay_s)
         if reply.status != 200:
             exchange.respond_json(reply.status, {"error": reply.error})
         elif record.json.get("stream", True):
@@ -208,7 +207,7 @@ async def _stream(
         record.frames_sent += 1
         if reply.delay_s:
             await exchange.write_framed(chunk)
-            await _pause(exchange, reply.delay_s)
+            await asyncio.sleep(reply.delay_s)
             continue
         ready.append(chunk)
         ready_bytes += len(chunk)
@@ -230,7 +229,7 @@ async def _answer_whole(
     record: Recorded, route: wire.Route, model: str, reply: Reply, *, began_at_s: float
 ) -> None:
     exchange = record.exchange
-    await _pause(exchange, reply.delay_s * len(reply.frames))
+    await asyncio.sleep(reply.delay_s * len(reply.frames))
     match reply.fault:
         case None:
             whole = wire.last(
@@ -262,20 +261,10 @@ async def _fail(exchange: Exchange, fault: Fault, error: str) -> None:
         case Fault.END_EARLY if exchange.started:
             exchange.end_stream()
         case Fault.HANG:
-            await exchange.gone.wait()
-            raise ClientGone
+            await asyncio.Event().wait()
         case Fault.BREAK | Fault.END_EARLY:
             await asyncio.sleep(0.02)  # what was written goes out before the reset overtakes it
             exchange.abort()
-
-
-async def _pause(exchange: Exchange, seconds: float) -> None:
-    """Wait, unless the client leaves first. Raises ClientGone."""
-    if seconds <= 0:
-        return
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(exchange.gone.wait(), seconds)
-        raise ClientGone
 
 
 async def _cancel_others() -> None:

@@ -1,0 +1,143 @@
+"""Reads the bodies of Ollama's routes, and refuses them in Ollama's words."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from local.model_server import durations
+from local.model_server.prompts import Message
+from local.model_server.wire import Route
+
+GO_KINDS: dict[type, str] = {
+    bool: "bool",
+    int: "number",
+    float: "number",
+    str: "string",
+    list: "array",
+    dict: "object",
+}
+GO_TYPES: dict[type, str] = {str: "string", bool: "bool", list: "array", dict: "object"}
+
+
+class Refused(Exception):
+    """A request that is answered with `status` and Ollama's `{"error": message}`."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Body:
+    """A request's JSON object, read with types."""
+
+    def __init__(self, raw: bytes, kind: str) -> None:
+        if not raw.strip():
+            raise Refused(400, "missing request body")
+        try:
+            value = json.loads(raw)
+        except (ValueError, RecursionError) as error:
+            raise Refused(400, f"invalid request body: {error}") from error
+        if not isinstance(value, dict):
+            found = GO_KINDS.get(type(value), "null")
+            problem = f"json: cannot unmarshal {found} into Go value of type api.{kind}"
+            raise Refused(400, problem)
+        self._kind = kind
+        self.value: dict[str, Any] = value
+
+    def get(self, name: str, kind: type, default: Any = None) -> Any:
+        """The field, or `default` where it is absent or null; Refused for another type."""
+        value = self.value.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+            found = GO_KINDS.get(type(value), "null")
+            where = f"Go struct field {self._kind}.{name} of type {GO_TYPES.get(kind, 'int')}"
+            raise Refused(400, f"json: cannot unmarshal {found} into {where}")
+        return value
+
+    def keep_alive_s(self) -> float | None:
+        if (value := self.value.get("keep_alive")) is None:
+            return None
+        try:
+            return durations.seconds(value)
+        except ValueError as error:
+            raise Refused(400, str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What a request to one of the two generating routes asks for."""
+
+    route: Route
+    model: str
+    stream: bool
+    options: dict[str, Any]
+    form: object
+    keep_alive_s: float | None
+    messages: tuple[Message, ...] = ()
+    tools: tuple[dict[str, Any], ...] = ()
+    prompt: str = ""
+    raw: bool = False
+    context: tuple[int, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing to say: only loads, or with a `keep_alive` of zero unloads, the model."""
+        return not self.messages if self.route is Route.CHAT else not self.prompt
+
+
+def _messages(body: Body) -> tuple[Message, ...]:
+    messages = []
+    for entry in body.get("messages", list, []):
+        if not isinstance(entry, dict):
+            found = GO_KINDS.get(type(entry), "null")
+            where = "Go struct field ChatRequest.messages of type api.Message"
+            raise Refused(400, f"json: cannot unmarshal {found} into {where}")
+        role, content = entry.get("role", ""), entry.get("content") or ""
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise Refused(400, "json: cannot unmarshal a message's role or content into string")
+        if entry.get("images"):
+            raise Refused(400, "this model does not support images")
+        calls = tuple(call for call in entry.get("tool_calls") or () if isinstance(call, dict))
+        messages.append(Message(role, content, calls))
+    return tuple(messages)
+
+
+def read_chat(body: Body, model: str) -> Generation:
+    tools = tuple(tool for tool in body.get("tools", list, []) if isinstance(tool, dict))
+    return Generation(
+        Route.CHAT,
+        model,
+        stream=body.get("stream", bool, True),
+        options=body.get("options", dict, {}),
+        form=body.value.get("format"),
+        keep_alive_s=body.keep_alive_s(),
+        messages=_messages(body),
+        tools=tools,
+    )
+
+
+def read_generate(body: Body, model: str) -> Generation:
+    raw = body.get("raw", bool, False)
+    prompt = body.get("prompt", str, "")
+    system = body.get("system", str, "")
+    context = body.get("context", list, [])
+    if body.value.get("images"):
+        raise Refused(400, "this model does not support images")
+    if body.get("suffix", str, ""):
+        raise Refused(400, f"registry.ollama.ai/library/{model} does not support insert")
+    if raw and (system or context or body.get("template", str, "")):
+        raise Refused(400, "raw mode does not support template, system, or context")
+    said = (Message("system", system),) if system else ()
+    return Generation(
+        Route.GENERATE,
+        model,
+        stream=body.get("stream", bool, True),
+        options=body.get("options", dict, {}),
+        form=body.value.get("format"),
+        keep_alive_s=body.keep_alive_s(),
+        messages=(*said, Message("user", prompt)),
+        prompt=prompt,
+        raw=raw,
+        context=tuple(token for token in context if isinstance(token, int)),
+    )
