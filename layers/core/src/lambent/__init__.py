@@ -1,1 +1,3 @@
 """Durable AI agents as functions on AWS Lambda."""
+
+__version__ = "0.1.0"

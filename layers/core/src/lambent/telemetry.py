@@ -32,7 +32,8 @@ class _RedactingFormatter(LambdaPowertoolsFormatter):
 @lru_cache(maxsize=1)
 def logger() -> Logger:
     """The platform's logger; its level is set by `set_level` once settings are read."""
-    return Logger(service="lambent", logger_formatter=_RedactingFormatter())
+    # A level is given: left to itself Powertools reads LOG_LEVEL, and an empty one is an error to it.
+    return Logger(service="lambent", level="INFO", logger_formatter=_RedactingFormatter())
 
 
 def set_level(level: str) -> None:

@@ -1,0 +1,95 @@
+"""The gateway's application: FastAPI with our routers, admission in front, problems around."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from lambent import __version__
+from lambent.admission.gate import Gate
+from lambent.clock import Clock
+from lambent.errors import LambentError, RequestError, Unprocessable
+from lambent.http.authorize import AdmissionMiddleware
+from lambent.http.health import health_router
+from lambent.http.problems import (
+    ProblemsMiddleware,
+    as_lambent,
+    error_headers,
+    problem,
+    request_id_of,
+)
+from lambent.http.reference import reference_router
+from lambent.telemetry import log_fields, logger
+
+_DESCRIPTION = (
+    "Keys, runs, events and administration. Chats are streamed by the chat function. "
+    "Send a key as `Authorization: Bearer lam_…` or `X-API-Key`. "
+    "Errors are problem documents (RFC 9457)."
+)
+_PUBLIC = ("/health", "/docs", "/openapi.json", "/callbacks/", "/favicon.ico")
+
+
+def build_gateway_app(
+    *,
+    gate: Gate,
+    clock: Clock,
+    pings: Mapping[str, Callable[[], Awaitable[None]]],
+    routers: Iterable[APIRouter],
+) -> ASGIApp:
+    """An ASGI application; `pings` are what `/health/ready` asks, by the service's name."""
+    app = FastAPI(
+        title="Lambent",
+        version=__version__,
+        description=_DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.include_router(health_router(pings, clock))
+    app.include_router(reference_router(app))
+    for router in routers:
+        app.include_router(router)
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> Response:
+        return RedirectResponse("/docs")
+
+    for kind in (LambentError, HTTPException, Exception):
+        app.add_exception_handler(kind, _answer)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    admitted = AdmissionMiddleware(app, gate=gate, public=_PUBLIC)
+    return ProblemsMiddleware(admitted, clock=clock)
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    failure, headers = as_lambent(error)
+    request_id = request_id_of(request.scope)
+    if failure.status == 500:
+        logger().error("A request failed", exc_info=error, **log_fields(request_id=request_id))
+    return JSONResponse(
+        problem(failure, request_id),
+        status_code=failure.status,
+        headers={**headers, **error_headers(failure)},
+        media_type="application/problem+json",
+    )
+
+
+async def _answer_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()
+    if any(one["type"] == "json_invalid" for one in found):
+        broken = next(one for one in found if one["type"] == "json_invalid")
+        said = broken.get("ctx", {}).get("error", "it cannot be read")
+        return await _answer(request, RequestError(f"The body is no JSON: {said}."))
+    fields = [
+        {"field": ".".join(str(part) for part in one["loc"][1:]) or one["loc"][0],
+         "message": one["msg"]}
+        for one in found
+    ]  # fmt: skip
+    named = ", ".join(str(one["field"]) for one in fields)
+    return await _answer(request, Unprocessable(f"Not valid: {named}.", fields={"errors": fields}))
