@@ -48,6 +48,12 @@ class ChatSite:
     async def slots_taken(self) -> int:
         return len((await self.gate.state()).slots)
 
+    async def until_no_slot_is_taken(self) -> None:
+        """What an answer leaves behind is booked just after it."""
+        async with asyncio.timeout(5):
+            while await self.slots_taken():  # noqa: ASYNC110  (Postgres has no event for it)
+                await asyncio.sleep(0.01)
+
     async def new_key(self, *, limit: int | None = None, scope: Scope = Scope.CHAT) -> str:
         client = f"client-{len((await self.keys.list()).keys)}"
         made = await self.keys.create(client, "test", scopes=[scope], limit=limit)

@@ -20,12 +20,6 @@ async def site(postgres_dsn: str, scripted_model: ScriptedModel) -> AsyncIterato
         yield site
 
 
-async def until_no_slot_is_taken(site: ChatSite) -> None:
-    async with asyncio.timeout(3):
-        while await site.slots_taken():  # noqa: ASYNC110  (Postgres has no event for it)
-            await asyncio.sleep(0.01)
-
-
 async def test_a_stream_is_numbered_deltas_then_the_end_then_done(
     site: ChatSite, scripted_model: ScriptedModel
 ) -> None:
@@ -46,7 +40,7 @@ async def test_a_stream_is_numbered_deltas_then_the_end_then_done(
     assert end["finish_reason"] == "stop"
     assert end["usage"]["prompt_tokens"] == 9
     assert end["usage"]["total_tokens"] == 11
-    await until_no_slot_is_taken(site)
+    await site.until_no_slot_is_taken()
 
 
 async def test_the_json_answer_holds_the_whole_text(
@@ -59,7 +53,7 @@ async def test_the_json_answer_holds_the_whole_text(
     assert answer["thinking"] == "hm"
     assert answer["finish_reason"] == "length"
     assert answer["model"] == "smollm2:135m"
-    await until_no_slot_is_taken(site)
+    await site.until_no_slot_is_taken()
 
 
 async def test_frames_arrive_while_the_model_still_generates(
@@ -101,7 +95,7 @@ async def test_a_reader_that_leaves_stops_the_generation_and_frees_the_slot(
     async with site.client() as client, client.stream("POST", "/chat/stream", json=CHAT) as got:
         await anext(got.aiter_lines())
     await scripted_model.until(lambda: scripted_model.generations[0].hung_up, timeout_s=1)
-    await until_no_slot_is_taken(site)
+    await site.until_no_slot_is_taken()
 
 
 async def test_a_reader_that_leaves_before_the_first_token_stops_it_too(
@@ -114,7 +108,7 @@ async def test_a_reader_that_leaves_before_the_first_token_stops_it_too(
         asking.cancel()
         await asyncio.wait({asking})
     await scripted_model.until(lambda: scripted_model.generations[0].hung_up, timeout_s=1)
-    await until_no_slot_is_taken(site)
+    await site.until_no_slot_is_taken()
 
 
 async def test_a_silent_model_is_covered_by_comments(
@@ -150,7 +144,7 @@ async def test_what_fails_early_has_its_own_status(
     assert answer.json()["type"] == f"urn:lambent:problem:{code}"
     assert ("retry-after" in answer.headers) == (status == 503)
     assert answer.headers["ratelimit"]
-    await until_no_slot_is_taken(site)
+    await site.until_no_slot_is_taken()
 
 
 async def test_what_fails_late_is_an_error_event_without_done(
@@ -166,7 +160,7 @@ async def test_what_fails_late_is_an_error_event_without_done(
     failed = frames(answer.text)[-1]
     assert failed["type"] == "urn:lambent:problem:model_unavailable"
     assert failed["instance"].endswith(answer.headers["x-request-id"])
-    await until_no_slot_is_taken(site)
+    await site.until_no_slot_is_taken()
 
 
 async def test_a_failure_after_the_comments_is_an_error_event(
@@ -187,7 +181,7 @@ async def test_a_turn_waits_for_a_slot_and_gets_it(
         answers = await asyncio.gather(*(client.post("/chat/stream", json=CHAT) for _ in range(3)))
     assert all(frames(answer.text)[-1] == "[DONE]" for answer in answers)
     assert any("event: queued" in answer.text for answer in answers)
-    await until_no_slot_is_taken(site)
+    await site.until_no_slot_is_taken()
 
 
 async def test_no_slot_in_time_says_the_place_in_the_queue(
@@ -205,4 +199,4 @@ async def test_no_slot_in_time_says_the_place_in_the_queue(
     assert late.json()["type"] == "urn:lambent:problem:no_slot"
     assert late.json()["position"] == 1
     assert int(late.headers["retry-after"]) >= 1
-    await until_no_slot_is_taken(site)
+    await site.until_no_slot_is_taken()
