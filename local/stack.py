@@ -79,8 +79,8 @@ class Stack:
             self._emulator.watch_files()
         self._watches = [asyncio.create_task(each.watch()) for each in self._services.values()]
         self._ready = True
-        self._write_ready()
         self._show_ready(time.monotonic() - began_s)
+        self._write_ready()
 
     async def stop(self, *, hurry: asyncio.Event) -> bool:
         """Drain, then end everything; at once when `hurry` is set meanwhile.
