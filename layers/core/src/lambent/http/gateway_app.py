@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -15,6 +16,7 @@ from lambent.admission.gate import Gate
 from lambent.clock import Clock
 from lambent.errors import LambentError, RequestError, Unprocessable
 from lambent.http.authorize import AdmissionMiddleware
+from lambent.http.chat_reference import add_chat_routes
 from lambent.http.health import health_router
 from lambent.http.problems import (
     ProblemsMiddleware,
@@ -62,8 +64,21 @@ def build_gateway_app(
     for kind in (LambentError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
+    _describe_chats(app)
     admitted = AdmissionMiddleware(app, gate=gate, public=_PUBLIC)
     return ProblemsMiddleware(admitted, clock=clock)
+
+
+def _describe_chats(app: FastAPI) -> None:
+    own = app.openapi
+    documents: list[dict[str, Any]] = []
+
+    def whole() -> dict[str, Any]:
+        if not documents:
+            documents.append(add_chat_routes(own()))
+        return documents[0]
+
+    app.openapi = whole  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 
 
 async def _answer(request: Request, error: Exception) -> Response:

@@ -1,0 +1,1 @@
+"""Benchmarks: each module measures one thing, with peers and floors in the same run."""
