@@ -44,18 +44,23 @@ class Postgres:
     async def fetch(self, query: Query, params: Params = None) -> list[Any]:
         """Run one statement and return its rows.
 
-        Raises `StoreUnavailable` when no answer came in time; the statement may have been
-        carried out all the same. It is sent a second time only over a connection that turned
-        out to have died while idle.
+        Raises `StoreUnavailable` when no answer came within `timeout_s`, however that time was
+        spent (behind other statements, connecting, waiting for the answer); the statement may
+        have been carried out all the same. It is sent a second time only over a connection that
+        turned out to have died while idle.
         """
-        async with self._lock:
+        deadline_s = self._clock.monotonic_s() + self._timeout_s
+        await self._enter()
+        try:
             was_idle = self._connection is not None
             try:
-                return await self._attempt(query, params)
+                return await self._attempt(query, params, deadline_s=deadline_s)
             except StoreUnavailable as error:
                 if not (was_idle and _died_while_idle(error)):
                     raise
-                return await self._attempt(query, params)
+                return await self._attempt(query, params, deadline_s=deadline_s)
+        finally:
+            self._lock.release()
 
     async def fetch_one(self, query: Query, params: Params = None) -> Any:
         """The first row, or None."""
@@ -84,10 +89,18 @@ class Postgres:
         """Drop the connection; the next statement makes a new one."""
         self._drop()
 
-    async def _attempt(self, query: Query, params: Params) -> list[Any]:
-        connection = await self._connected()
+    async def _enter(self) -> None:
+        # Callers queue here; those behind one that hangs must not wait its time and then their own.
         try:
-            rows = await self._bounded(_run(connection, query, params), self._timeout_s)
+            async with asyncio.timeout(self._timeout_s):
+                await self._lock.acquire()
+        except TimeoutError:
+            raise StoreUnavailable("Postgres does not answer.", retry_after_s=2.0) from None
+
+    async def _attempt(self, query: Query, params: Params, *, deadline_s: float) -> list[Any]:
+        connection = await self._connected(deadline_s)
+        try:
+            rows = await self._bounded(_run(connection, query, params), self._left_s(deadline_s))
         except psycopg.OperationalError as error:
             self._drop()
             raise _unavailable(error) from error
@@ -99,7 +112,10 @@ class Postgres:
         self._used_at = self._clock.now()
         return rows
 
-    async def _connected(self) -> Connection:
+    def _left_s(self, deadline_s: float) -> float:
+        return max(0.0, deadline_s - self._clock.monotonic_s())
+
+    async def _connected(self, deadline_s: float) -> Connection:
         if self._connection is not None and self._clock.now() - self._used_at > _FREEZE:
             self._drop()
         if self._connection is None:
@@ -112,7 +128,7 @@ class Postgres:
                         row_factory=namedtuple_row,
                         connect_timeout=2,
                     ),
-                    _CONNECT_TIMEOUT_S,
+                    min(_CONNECT_TIMEOUT_S, self._left_s(deadline_s)),
                 )
             except psycopg.OperationalError as error:
                 raise _unavailable(error) from error

@@ -118,10 +118,10 @@ def _limit(quota: int, tat_s: float, *, window_s: float) -> LimitState:
     return LimitState(quota, window_s, max(0, left), max(0.0, tat_s))
 
 
-def _error(verdict: str | None, retry_s: float, *, scope: Scope) -> LambentError:
+def _error(verdict: str | None, retry_s: float, *, scope: Scope | None) -> LambentError:
     match verdict:
         case "forbidden":
-            return Forbidden(f"This key does not have the scope {scope.value}.")
+            return Forbidden(f"This key does not have the scope {scope}.")
         case "rate_limited":
             return RateLimited(retry_after_s=max(1.0, retry_s))
         case "unknown_agent":

@@ -64,6 +64,7 @@ class AdmissionConfig:
 class AdmissionRequest:
     """One question to the gate.
 
+    `scope` None: any good key may; the caller looks at the principal's scopes itself.
     `host` is set where a model is going to be called: then the breaker is asked, and with `slot`
     a model slot is taken. `limited=False` leaves the client's limit alone (pages, polling).
     `on_behalf_of` names a client whom trusted code has already established (a step of its run):
@@ -71,7 +72,7 @@ class AdmissionRequest:
     """
 
     credential: str | None
-    scope: Scope
+    scope: Scope | None
     agent_exists: bool = True
     host: str | None = None
     slot: bool = False
@@ -80,7 +81,7 @@ class AdmissionRequest:
 
     def __repr__(self) -> str:
         # Requests end up in tracebacks; credentials must not.
-        return f"AdmissionRequest(scope={self.scope.value!r}, host={self.host!r})"
+        return f"AdmissionRequest(scope={self.scope!s}, host={self.host!r})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ class Gate:
                 (
                     credential and credential.key_id,
                     credential and credential.secret_hash,
-                    request.scope.value,
+                    request.scope and request.scope.value,
                     client,
                     request.host,
                     token,
@@ -100,7 +100,7 @@ class Gate:
         try:
             while (left_s := deadline_s - self._clock.monotonic_s()) > 0:
                 await self._clock.sleep(min(left_s, self._pause_s(queued.position)))
-                decision = await self._look(queued)
+                decision = await self.look(queued)
                 if not isinstance(decision, Queued):
                     ended = True
                     yield decision
@@ -114,6 +114,25 @@ class Gate:
         finally:
             if not ended:
                 await self.leave(queued)
+
+    async def look(self, queued: Queued) -> Decision:
+        """Renew the ticket and take a slot if it is its turn: one step of `wait`."""
+        config = self._config
+        try:
+            row = await self._postgres.fetch_one(
+                b"SELECT * FROM lambent.await_slot(%s, %s, %s, %s, %s, %s)",
+                (
+                    queued.host,
+                    queued.principal.client,
+                    config.max_inflight,
+                    queued.ticket,
+                    config.lease_s,
+                    config.ticket_lease_s,
+                ),
+            )
+        except StoreUnavailable as error:
+            return Refused(error, queued.limit, queued.principal)
+        return read_look(row, queued=queued)
 
     async def leave(self, queued: Queued) -> None:
         """Give the ticket up, and what it may have turned into unnoticed."""
@@ -164,8 +183,7 @@ class Gate:
             yield
         finally:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await asyncio.wait({task})  # not `await task`: that would swallow our own cancellation
 
     async def state(self) -> GateState:
         """Breakers, slots in use and live tickets of every host; raises `StoreUnavailable`."""
@@ -197,24 +215,6 @@ class Gate:
             await self._clock.sleep(self._config.lease_s / 3)
             with contextlib.suppress(StoreUnavailable):
                 held = await self.renew(grant)
-
-    async def _look(self, queued: Queued) -> Decision:
-        config = self._config
-        try:
-            row = await self._postgres.fetch_one(
-                b"SELECT * FROM lambent.await_slot(%s, %s, %s, %s, %s, %s)",
-                (
-                    queued.host,
-                    queued.principal.client,
-                    config.max_inflight,
-                    queued.ticket,
-                    config.lease_s,
-                    config.ticket_lease_s,
-                ),
-            )
-        except StoreUnavailable as error:
-            return Refused(error, queued.limit, queued.principal)
-        return read_look(row, queued=queued)
 
     async def _book(self, grant: Grant, result: str) -> bool:
         if result == "none" and grant.slot is None and not grant.probe:

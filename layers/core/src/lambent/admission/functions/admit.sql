@@ -11,7 +11,7 @@
 CREATE OR REPLACE FUNCTION lambent.admit(
     p_key_id text,              -- null: trusted code, or authentication is off
     p_hash bytea,
-    p_scope text,
+    p_scope text,               -- null: any good key may
     p_client text,              -- who asks, where p_key_id is null
     p_quota integer,            -- requests a window; null: not limited
     p_window_s double precision,
@@ -58,7 +58,7 @@ BEGIN
             IF v_used_at < v_now - interval '1 minute' THEN
                 PERFORM lambent.mark_used(p_key_id);
             END IF;
-            IF p_scope <> ALL (r_scopes)
+            IF p_scope IS NOT NULL AND p_scope <> ALL (r_scopes)
                AND NOT (p_scope = 'admin:read' AND 'admin' = ANY (r_scopes)) THEN
                 r_verdict := 'forbidden';
                 EXIT decide;

@@ -1,0 +1,94 @@
+"""Postgres gone: an honest answer in time, and everything well again without a new gate."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from lambent.admission.decisions import Admitted, Outcome, Queued, Refused
+from lambent.errors import StoreUnavailable
+from local.services import Postgres as PostgresService
+from tests.conftest import started
+from tests.store.admission_kit import HOST, Stand, stand
+
+
+async def kill(server: PostgresService, place: Stand) -> None:
+    """Kill the server; its process for our connection ends when it notices, a moment later."""
+    backend = (await place.postgres.fetch_one("SELECT pg_backend_pid() AS pid")).pid
+    server.kill()
+    await asyncio.to_thread(gone, backend)
+
+
+def gone(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.kill(pid, 0)
+            time.sleep(0.01)
+
+
+async def refused_in_time(place: Stand) -> None:
+    before = time.monotonic()
+    decision = await place.ask(host=HOST, slot=True)
+    assert time.monotonic() - before < 3
+    assert isinstance(decision, Refused)
+    assert isinstance(decision.error, StoreUnavailable)
+    assert decision.error.retry_after_s >= 1
+
+
+async def test_a_killed_server_is_told_in_time_and_found_again(tmp_path: Path) -> None:
+    with started(lambda: PostgresService.start(tmp_path)) as server:
+        async with stand(server.dsn, max_inflight=2) as place:
+            lost = await place.ask(host=HOST, slot=True)
+            await kill(server, place)
+            await refused_in_time(place)
+            assert not await place.gate.finish(lost.grant, Outcome.SUCCESS)
+            await refused_in_time(place)
+            server.restart()
+            # The crash emptied limits, slots and tickets: they are made again on the way.
+            again = [await place.ask(host=HOST, slot=True) for _ in range(3)]
+            assert [type(one) for one in again] == [Admitted, Admitted, Queued]
+            assert again[0].limit.remaining == 99
+
+
+async def test_a_crash_keeps_keys_and_the_breaker(tmp_path: Path) -> None:
+    with started(lambda: PostgresService.start(tmp_path)) as server:
+        async with stand(server.dsn) as place:
+            await place.gate.trip(HOST, open_s=600)
+            await kill(server, place)
+            server.restart()
+            decision = await place.ask(host=HOST)
+            assert decision.error.retry_after_s > 500
+
+
+@pytest.mark.parametrize("connected", [True, False])
+async def test_a_server_that_hangs_is_given_up_in_time(tmp_path: Path, connected: bool) -> None:
+    with started(lambda: PostgresService.start(tmp_path)) as server:
+        async with stand(server.dsn) as place:
+            backend = (await place.postgres.fetch_one("SELECT pg_backend_pid() AS pid")).pid
+            if not connected:
+                await place.postgres.close()
+            stopped = [server.pid, *([backend] if connected else [])]
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                await refused_in_time(place)
+            finally:
+                for pid in stopped:
+                    os.kill(pid, signal.SIGCONT)
+            assert isinstance(await place.ask(host=HOST, slot=True), Admitted)
+
+
+async def test_a_waiter_is_told_when_the_server_goes(tmp_path: Path) -> None:
+    with started(lambda: PostgresService.start(tmp_path)) as server:
+        async with stand(server.dsn, max_inflight=1, poll_s=0.02) as place:
+            await place.admitted(slot=True)
+            queued = await place.queued()
+            await kill(server, place)
+            steps = [step async for step in place.gate.wait(queued)]
+            assert isinstance(steps[-1], Refused)
+            assert isinstance(steps[-1].error, StoreUnavailable)
+            server.restart()
