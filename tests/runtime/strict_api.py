@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import re
@@ -47,6 +48,7 @@ class Call:
     body: bytes = b""
     connection: int = 0
     ended_cleanly: bool = False
+    settled: bool = False
     answered_at_s: float = 0.0
     taken_at_s: float = 0.0
 
@@ -146,7 +148,7 @@ class StrictRuntimeAPI:
         self._sockets: list[socket.socket] = []
         self._closing = False
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self.address = "127.0.0.1:%d" % self._listener.getsockname()[1]
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
@@ -171,10 +173,8 @@ class StrictRuntimeAPI:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         for sock in self._sockets:
-            try:
+            with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
         for thread in self._threads:
             thread.join(5)
         for sock in self._sockets:
@@ -204,10 +204,8 @@ class StrictRuntimeAPI:
         except Violation as violation:
             self.violations.append(str(violation))
         finally:
-            try:
+            with contextlib.suppress(OSError):
                 connection.sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
             connection.sock.close()
 
     def _one(self, connection: _Connection) -> bool:
@@ -253,7 +251,7 @@ class StrictRuntimeAPI:
 
     def _give_next(self, connection: _Connection) -> bool:
         if self._open is not None:
-            if not self._open.answered.is_set():
+            if not self._open.settled:
                 self.violations.append("asked for the next invocation before answering")
             self._open.closed.set()
             self._open = None
@@ -296,12 +294,12 @@ class StrictRuntimeAPI:
         else:
             call.body = connection.exactly(int(headers["content-length"]))
             call.ended_cleanly = going_on = True
-            status = call.fault.status if call.fault and call.fault.status else 202
-            if status != 202:
-                call.kind = ""
-            connection.answer(status, b'{"status":"OK"}')
-            if status != 202:
+            if kind == "response" and call.fault is not None and call.fault.status is not None:
+                call.kind = ""  # refused: an error may still follow
+                connection.answer(call.fault.status, b'{"errorType":"Refused"}')
                 return True
+            call.settled = True
+            connection.answer(202, b'{"status":"OK"}')
         call.answered_at_s = time.monotonic()
         call.answered.set()
         return going_on
@@ -312,6 +310,7 @@ class StrictRuntimeAPI:
         try:
             while True:
                 if call.fault is not None and call.fault.after_chunks == len(call.chunks):
+                    call.settled = True
                     return self._inject(connection, call.fault)
                 size_line = connection.line()
                 if not CHUNK_LINE.fullmatch(size_line):
@@ -333,6 +332,7 @@ class StrictRuntimeAPI:
             raise Violation("bytes after the last chunk")
         call.ended_cleanly = True
         time.sleep(self.answer_delay_s)
+        call.settled = True
         connection.answer(202, b'{"status":"OK"}')
         return not connection.fill()
 

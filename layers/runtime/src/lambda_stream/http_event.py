@@ -164,5 +164,5 @@ def _latin(value: Any) -> bytes:
 def _body(event: Mapping[str, Any]) -> bytes:
     body = event.get("body") or ""
     if event.get("isBase64Encoded"):
-        return binascii.a2b_base64(body)
+        return binascii.a2b_base64(body, strict_mode=True)
     return cast(bytes, body.encode("utf-8", "surrogatepass"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from dataclasses import dataclass
 
 from lambda_stream.address import Address
@@ -11,6 +12,11 @@ from lambda_stream.failure import Failure
 from lambda_stream.wire import Answer, AnswerParser, ProtocolError
 
 _BASE = "/2018-06-01/runtime/invocation"
+
+
+def _far_deadline_ms() -> int:
+    """Lambda's own maximum, for an emulator that names no deadline."""
+    return int((time.time() + 900) * 1000)
 
 
 class RuntimeAPIError(Exception):
@@ -61,7 +67,7 @@ class RuntimeAPI:
         if not request_id or not request_id.isascii() or set(request_id) & set("/?# "):
             raise RuntimeAPIError(f"/next gave no usable request id: {request_id!r}")
         try:
-            deadline_ms = int(headers.get("lambda-runtime-deadline-ms", "0"))
+            deadline_ms = int(headers.get("lambda-runtime-deadline-ms") or _far_deadline_ms())
         except ValueError:
             raise RuntimeAPIError("/next gave a deadline that is no number") from None
         return Invocation(
