@@ -1,0 +1,103 @@
+"""The `Poller`: stays awake while something is due within its minute, and nudges for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, Final
+
+from lambent.clock import EPOCH, Clock
+from lambent.due import Database, DueKind
+from lambent.mongo import Document, guarded
+from lambent.poller.generation import HORIZON, Generation
+from lambent.poller.source import LOOK_EVERY_S, Source
+
+_MIN_PAUSE_S: Final = 0.01
+
+
+class Left(StrEnum):
+    """Why a poller ended."""
+
+    IDLE = "idle"  # nothing is due within its minute
+    REPLACED = "replaced"  # a newer one is awake
+    DEADLINE = "deadline"  # its function ends
+    STOPPED = "stopped"
+
+
+class Poller:
+    """One poller's life, from its tick to its end."""
+
+    def __init__(self, mongo: Database, sources: Sequence[Source], *, clock: Clock) -> None:
+        self._mongo = mongo
+        self._sources = sources
+        self._clock = clock
+        self._generation = Generation(mongo, clock=clock)
+        self._stopped = False
+        self.looks = 0
+
+    def stop(self) -> None:
+        """Leave at the next look; what is due is for the next poller."""
+        self._stopped = True
+
+    async def watch(self, *, deadline_s: float) -> Left:
+        """Find and nudge until there is nothing left to wait for, or `deadline_s` (monotonic)."""
+        self._stopped = False
+        if not await self._anything_due():
+            return Left.IDLE
+        life = timedelta(seconds=max(0.0, deadline_s - self._clock.monotonic_s()))
+        awake_until = self._clock.now() + life
+        await self._generation.take_over(awake_until)
+        while True:
+            if left := await self._must_leave(deadline_s):
+                return left
+            pause_s = await self._look()
+            if pause_s is None:
+                if await self._fell_asleep():
+                    return Left.IDLE
+                if not await self._generation.wake_up(awake_until):
+                    return Left.REPLACED
+                pause_s = _MIN_PAUSE_S
+            left_s = deadline_s - self._clock.monotonic_s()
+            await self._clock.sleep(max(_MIN_PAUSE_S, min(pause_s, left_s)))
+
+    async def _must_leave(self, deadline_s: float) -> Left | None:
+        if self._stopped or self._clock.monotonic_s() >= deadline_s:
+            # Said, so that the next settle rings the bell at once.
+            await self._generation.fall_asleep()
+            return Left.STOPPED if self._stopped else Left.DEADLINE
+        return None if await self._generation.is_newest() else Left.REPLACED
+
+    async def _look(self) -> float | None:
+        self.looks += 1
+        pauses = await asyncio.gather(*(source.look() for source in self._sources))
+        worth = [pause_s for pause_s in pauses if pause_s is not None]
+        return min([*worth, LOOK_EVERY_S]) if worth else None
+
+    async def _fell_asleep(self) -> bool:
+        """Say so first, then look once more: whoever settled in between found us awake."""
+        if not await self._generation.fall_asleep():
+            return True
+        return not await self._anything_due()
+
+    async def _anything_due(self) -> bool:
+        """Whether anything is due within the minute, leased or not: one command."""
+        kinds = [source.documents.kind for source in self._sources]
+        horizon = self._clock.now() + HORIZON
+        first, *others = (_any_due(kind, horizon) for kind in kinds)
+        unions = [
+            {"$unionWith": {"coll": kind.collection, "pipeline": pipeline}}
+            for kind, pipeline in zip(kinds[1:], others, strict=True)
+        ]
+        collection = self._mongo.db[kinds[0].collection]
+        cursor = await guarded(collection.aggregate([*first, *unions, {"$limit": 1}]))
+        return bool(await guarded(cursor.to_list()))
+
+
+def _any_due(kind: DueKind, horizon: Any) -> list[Document]:
+    match: Document = {"due_at": {"$gte": EPOCH, "$lte": horizon}}
+    if kind.levels:
+        # The index begins with the priority: without it the server would read the collection.
+        match["priority"] = {"$in": list(kind.levels)}
+    return [{"$match": match}, {"$limit": 1}, {"$project": {"_id": 1}}]

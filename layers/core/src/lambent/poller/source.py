@@ -1,0 +1,132 @@
+"""Finds the due documents of one kind and nudges for them, within what the fleet can take."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from lambent.clock import EPOCH, Clock
+from lambent.dispatch import QUIET_S, Work
+from lambent.due import LEASE_S, DueDocuments, DueId
+from lambent.mongo import guarded
+from lambent.poller.generation import HORIZON, Nudges
+
+LOOK_EVERY_S: Final = 1.0
+# With more due than the fleet takes at once, room is looked for this often.
+_ROOM_EVERY_S: Final = 0.1
+# Sent so much early: a claim takes it ahead of time and waits the rest warm.
+LEAD_S: Final = 0.1
+# How many ids are held at most: a bound on memory, whatever the backlog.
+LOOK_LIMIT: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """What may be in work at once: `functions` of them, each with a batch of `batch` ids."""
+
+    functions: int
+    batch: int
+
+    @property
+    def ids(self) -> int:
+        return self.functions * self.batch
+
+
+class Source:
+    """One kind of due documents on the poller's round."""
+
+    def __init__(
+        self, work: Work, documents: DueDocuments, *, fleet: Fleet, nudges: Nudges, clock: Clock
+    ) -> None:
+        self.work = work
+        self.documents = documents
+        self._fleet = fleet
+        self._nudges = nudges
+        self._clock = clock
+        self._waiting: deque[DueId] = deque()
+        self._found_s = -LOOK_EVERY_S
+        self._sent: dict[str, float] = {}
+        self.most_held = 0
+
+    async def look(self) -> float | None:
+        """One look. Seconds until the next one is worth it; None: nothing within a minute."""
+        now_s = self._clock.monotonic_s()
+        self._forget(now_s)
+        if not self._waiting or now_s - self._found_s >= LOOK_EVERY_S:
+            await self._find(now_s)
+        ready = self._clock.now() + timedelta(seconds=LEAD_S)
+        if self._waiting and self._waiting[0].due_at <= ready:
+            room = await self._room()
+            await self._send(ready, room)
+            if self._waiting and self._waiting[0].due_at <= ready:
+                return _ROOM_EVERY_S
+        if self._waiting:
+            early = self._waiting[0].due_at - ready
+            return min(LOOK_EVERY_S, max(0.0, early.total_seconds()))
+        return LOOK_EVERY_S if self._sent else await self._until_next()
+
+    async def _find(self, now_s: float) -> None:
+        found = await self.documents.find(LOOK_LIMIT, ahead_s=LOOK_EVERY_S + LEAD_S)
+        ready = self._clock.now() + timedelta(seconds=LEAD_S)
+        fresh = [one for one in found if one.id not in self._sent]
+        # What is due comes by priority; what is only about to be, by its time.
+        now_due = [one for one in fresh if one.due_at <= ready]
+        soon = sorted((one for one in fresh if one.due_at > ready), key=lambda one: one.due_at)
+        self._waiting = deque([*now_due, *soon])
+        self._found_s = now_s
+        self.most_held = max(self.most_held, len(self._waiting))
+
+    async def _room(self) -> int:
+        """How many more ids the fleet takes: less those in work, and those sent but not begun."""
+        now = self._clock.now()
+        leased = {"$gt": now, "$lte": now + timedelta(seconds=2 * LEASE_S)}
+        in_work = await guarded(
+            self.documents.collection.count_documents(
+                {"lease_until": leased}, limit=self._fleet.ids
+            )
+        )
+        unclaimed = 0
+        if self._sent:
+            still_due = {
+                "_id": {"$in": list(self._sent)},
+                "due_at": {"$gte": EPOCH, "$lte": now + timedelta(seconds=LEAD_S)},
+                "lease_until": {"$lte": now},
+            }
+            unclaimed = await guarded(self.documents.collection.count_documents(still_due))
+        return self._fleet.ids - in_work - unclaimed
+
+    async def _send(self, ready: datetime, room: int) -> None:
+        together: list[str] = []
+        alone: list[str] = []
+        while self._waiting and self._waiting[0].due_at <= ready:
+            one = self._waiting[0]
+            # One that goes alone takes a whole function to itself.
+            room -= self._fleet.batch if one.alone else 1
+            if room < 0 and (together or alone or not one.alone):
+                break
+            self._waiting.popleft()
+            (alone if one.alone else together).append(one.id)
+            if room < 0:
+                break
+        now_s = self._clock.monotonic_s()
+        self._sent |= dict.fromkeys([*together, *alone], now_s)
+        await self._nudges.nudge(self.work, together)
+        for one_id in alone:
+            await self._nudges.nudge(self.work, [one_id])
+
+    async def _until_next(self) -> float | None:
+        now = self._clock.now()
+        next_at = await self.documents.next_due_at(now + HORIZON)
+        if next_at is None:
+            return None
+        early_s = (next_at - now).total_seconds() - LEAD_S
+        return min(LOOK_EVERY_S, max(0.0, early_s))
+
+    def _forget(self, now_s: float) -> None:
+        """Sent long ago and still due: the nudge was lost, so it may go out once more."""
+        for one_id, at_s in list(self._sent.items()):
+            if now_s - at_s < QUIET_S:
+                break
+            del self._sent[one_id]
