@@ -82,6 +82,7 @@ class Engine:
         params.verbosity = 0
         params.api_keys = [self._key]  # the port of its own that llama.cpp opens is ours alone
         params.cpuparams.n_threads = os.cpu_count() or 1
+        params.cpuparams.poll = 0  # threads that spin starve whoever shares the machine
         if embedding:
             params.embedding = True
             params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN

