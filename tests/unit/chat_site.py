@@ -89,7 +89,9 @@ async def chat_site(
 @asynccontextmanager
 async def serving(app: Any) -> AsyncIterator[str]:
     """The application under uvicorn on a free port."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    # With its protocol named: asyncio turns Nagle's delay off only where it reads TCP.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
     config = uvicorn.Config(app, lifespan="off", log_level="error", timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve(sockets=[listener]))

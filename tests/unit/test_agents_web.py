@@ -72,11 +72,15 @@ async def test_what_may_not_be_read_is_refused_with_the_reason(address: str, why
 
 
 async def test_the_rules_hold_again_after_each_redirect() -> None:
-    async with pages(lambda path: (200, {}, b"inner")) as inner:
-        async with pages(lambda path: (302, {"location": f"{inner}/x"}, b"")) as outer:
-            with pytest.raises(FetchFailed, match="not allowed"):
-                await WebReader([listed(outer)]).read(outer)
-            document = await WebReader([listed(outer), listed(inner)]).read(outer)
+    targets: list[str] = []
+    async with (
+        pages(lambda path: (200, {}, b"inner")) as inner,
+        pages(lambda path: (302, {"location": targets[0]}, b"")) as outer,
+    ):
+        targets.append(f"{inner}/x")
+        with pytest.raises(FetchFailed, match="not allowed"):
+            await WebReader([listed(outer)]).read(outer)
+        document = await WebReader([listed(outer), listed(inner)]).read(outer)
     assert document.url == f"{inner}/x"
 
 

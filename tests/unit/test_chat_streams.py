@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.unit.chat_site import CHAT, ChatSite, chat_site, frames, said
 
 @pytest.fixture
 async def site(postgres_dsn: str, scripted_model: ScriptedModel) -> AsyncIterator[ChatSite]:
-    brisk = {"keep_alive_s": 0.3, "slot_wait_s": 1.0, "ollama_max_inflight": 2}
+    brisk: dict[str, Any] = {"keep_alive_s": 0.3, "slot_wait_s": 1.0, "ollama_max_inflight": 2}
     async with chat_site(postgres_dsn, scripted_model.host, **brisk) as site:
         yield site
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
 
 import httpx
@@ -24,6 +24,7 @@ T = TypeVar("T")
 _LINE_BYTES: Final = 8_000_000
 _ERROR_BODY_BYTES: Final = 64_000
 _SMALL_CALL_S: Final = 5.0
+_DRAIN_S: Final = 0.25
 _TRANSPORT: Final = (httpx.HTTPError, httpx.InvalidURL, TimeoutError)
 
 
@@ -38,15 +39,13 @@ class ModelManager:
         self._host = settings.ollama_host
         self._first_token_s = settings.ollama_first_token_timeout_s
         self._next_token_s = settings.ollama_next_token_timeout_s
-        headers = {"accept-encoding": "identity", "content-type": "application/json"}
-        if settings.ollama_api_key:
-            headers["authorization"] = f"Bearer {settings.ollama_api_key}"
-        self._connections = Connections(
-            clock=clock,
-            tls=self._host.startswith("https:"),
-            headers=headers,
-            connect_timeout_s=settings.ollama_connect_timeout_s,
+        self._headers = httpx.Headers(
+            {"accept-encoding": "identity", "content-type": "application/json"}
         )
+        if settings.ollama_api_key:
+            self._headers["authorization"] = f"Bearer {settings.ollama_api_key}"
+        self._timeouts = {"connect": settings.ollama_connect_timeout_s}
+        self._connections = Connections(clock=clock, tls=self._host.startswith("https:"))
 
     @property
     def host(self) -> str:
@@ -73,6 +72,8 @@ class ModelManager:
                 if chunk.content or chunk.end or chunk.tool_calls or chunk.thinking:
                     yield chunk
                 if chunk.end:
+                    # Read to the end of the answer, or the connection could not be kept.
+                    await _drain(lines)
                     return
         raise ModelUnavailable("The model server ended its answer halfway.")
 
@@ -154,17 +155,19 @@ class ModelManager:
             connected = connected or event == "connection.connect_tcp.started"
 
         method = "GET" if content is None else "POST"
+        extensions = {"timeout": self._timeouts, "trace": note}
         while True:
-            client = await held.enter_async_context(self._connections.borrow())
-            request = client.build_request(method, url, content=content)
-            request.extensions["trace"] = note
+            pool = await held.enter_async_context(self._connections.borrow())
+            request = httpx.Request(
+                method, url, headers=self._headers, content=content, extensions=extensions
+            )
             try:
-                answer = await client.send(request, stream=True)
+                answer = await pool.handle_async_request(request)
             except (httpx.NetworkError, httpx.RemoteProtocolError):
                 if connected:
                     raise
                 # A kept connection had died unseen, as after the server's restart: that tells
-                # nothing of the server now. The fresh client connects, so this ends.
+                # nothing of the server now. The fresh pool connects, so this ends.
                 self._connections.drop()
                 continue
             held.push_async_callback(answer.aclose)
@@ -195,6 +198,13 @@ class ModelManager:
                     by = loop.time() + self._next_token_s
         if rest.strip():
             yield rest
+
+
+async def _drain(lines: AsyncGenerator[bytes, None]) -> None:
+    with suppress(ModelUnavailable, TimeoutError):
+        async with asyncio.timeout(_DRAIN_S):
+            async for _ in lines:
+                pass
 
 
 async def _read_some(answer: httpx.Response, *, by: float) -> bytes:

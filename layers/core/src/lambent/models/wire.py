@@ -72,7 +72,7 @@ def _tool_call(call: ToolCall) -> dict[str, Any]:
 def read_chunk(line: bytes) -> ModelChunk:
     """One NDJSON line of `/api/chat`; raises `ModelUnavailable` on anything else."""
     try:
-        record = json.loads(line)
+        record = json.loads(line.decode())
         if "error" in record:
             raise ModelUnavailable(f"The model server failed: {tidy(str(record['error']))}")
         message = record.get("message") or {}
