@@ -93,9 +93,13 @@ class Environment:
         return self.state not in (State.STOPPING, State.GONE)
 
     @property
-    def finishing(self) -> bool:
-        """Answered already; the runtime has yet to ask for the next event."""
-        return self.state is State.BUSY and bool(self._invocation and self._invocation.reply.ended)
+    def answered_for_s(self) -> float | None:
+        """How long ago its present invocation was answered, while the runtime has yet to ask for
+        the next one; None where there is nothing answered."""
+        if self.state is not State.BUSY or self._invocation is None:
+            return None
+        reply = self._invocation.reply
+        return time.monotonic() - reply.ended_at_s if reply.ended else None
 
     # What the process tells through the Runtime API.
 
@@ -114,6 +118,10 @@ class Environment:
 
     def on_next(self) -> None:
         self._close_invocation()
+
+    def on_lost(self) -> None:
+        if self.state in (State.IDLE, State.BUSY):
+            self._spawn_stop("failure")
 
     def on_init_error(self, failure: Failure) -> None:
         self.init_failure = failure

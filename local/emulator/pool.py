@@ -13,6 +13,10 @@ from local.emulator.template import Function
 
 log = logging.getLogger("lambent.local.pool")
 
+# An environment that has just answered asks for the next event within a moment, unless it does
+# something in the background: until then it is not worth starting another.
+_FINISHING_S = 0.1
+
 
 class Throttled(Exception):
     """No environment for this request; `reserved` tells the template's limit from ours."""
@@ -66,7 +70,7 @@ class Pool:
             self._patient.append(invocation)
         else:
             in_progress = len(self._urgent) + sum(
-                env.state is State.BUSY and not env.finishing for env in self._environments
+                env.state is State.BUSY and env.answered_for_s is None for env in self._environments
             )
             if reserved is not None and in_progress >= self.limit == reserved:
                 raise Throttled(reserved=True)
@@ -145,7 +149,13 @@ class Pool:
             idle.pop().assign(invocation)
         waiting = len(self._urgent) + len(self._patient)
         starting = sum(env.state is State.STARTING for env in self._environments)
-        for _ in range(min(waiting - starting, self.limit - len(self._live()))):
+        finishing = sum(
+            env.answered_for_s is not None and env.answered_for_s < _FINISHING_S
+            for env in self._environments
+        )
+        if waiting and finishing:
+            asyncio.get_running_loop().call_later(_FINISHING_S, self._work)
+        for _ in range(min(waiting - starting - finishing, self.limit - len(self._live()))):
             self._add()
 
     def _pop(self) -> Invocation | None:

@@ -53,6 +53,7 @@ class Reply:
         self.head: asyncio.Future[Head] = loop.create_future()
         self.failure: Failure | None = None
         self.ended = False
+        self.ended_at_s = 0.0  # monotonic
         self.abandoned = False
         self.on_abandon: Callable[[], None] | None = None
         self._buffer = bytearray()
@@ -82,6 +83,7 @@ class Reply:
             self._buffer += failure.document()
         self.failure = failure
         self.ended = True
+        self.ended_at_s = time.monotonic()
         _wake(self._data)
 
     def abandon(self) -> None:

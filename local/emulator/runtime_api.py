@@ -29,6 +29,9 @@ class RuntimeListener(Protocol):
     def on_next(self) -> None:
         """The runtime asked for the next event: the one before is over."""
 
+    def on_lost(self) -> None:
+        """The runtime let go of /next without an answer: it is about to end, or out of order."""
+
     def on_init_error(self, failure: Failure) -> None: ...
 
 
@@ -110,9 +113,9 @@ class RuntimeApi:
         self._listener.on_next()
         self._ready_if_all_wait()
         await asyncio.wait({waiter, exchange.gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not waiter.done():
+        if exchange.gone.done():
             if self._waiter is waiter:
-                self._waiter = None
+                self._listener.on_lost()
             return
         current = waiter.result()
         invocation = current.invocation

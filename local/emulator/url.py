@@ -139,7 +139,7 @@ class FunctionUrls:
             exchange.send(data)
             await exchange.drain()
         if reply.failure is not None:
-            exchange.abort()  # a broken stream must not look like a whole one
+            exchange.truncate()  # a broken stream must not look like a whole one
         else:
             exchange.finish()
 

@@ -132,8 +132,12 @@ class Exchange:
         """Wait while the client is slower than we are."""
         await self._connection.writable()
 
+    def truncate(self) -> None:
+        """End without an end: what was sent arrives, and the client sees that more was due."""
+        self._connection.truncate()
+
     def abort(self) -> None:
-        """Break the connection: the only honest end of an answer that cannot be completed."""
+        """Break the connection at once."""
         self._connection.abort()
 
 
@@ -150,6 +154,7 @@ class _Connection(asyncio.Protocol):
         self._raw: bytearray | None = None
         self._pending_bytes = 0
         self._discarding = False
+        self._outgoing = bytearray()
         self._more: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
         self._transport: asyncio.Transport
@@ -220,8 +225,17 @@ class _Connection(asyncio.Protocol):
         return received
 
     def write(self, data: bytes) -> None:
-        if not self.gone.done():
-            self._transport.write(data)
+        """Send with everything else that is written in this turn of the event loop."""
+        if self.gone.done():
+            return
+        if not self._outgoing:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._outgoing += data
+
+    def _flush(self) -> None:
+        if self._outgoing and not self.gone.done():
+            self._transport.write(bytes(self._outgoing))
+        self._outgoing.clear()
 
     def write_event(self, event: h11.Event) -> None:
         data = self._http.send(event)
@@ -229,8 +243,15 @@ class _Connection(asyncio.Protocol):
             self.write(data)
 
     async def writable(self) -> None:
+        if len(self._outgoing) > _HIGH_WATER_BYTES:
+            self._flush()
         if self._room is not None:
             await self._room
+
+    def truncate(self) -> None:
+        self._flush()
+        self._transport.close()
+        self._lost()
 
     def abort(self) -> None:
         self._transport.abort()
@@ -259,6 +280,7 @@ class _Connection(asyncio.Protocol):
             log.exception("a request handler failed")
             self._transport.abort()
         finally:
+            self._flush()
             self._transport.close()
 
     async def _one_exchange(self) -> bool:

@@ -176,6 +176,17 @@ def test_a_stop_lets_a_short_request_end(up: Up) -> None:
     assert asking.communicate(timeout=20)[0] == "200\n"
 
 
+def test_a_stop_breaks_a_stream_that_would_go_on(up: Up) -> None:
+    handler = up.folder / "toys" / "functions" / "chat" / "handler.py"
+    endless = CHAT.replace('await send({"type": "http.response.body"})', "await sleep(600)")
+    handler.write_text("from asyncio import sleep\n" + endless)
+    url = up.start().ready()["url"]
+    with httpx.stream("POST", f"{url}/chat/stream", content=b"{}", timeout=30) as answer:
+        next(answer.iter_raw())
+        assert up.end() == 0
+    assert up.leftovers() == []
+
+
 def test_a_stop_while_it_starts_leaves_nothing_behind(up: Up) -> None:
     up.start(env={})  # with services of its own
     eventually(lambda: bool(up.leftovers()))

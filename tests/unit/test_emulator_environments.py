@@ -110,6 +110,16 @@ async def test_an_idle_process_that_is_killed_disappears_from_the_pids(toys: Toy
         assert changes
 
 
+async def test_a_request_right_after_a_kill_is_answered(toys: Toys) -> None:
+    async with toys.add("sleeper", SLEEPER).run() as emulator:
+        for _ in range(5):
+            pid = (await emulator.invoke("sleeper", {"for_s": 0}))["pid"]
+            os.kill(pid, signal.SIGKILL)
+            call = emulator.invoke("sleeper", {"for_s": 0})
+            (outcome,) = await asyncio.gather(call, return_exceptions=True)
+            assert isinstance(outcome, dict | FunctionError)
+
+
 async def test_killing_at_any_moment_loses_no_request_silently(toys: Toys) -> None:
     async with toys.add("sleeper", SLEEPER).run(max_environments=3) as emulator:
         calls = [asyncio.create_task(emulator.invoke("sleeper", {"for_s": 0.1})) for _ in range(30)]
