@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
 
+from local.emulator.exchange import Request
 from local.emulator.template import Function
-from local.emulator.wire import Request
 
 _TEXT_TYPES = ("application/json", "application/javascript", "application/xml")
 _HOP_BY_HOP = frozenset({"connection", "transfer-encoding", "keep-alive", "upgrade", "te"})

@@ -8,10 +8,10 @@ from urllib.parse import parse_qs, unquote
 
 from local.emulator.deferred import EventQueue
 from local.emulator.eventstream import encode_event
+from local.emulator.exchange import BodyTooLarge, Exchange, Request
 from local.emulator.pool import Pool, Throttled
 from local.emulator.reply import Abandoned, Invocation
 from local.emulator.template import Function
-from local.emulator.wire import BodyTooLarge, Exchange, Request
 
 REQUEST_LIMIT_BYTES = 6_291_556
 EVENT_LIMIT_BYTES = 1_048_576

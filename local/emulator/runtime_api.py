@@ -8,9 +8,9 @@ import uuid
 from dataclasses import dataclass
 from typing import Protocol
 
+from local.emulator.exchange import Exchange
 from local.emulator.reply import HTTP_STREAM_TYPE, JSON_TYPE, Failure, Head, Invocation
 from local.emulator.template import ACCOUNT, Function
-from local.emulator.wire import Exchange
 
 log = logging.getLogger("lambent.local.runtime_api")
 

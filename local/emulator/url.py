@@ -6,6 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
+from local.emulator.exchange import BodyTooLarge, Exchange
 from local.emulator.http_event import (
     DELIMITER,
     PRELUDE_LIMIT_BYTES,
@@ -18,7 +19,6 @@ from local.emulator.http_event import (
 from local.emulator.pool import Pool, Throttled
 from local.emulator.reply import HTTP_STREAM_TYPE, Abandoned, Invocation, Reply
 from local.emulator.template import UrlMode
-from local.emulator.wire import BodyTooLarge, Exchange
 
 log = logging.getLogger("lambent.local.url")
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from local.emulator.chunked import BadChunk, ChunkedDecoder
-from local.emulator.wire import BodyTooLarge, Exchange, Handler, Server
+from local.emulator.exchange import BodyTooLarge, Exchange
+from local.emulator.wire import Handler, Server
 
 
 @asynccontextmanager
