@@ -31,6 +31,7 @@ from typing import Any, Final, Protocol
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import PyMongoError
+from pymongo.read_concern import ReadConcern
 
 from lambent.clock import EPOCH, Clock
 from lambent.mongo import Document, guarded, is_unreachable
@@ -203,6 +204,14 @@ class DueDocuments:
             return None
         return Lease(lease.kind, lease.id, lease.token, begun_s + LEASE_S)
 
+    async def write(
+        self, lease: Lease, update: Mapping[str, Any], *, where: Mapping[str, Any] | None = None
+    ) -> bool:
+        """One update under the lease that keeps it; False: lost, or `where` does not hold."""
+        guard = {"_id": lease.id, "lease": lease.token, **(where or {})}
+        answer = await guarded(self.collection.update_one(guard, dict(update)))
+        return answer.matched_count == 1
+
     async def wake(
         self,
         document_id: str,
@@ -260,6 +269,12 @@ class DueDocuments:
 
     def _filters(self) -> list[Document]:
         return [{"priority": level} for level in self.kind.levels] or [{}]
+
+
+async def read_winner(collection: AsyncCollection[Document], document_id: str) -> Document | None:
+    """The document whose insert came first, read so that no failover can take it back."""
+    durable = collection.with_options(read_concern=ReadConcern("majority"))
+    return await guarded(durable.find_one({"_id": document_id}))
 
 
 _FREED: Final[Mapping[str, Any]] = {"lease": None, "lease_until": EPOCH}

@@ -314,6 +314,10 @@ class Cancelled(Unwind):
     """The run is being cancelled, or was failed: nothing new begins."""
 
 
+class Paused(Unwind):
+    """Someone paused the run: what is under way was let finish, nothing new begins."""
+
+
 class Abandoned(Unwind):
     """A sibling branch failed: this one is given up."""
 

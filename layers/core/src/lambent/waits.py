@@ -29,7 +29,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import DuplicateKeyError
 
 from lambent.clock import EPOCH, FAR_FUTURE, Clock
-from lambent.due import Database
+from lambent.due import Database, read_winner
 from lambent.mongo import Document, guarded
 from lambent.where import matches
 
@@ -113,7 +113,7 @@ class Waits:
         try:
             await guarded(self._waits.insert_one(document))
         except DuplicateKeyError:
-            return await self._read(wait["_id"])
+            return await self.read(wait["_id"])
         return document
 
     async def look_back(
@@ -139,7 +139,7 @@ class Waits:
                 if fits(wait, event) and await self._free(event["_id"], holders or {}, stale):
                     outcome = await self.take(wait, event)
                     if outcome is not Taken.COUNTED:
-                        return await self._read(wait["_id"])
+                        return await self.read(wait["_id"])
             if len(events) < limit:
                 return wait
             # A page of one and the same instant would come again for ever: ask for more at once.
@@ -190,9 +190,14 @@ class Waits:
         if wait["status"] != WaitStatus.OPEN:
             return wait
         changes = {"status": WaitStatus.TIMED_OUT.value, "closed_at": self._clock.now()}
-        still_open = {"_id": wait["_id"], "status": WaitStatus.OPEN.value}
+        # With the deadline that passed: a heartbeat may have moved it meanwhile.
+        still_open = {
+            "_id": wait["_id"],
+            "status": WaitStatus.OPEN.value,
+            "deadline_at": wait["deadline_at"],
+        }
         await guarded(self._waits.update_one(still_open, {"$set": changes}))
-        return await self._read(wait["_id"])
+        return await self.read(wait["_id"])
 
     async def extend(self, wait_id: str, deadline_at: datetime) -> bool:
         """Move the deadline of an open wait (a heartbeat); False: it is no longer open."""
@@ -201,6 +206,22 @@ class Waits:
             self._waits.update_one(still_open, {"$set": {"deadline_at": deadline_at}})
         )
         return answer.matched_count == 1
+
+    async def close(self, wait_id: str) -> None:
+        """Close one open wait: its place in the run was cut off."""
+        await guarded(
+            self._waits.update_one(
+                {"_id": wait_id, "status": WaitStatus.OPEN.value},
+                {"$set": {"status": WaitStatus.CLOSED.value, "closed_at": self._clock.now()}},
+            )
+        )
+
+    async def consume(self, wait_ids: list[str]) -> None:
+        """Mark waits whose events stay taken though the run goes on in another epoch."""
+        if wait_ids:
+            await guarded(
+                self._waits.update_many({"_id": {"$in": wait_ids}}, {"$set": {"consumed": True}})
+            )
 
     async def close_run(self, run: str) -> None:
         """Close what an ended run left open, so that no delivery looks at it any more."""
@@ -247,8 +268,13 @@ class Waits:
         """Every wait of a run, of all epochs."""
         return await guarded(self._waits.find({"run": run}).to_list())
 
-    async def _read(self, wait_id: str) -> Document:
-        document = await guarded(self._waits.find_one({"_id": wait_id}))
+    async def find(self, wait_id: str) -> Document | None:
+        """The wait, if there is one."""
+        return await guarded(self._waits.find_one({"_id": wait_id}))
+
+    async def read(self, wait_id: str) -> Document:
+        """The wait as it stands."""
+        document = await read_winner(self._waits, wait_id)
         if document is None:
             raise LookupError(f"the wait {wait_id} was deleted under its run")
         return document

@@ -1,0 +1,194 @@
+"""Runs one step to its checkpoint: attempts, rests between them, and the mark of at most once."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from lambent.codec import encode
+from lambent.engine.context import RunContext, error_document, failure_of
+from lambent.engine.model import FINAL, Kind, StepStatus
+from lambent.engine.options import Retry
+from lambent.errors import (
+    BreakerOpen,
+    ConcurrentSteps,
+    Interrupted,
+    ModelBusy,
+    NonRetryable,
+    NoSlot,
+    RequestError,
+    RetryAfter,
+    StepFailed,
+    Unserialisable,
+)
+from lambent.mongo import Document
+
+# Not the step's fault, and known to pass: no attempt is spent on these.
+_NOT_NOW: Final = (BreakerOpen, NoSlot, ModelBusy)
+_FOR_GOOD: Final = (NonRetryable, RequestError, Unserialisable, ConcurrentSteps)
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """What a step's code gave: its value, and what it spent."""
+
+    value: Any
+    spent: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One step as its author wants it run."""
+
+    kind: Kind
+    produce: Callable[[], Awaitable[Product]]
+    retry: Retry
+    timeout_s: float
+    at_most_once: bool = False
+    redact: bool = False
+    undoable: bool = False
+
+
+class _Try:
+    """The step between its beginning and its checkpoint."""
+
+    def __init__(self, context: RunContext, key: str, plan: Plan, record: Document | None):
+        self.context = context
+        self.key = key
+        self.plan = plan
+        self.record = record
+        self.order = record["order"] if record else context.journal.next_order()
+        self.started_at: datetime | None = record["started_at"] if record else None
+        self.attempts = int(record["attempts"]) if record else 0
+        self._own_mark = secrets.token_hex(8)
+
+    async def to_the_end(self) -> Document:
+        record = self.record
+        if record is not None and record["status"] == StepStatus.MARKED:
+            # Someone before us began it and was not heard of again.
+            error = Interrupted("It was begun and never heard of again.", step=self.key)
+            return await self._fail(error, attempts=self.attempts)
+        while True:
+            if self.record is not None:
+                await self.context.execution.park(self.record["retry_at"])
+            await self.context.execution.permit(self.plan.timeout_s)
+            if self.plan.at_most_once and (winner := await self._mark()) is not None:
+                return winner
+            if (final := await self._attempt()) is not None:
+                return final
+
+    async def _mark(self) -> Document | None:
+        """Say that the step begins, before it does; a record that is not our mark comes back."""
+        fields = {"attempts": self.attempts + 1, "mark": self._own_mark}
+        wanted = await self._write(StepStatus.MARKED, **fields)
+        if wanted.get("mark") == self._own_mark:
+            return None
+        if wanted["status"] in FINAL:
+            return wanted
+        self.record, self.attempts = wanted, int(wanted["attempts"])
+        return await self.to_the_end()
+
+    async def _attempt(self) -> Document | None:
+        """One attempt; its final record, or None if there is to be another."""
+        execution, plan = self.context.execution, self.plan
+        self.started_at = self.started_at or self.context.clock.now()
+        try:
+            product = await execution.body(plan.produce(), plan.timeout_s)
+            encoded = encode(product.value)
+            values, run_id = self.context.values, self.context.run["_id"]
+            output = await execution.persist(lambda: values.place(run_id, encoded))
+        except Exception as error:
+            return await self._failed(error)
+        extra = {"undo": True} if plan.undoable else {}
+        if plan.redact:
+            extra["redact"] = True
+        if product.spent:
+            extra["spent"] = product.spent  # type: ignore[assignment]
+        return await self._write(
+            StepStatus.COMPLETED, output=output, attempts=self.attempts + 1, **extra
+        )
+
+    async def _failed(self, error: Exception) -> Document | None:
+        self.context.execution.check()
+        if isinstance(error, _NOT_NOW):
+            return await self._rest(error, error.retry_after_s, self.attempts)
+        attempts = self.attempts + 1
+        if isinstance(error, _FOR_GOOD) or attempts >= self.plan.retry.attempts:
+            return await self._fail(_final(error, self.key), attempts=attempts)
+        rest_s = self.plan.retry.delay_s(attempts)
+        if isinstance(error, RetryAfter):
+            rest_s = max(0.0, error.seconds)
+        return await self._rest(error, rest_s, attempts)
+
+    async def _rest(self, error: Exception, rest_s: float, attempts: int) -> Document | None:
+        # On record before the rest: a crash must not give the step its attempts back.
+        record = await self._write(
+            StepStatus.RETRYING,
+            attempts=attempts,
+            retry_at=self.context.clock.now() + timedelta(seconds=rest_s),
+            error={"type": type(error).__name__, "message": str(error)[:2000]},
+        )
+        if record["status"] in FINAL:
+            return record
+        self.record, self.attempts = record, int(record["attempts"])
+        if record["status"] == StepStatus.MARKED and record.get("mark") != self._own_mark:
+            return await self.to_the_end()
+        return None
+
+    async def _fail(self, error: StepFailed, *, attempts: int) -> Document:
+        error.step, error.attempts = self.key, attempts
+        return await self._write(StepStatus.FAILED, attempts=attempts, error=error_document(error))
+
+    async def _write(self, status: StepStatus, **fields: Any) -> Document:
+        """The record, moved on to `status`; or what another owner made of it."""
+        context, now = self.context, self.context.clock.now()
+        fields["started_at"] = self.started_at or now
+        fields["finished_at"] = now if status in FINAL else None
+        while True:
+            if self.record is None:
+                found = await context.record(self.key, self.plan.kind, status, self.order, **fields)
+            else:
+                found = await context.advance(self.record, status=status.value, **fields)
+            if found["status"] in FINAL:
+                return found
+            self.record = found
+            if status not in FINAL:
+                return found
+            # Another owner moved it on, but came to no end: what ended here still counts.
+
+
+async def attempted(context: RunContext, key: str, plan: Plan, record: Document | None) -> Document:
+    """The final record of the step: at once if it is there, else after running it."""
+    if record is not None and record["status"] in FINAL:
+        return record
+    if context.execution.unwinding:
+        return await context.bury(key, plan.kind, record)
+    return await _Try(context, key, plan, record).to_the_end()
+
+
+async def call(fn: Callable[..., Any], *args: Any) -> Any:
+    """Call an author's function: a plain one in a thread, so that it holds up nobody else."""
+    if inspect.iscoroutinefunction(fn):
+        return await fn(*args)
+    result = await asyncio.to_thread(fn, *args) if _is_plain(fn) else fn(*args)
+    return await result if inspect.isawaitable(result) else result
+
+
+def _is_plain(fn: Callable[..., Any]) -> bool:
+    # A lambda or partial around an async function must make its coroutine on this loop; both
+    # kinds of callable may, so only functions known to be plain go to a thread.
+    return inspect.isfunction(fn) and fn.__name__ != "<lambda>"
+
+
+def _final(error: Exception, key: str) -> StepFailed:
+    if isinstance(error, StepFailed):
+        return failure_of({"error": error_document(error), "key": error.step})
+    message = str(error) or type(error).__name__
+    if isinstance(error, Unserialisable):
+        message = f"The result of step {key!r} cannot be kept: {message}"
+    return StepFailed(message, type=type(error).__name__)

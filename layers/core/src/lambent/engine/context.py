@@ -1,0 +1,193 @@
+"""Bundles what the steps of one pass stand on, and how a step is entered and left."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from lambent.clock import Clock
+from lambent.engine.branch import CURRENT
+from lambent.engine.config import EngineConfig, EventPort, ModelPort
+from lambent.engine.execution import Execution
+from lambent.engine.journal import Journal
+from lambent.engine.model import FINAL, ErrorRecord, Kind, StepStatus
+from lambent.engine.registry import Workflow
+from lambent.engine.values import Values
+from lambent.errors import (
+    CallbackFailed,
+    Cancelled,
+    ChildFailed,
+    Interrupted,
+    LeaseLost,
+    NonDeterministic,
+    StepFailed,
+    StepTimedOut,
+    WaitTimedOut,
+)
+from lambent.mongo import Document
+from lambent.waits import Waits
+
+
+class Children(Protocol):
+    """How a run starts, finds and stops other runs."""
+
+    async def start_child(self, spec: ChildSpec) -> Document: ...
+
+    async def bury_child(self, spec: ChildSpec) -> Document: ...
+
+    async def read(self, run_id: str) -> Document | None: ...
+
+    async def cancel_child(self, run_id: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildSpec:
+    """A child run that a step asks for."""
+
+    parent: Document
+    key: str
+    workflow: str
+    input: Any
+    version: int | None
+    priority: int | None
+    budget: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undo:
+    """A step that happened and knows how to be undone."""
+
+    order: int
+    key: str
+    fn: Callable[..., Any]
+    output: Any
+
+
+@dataclass(slots=True, kw_only=True)
+class RunContext:
+    """Everything a step needs; one for each pass."""
+
+    run: Document
+    workflow: Workflow
+    execution: Execution
+    journal: Journal
+    values: Values
+    waits: Waits
+    children: Children
+    clock: Clock
+    config: EngineConfig
+    model: ModelPort | None
+    events: EventPort | None
+    report: Callable[[Any], Awaitable[None]]
+    undos: list[Undo] = field(default_factory=list)
+    undoable: bool = False  # whether a step with an undo was reached
+
+    @contextmanager
+    def step(self, name: str, kind: Kind) -> Iterator[tuple[str, Document | None]]:
+        """Enter a step: its key, and what is on record under it."""
+        branch = CURRENT.get()
+        key = branch.enter(name)
+        try:
+            self.execution.check()
+            yield key, self.ask(key, kind)
+        finally:
+            branch.leave()
+
+    def ask(self, key: str, kind: Kind) -> Document | None:
+        """What is on record under the key; another kind of step unwinds the whole run."""
+        try:
+            record = self.journal.ask(key, kind)
+        except NonDeterministic as reason:
+            raise self.execution.unwind(reason) from None
+        if record is not None and record["status"] == StepStatus.TOMBSTONE:
+            raise self.buried()
+        return record
+
+    def buried(self) -> BaseException:
+        """What a tombstone means: to the pass that undoes, that nothing happened here; to any
+        other, that its run has gone on without it."""
+        return Cancelled() if self.execution.unwinding else self.execution.unwind(LeaseLost())
+
+    async def record(
+        self, key: str, kind: Kind, status: StepStatus, order: int, **fields: Any
+    ) -> Document:
+        """Insert the step's record, or take the winner's."""
+        self.check_lease()
+        write = self.journal.insert
+        record = await self.execution.persist(lambda: write(key, kind, status, order, fields))
+        return self._accept(record, kind)
+
+    async def advance(self, record: Document, **changes: Any) -> Document:
+        """Move a record on, or take the winner's."""
+        self.check_lease()
+        write = self.journal.advance
+        found = await self.execution.persist(lambda: write(record, changes))
+        return self._accept(found, Kind(record["kind"]))
+
+    def check_lease(self) -> None:
+        """Raises LeaseLost past the end of the lease: a late record is not wrong, but useless."""
+        if self.clock.monotonic_s() >= self.execution.lease_ends_s:
+            raise self.execution.unwind(LeaseLost())
+
+    def _accept(self, record: Document, kind: Kind) -> Document:
+        if record["kind"] != kind:
+            raise self.execution.unwind(
+                NonDeterministic(
+                    f"Step {record['key']!r} was recorded as {record['kind']!r} meanwhile; "
+                    f"this code asks for {kind.value!r}."
+                )
+            )
+        if record["status"] == StepStatus.TOMBSTONE:
+            raise self.buried()
+        return record
+
+    async def bury(self, key: str, kind: Kind, record: Document | None) -> Document:
+        """While unwinding: make sure that nothing is recorded under the key any more.
+
+        Returns what was recorded before the tombstone came; raises Cancelled if nothing was.
+        A late owner loses against the tombstone, so what is not undone did not count as done.
+        """
+        if record is not None and record["status"] in FINAL:
+            return record
+        if record is None:
+            order = self.journal.next_order()
+            found = await self.record(key, kind, StepStatus.TOMBSTONE, order)
+        else:
+            found = await self.advance(record, status=StepStatus.TOMBSTONE.value)
+        if found["status"] not in FINAL:
+            # It moved on between the two, say to another attempt: try again on what it is now.
+            return await self.bury(key, kind, found)
+        return found
+
+    async def outcome(self, record: Document) -> Any:
+        """The value of a final record, or its error raised."""
+        if record["status"] == StepStatus.FAILED:
+            raise failure_of(record)
+        return await self.execution.persist(lambda: self.values.fetch(record.get("output")))
+
+
+_CLASSES: dict[str, type[StepFailed]] = {
+    one.code: one
+    for one in (StepTimedOut, Interrupted, WaitTimedOut, CallbackFailed, ChildFailed, StepFailed)
+}
+
+
+def error_document(error: StepFailed) -> Document:
+    """How the failure of a step is kept."""
+    fields = {"code": error.code, "attempts": error.attempts}
+    return ErrorRecord(error.type, error.detail, error.step, fields).document()
+
+
+def failure_of(record: Document) -> StepFailed:
+    """The error that a failed record stands for: the same at the first run and at each replay."""
+    kept = record["error"]
+    fields = kept.get("fields") or {}
+    error_class = _CLASSES.get(fields.get("code", ""), StepFailed)
+    return error_class(
+        kept["message"],
+        step=kept.get("step") or record["key"],
+        type=kept["type"],
+        attempts=int(fields.get("attempts", 1)),
+    )

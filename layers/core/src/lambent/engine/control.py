@@ -1,0 +1,312 @@
+"""What others may ask of runs: read, list, cancel, pause, resume, retry, restart, delete."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from lambent.clock import EPOCH, FAR_FUTURE
+from lambent.due import Database, DueDocuments
+from lambent.engine.config import Nudger
+from lambent.engine.documents import visible
+from lambent.engine.model import (
+    ACTIVE,
+    CHUNKS,
+    ENDED,
+    PARKED,
+    STEPS,
+    Control,
+    Reason,
+    Status,
+)
+from lambent.engine.transitions import Transitions
+from lambent.engine.values import Values
+from lambent.engine.views import RunView, StepView, run_view, step_view, wait_as_step
+from lambent.errors import Conflict, NotFound, RequestError
+from lambent.mongo import Document, guarded
+from lambent.waits import WAITS, Waits
+
+_BULK: Final = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFilter:
+    """Which runs; what is None is not asked. `client` None: of all clients (for admins)."""
+
+    client: str | None
+    status: Status | None = None
+    workflow: str | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+    parent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunPage:
+    """Runs, newest first; `cursor` asks for the next page, None at the end."""
+
+    runs: list[RunView]
+    cursor: str | None
+
+
+class RunControl:
+    """Every method is scoped: `client` is whose runs may be touched, None (an admin) all."""
+
+    def __init__(
+        self,
+        mongo: Database,
+        due: DueDocuments,
+        *,
+        transitions: Transitions,
+        values: Values,
+        waits: Waits,
+        nudger: Nudger,
+    ) -> None:
+        self._mongo = mongo
+        self._due = due
+        self._transitions = transitions
+        self._values = values
+        self._waits = waits
+        self._nudger = nudger
+
+    async def ensure_indexes(self) -> None:
+        runs, steps = self._due.collection, self._mongo.db[STEPS]
+        for names in (("client", "created_at"), ("client", "status", "created_at")):
+            await guarded(runs.create_index([(name, 1) for name in names]))
+        await guarded(runs.create_index([("status", 1), ("created_at", 1)]))
+        await guarded(runs.create_index("created_at"))
+        await guarded(runs.create_index("parent.run"))
+        await guarded(runs.create_index("expire_at", expireAfterSeconds=0))
+        await guarded(steps.create_index([("run", 1), ("epoch", 1)]))
+        await guarded(steps.create_index("expire_at", expireAfterSeconds=0))
+
+    async def get(self, run_id: str, *, client: str | None) -> RunView:
+        """Raises `NotFound`, also for a run of another client."""
+        run = await self._read(run_id, client)
+        return await run_view(run, self._values, await self._waits.of_run(run_id))
+
+    async def steps(self, run_id: str, *, client: str | None) -> list[StepView]:
+        """Everything on record of the run, in the order in which it was begun."""
+        run = await self._read(run_id, client)
+        found = self._mongo.db[STEPS].find({"run": run_id}, batch_size=10_000)
+        shown = [await step_view(one, self._values) for one in await guarded(found.to_list())]
+        shown += [wait_as_step(one) for one in await self._waits.of_run(run["_id"])]
+        return sorted(shown, key=lambda one: (one.epoch, one.order))
+
+    async def list_runs(
+        self, wanted: RunFilter, *, limit: int = 50, cursor: str | None = None
+    ) -> RunPage:
+        """A page of runs, newest first."""
+        limit = max(1, min(limit, 200))
+        found = await self._find(wanted, limit + 1, cursor)
+        page = found[:limit]
+        more = _cursor(page[-1]) if len(found) > limit else None
+        return RunPage([await run_view(run, self._values, []) for run in page], more)
+
+    async def cancel(self, run_id: str, *, client: str | None) -> RunView:
+        """Ask for the run to be undone and ended; one that is stuck in its undoing just ends.
+
+        Raises `Conflict`, with the status, for a run that has ended.
+        """
+
+        async def ask(run: Document) -> bool:
+            if run["status"] == Status.BLOCKED and run["ending"] is not None:
+                return await self._transitions.end_stuck(run)
+            return await self._transitions.ask_cancel(run_id)
+
+        return await self._command(run_id, client, "cancelled", (*ACTIVE, *PARKED), ask)
+
+    async def pause(self, run_id: str, *, client: str | None) -> RunView:
+        """Let what is under way finish and begin nothing new. Raises `Conflict`."""
+        ask = self._transitions.ask_pause
+        return await self._command(run_id, client, "paused", ACTIVE, lambda _: ask(run_id))
+
+    async def resume(
+        self, run_id: str, *, client: str | None, budget: int | None = None
+    ) -> RunView:
+        """Go on with a paused or blocked run (its version may be fixed by now), or take back a
+        pause; `budget`: the new one of a run that has spent its own. Raises `Conflict`."""
+
+        async def ask(run: Document) -> bool:
+            over = (run["blocked"] or {}).get("reason") == Reason.BUDGET
+            limit = budget if budget is not None else run["budget"]
+            if over and limit is not None and limit <= run["spent"]:
+                raise Conflict(
+                    f"The run has spent {run['spent']} of {limit} tokens: give it a larger budget.",
+                    fields={"status": run["status"], "spent": run["spent"]},
+                )
+            return await self._transitions.resume(run_id, budget=budget)
+
+        asked_to_pause = (*PARKED, *ACTIVE)
+        return await self._command(run_id, client, "resumed", asked_to_pause, ask)
+
+    async def retry(self, run_id: str, *, client: str | None) -> RunView:
+        """Go on with a failed run from the step that failed; what completed is kept, unless it
+        was undone: then nothing is. Raises `Conflict` for a run in any other state."""
+        statuses = (Status.FAILED, Status.CANCELLED)
+
+        async def ask(run: Document) -> bool:
+            if run["ending"] is not None or run["status"] == Status.CANCELLED:
+                return await self._transitions.raise_epoch(
+                    run, statuses=statuses, cut=None, afresh=True
+                )
+            step = (run["error"] or {}).get("step")
+            cut = None if step is None else await self._place(run, step)
+            return await self._transitions.raise_epoch(
+                run, statuses=statuses, cut=cut, afresh=False
+            )
+
+        return await self._command(run_id, client, "retried", statuses, ask)
+
+    async def restart(self, run_id: str, *, client: str | None, step: str | None = None) -> RunView:
+        """Run again from `step` on (its key), or from the start; steps begun before it are kept.
+
+        Raises `Conflict` for an active run, `NotFound` for a step that is not on record.
+        """
+        statuses = (*ENDED, *PARKED)
+
+        async def ask(run: Document) -> bool:
+            cut = None
+            if step is not None:
+                cut = await self._place(run, step)
+                if cut is None:
+                    raise NotFound(f"The run has no step {step!r} on record.")
+            undone = run["ending"] is not None
+            if undone and step is not None:
+                raise Conflict(
+                    "The run was undone: it can only be restarted from its start.",
+                    fields={"status": run["status"]},
+                )
+            return await self._transitions.raise_epoch(
+                run, statuses=statuses, cut=cut, afresh=cut is None
+            )
+
+        return await self._command(run_id, client, "restarted", statuses, ask)
+
+    async def delete(self, run_id: str, *, client: str | None) -> None:
+        """Forget an ended run and all it left. Raises `Conflict` while it goes on or owes."""
+        run = await self._read(run_id, client)
+        # The run first: what a crash leaves of the rest expires by itself.
+        gone = await guarded(
+            self._due.collection.delete_one(
+                {"_id": run_id, "status": {"$in": [one.value for one in ENDED]}, "owes": []}
+            )
+        )
+        if gone.deleted_count == 0:
+            raise _refused(run, "deleted")
+        for name in (STEPS, WAITS, CHUNKS):
+            await guarded(self._mongo.db[name].delete_many({"run": run_id}))
+
+    async def cancel_all(self, wanted: RunFilter) -> int:
+        """Cancel every run that fits (at most 1,000 a call); how many were."""
+        return await self._bulk(wanted, (*ACTIVE, *PARKED), self.cancel)
+
+    async def retry_all(self, wanted: RunFilter) -> int:
+        """Retry every failed run that fits (at most 1,000 a call); how many were."""
+        return await self._bulk(wanted, (Status.FAILED,), self.retry)
+
+    async def _bulk(
+        self,
+        wanted: RunFilter,
+        statuses: Sequence[Status],
+        command: Callable[..., Awaitable[RunView]],
+    ) -> int:
+        if wanted.status is not None and wanted.status not in statuses:
+            raise RequestError(f"Runs that are {wanted.status} cannot be asked for that.")
+        done = 0
+        for status in [wanted.status] if wanted.status else statuses:
+            query = {**_query(wanted), "status": status.value}
+            found = self._due.collection.find(query, {"client": 1}).limit(_BULK - done)
+            for run in await guarded(found.to_list()):
+                try:
+                    await command(run["_id"], client=run["client"])
+                except (Conflict, NotFound):
+                    continue  # it changed since it was found
+                done += 1
+            if done >= _BULK:
+                break
+        return done
+
+    async def _command(
+        self,
+        run_id: str,
+        client: str | None,
+        verb: str,
+        allowed: Sequence[Status],
+        ask: Callable[[Document], Awaitable[bool]],
+    ) -> RunView:
+        run = await self._read(run_id, client)
+        if run["status"] not in allowed or not await ask(run):
+            raise _refused(await self._read(run_id, client), verb)
+        await self._nudger.nudge([run_id])
+        return await self.get(run_id, client=client)
+
+    async def _read(self, run_id: str, client: str | None) -> Document:
+        run = await guarded(self._due.collection.find_one({"_id": run_id}))
+        if run is None or (client is not None and run["client"] != client):
+            raise NotFound(f"There is no run {run_id!r}.")
+        return run
+
+    async def _place(self, run: Document, step: str) -> tuple[int, str] | None:
+        """The order and key of a step that counts in the present epoch."""
+        for name in (STEPS, WAITS):
+            found = self._mongo.db[name].find({"run": run["_id"], "key": step})
+            for record in await guarded(found.to_list()):
+                if visible(run, record):
+                    return int(record["order"]), step
+        return None
+
+    async def _find(self, wanted: RunFilter, limit: int, cursor: str | None) -> list[Document]:
+        query = _query(wanted)
+        after_id = None
+        if cursor is not None:
+            at, after_id = _place_of(cursor)
+            query["created_at"] = {**query["created_at"], "$lte": at}
+        found = self._due.collection.find(query).sort([("created_at", -1), ("_id", -1)])
+        # One instant may hold several runs: take those that were shown before along, and drop them.
+        extra = 50 if after_id else 0
+        runs = await guarded(found.limit(limit + extra).to_list())
+        if after_id is None:
+            return runs
+        return [run for run in runs if (run["created_at"], run["_id"]) < (at, after_id)][:limit]
+
+
+def _query(wanted: RunFilter) -> Document:
+    # A range with both ends: a server may scan for one with an open end.
+    span = {"$gte": wanted.created_from or EPOCH, "$lte": wanted.created_to or FAR_FUTURE}
+    query: Document = {"created_at": span}
+    if wanted.client is not None:
+        query["client"] = wanted.client
+    if wanted.status is not None:
+        query["status"] = wanted.status.value
+    if wanted.workflow is not None:
+        query["workflow"] = wanted.workflow
+    if wanted.parent is not None:
+        query["parent.run"] = wanted.parent
+    return query
+
+
+def _cursor(run: Document) -> str:
+    place = json.dumps([run["created_at"].isoformat(), run["_id"]])
+    return base64.urlsafe_b64encode(place.encode()).decode()
+
+
+def _place_of(cursor: str) -> tuple[datetime, str]:
+    try:
+        at, run_id = json.loads(base64.urlsafe_b64decode(cursor))
+        return datetime.fromisoformat(at), str(run_id)
+    except (ValueError, TypeError):
+        raise RequestError("This cursor is none of ours.") from None
+
+
+def _refused(run: Document, verb: str) -> Conflict:
+    fields: dict[str, Any] = {"status": run["status"]}
+    state = run["status"]
+    if run["control"] == Control.CANCEL or run["ending"] is not None:
+        state = f"{state}, being ended"
+        fields["ending"] = True
+    return Conflict(f"A run that is {state} cannot be {verb}.", fields=fields)

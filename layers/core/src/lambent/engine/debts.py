@@ -1,0 +1,70 @@
+"""Pays what an ended run owes: its parent a wake, a waiter its slot, the store an expiry."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from lambent.clock import Clock
+from lambent.due import Database, DueDocuments, Lease
+from lambent.engine.config import EngineConfig, Nudger
+from lambent.engine.flow import Gates
+from lambent.engine.model import CHUNKS, STEPS, Debt
+from lambent.engine.transitions import Transitions
+from lambent.mongo import Document, guarded
+from lambent.waits import WAITS, Waits
+
+
+class Debts:
+    """Each debt may be paid twice without harm, so dying between two of them costs nothing."""
+
+    def __init__(
+        self,
+        mongo: Database,
+        due: DueDocuments,
+        *,
+        transitions: Transitions,
+        gates: Gates,
+        waits: Waits,
+        nudger: Nudger,
+        clock: Clock,
+        config: EngineConfig,
+    ) -> None:
+        self._mongo = mongo
+        self._due = due
+        self._transitions = transitions
+        self._gates = gates
+        self._waits = waits
+        self._nudger = nudger
+        self._clock = clock
+        self._config = config
+
+    async def pay(self, lease: Lease, run: Document) -> None:
+        """Pay all that the run owes, then settle it for the last time."""
+        woken: list[str] = []
+        for debt in run["owes"]:
+            match Debt(debt):
+                case Debt.PARENT:
+                    parent = run["parent"]["run"]
+                    if await self._due.wake(parent):
+                        woken.append(parent)
+                case Debt.SLOT:
+                    heir = await self._gates.pass_on(run["slot_group"], but=run["_id"])
+                    woken.extend([heir] if heir else [])
+                case Debt.RETENTION:
+                    await self._set_expiry(run)
+        keep = timedelta(seconds=self._config.retention_s)
+        await self._transitions.forget(lease, run["finished_at"] + keep)
+        if woken:
+            await self._nudger.nudge(woken)
+
+    async def _set_expiry(self, run: Document) -> None:
+        # Only now, and never at insertion: a run may last longer than any retention.
+        await self._waits.close_run(run["_id"])
+        stay_s = self._config.retention_s + self._config.leftovers_s
+        expire_at = run["finished_at"] + timedelta(seconds=stay_s)
+        for name in (STEPS, WAITS, CHUNKS):
+            await guarded(
+                self._mongo.db[name].update_many(
+                    {"run": run["_id"]}, {"$set": {"expire_at": expire_at}}
+                )
+            )

@@ -1,0 +1,97 @@
+"""Makes the run documents, and says which records of a run count in its present epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from lambent.due import new_due_fields
+from lambent.engine.model import Status
+from lambent.mongo import Document
+
+# How far before the first start an event may have come and still be meant for the run: the
+# clocks of two machines, and a publisher that was quicker than the run it belongs to.
+SINCE_BEFORE_S: Final = 5.0
+
+
+def new_run(
+    *,
+    id: str,
+    key: str,
+    workflow: str,
+    version: int,
+    client: str,
+    input: Any,
+    now: datetime,
+    priority: int,
+    due_at: datetime | None = None,
+    budget: int | None = None,
+    parent: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Document:
+    """A run that no slice has begun. `key` is its identity: the same key is the same run."""
+    return {
+        "_id": id,
+        "key": key,
+        "workflow": workflow,
+        "version": version,
+        "client": client,
+        "input": input,
+        "status": Status.PENDING.value,
+        "control": None,
+        "epoch": 0,
+        "base_epoch": 0,
+        "cuts": [],
+        **new_due_fields(due_at or now),
+        "owes": [],
+        "parent": dict(parent) if parent else None,
+        "priority": int(priority),
+        "budget": budget,
+        "spent": 0,
+        "spent_before": 0,
+        "progress": None,
+        "records": 0,
+        "idle": 0,
+        "ending": None,
+        "blocked": None,
+        "created_at": now,
+        "started_at": None,
+        "finished_at": None,
+        "output": None,
+        "error": None,
+        **(extra or {}),
+    }
+
+
+def new_cut(epoch: int, order: int, key: str) -> Document:
+    """What a restart at the step `key` leaves of the epochs up to `epoch`: see `visible`."""
+    return {"epoch": epoch, "order": order, "path": list(branch_of(key))}
+
+
+def branch_of(key: str) -> tuple[str, ...]:
+    """The branch path of a step key: all but its last part."""
+    return tuple(key.split("/")[:-1])
+
+
+def visible(run: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    """Whether a step or wait counts in the run's present epoch.
+
+    Each cut since it was recorded must keep it: it was reached before the step that was cut, or
+    in a sibling branch of it (same gather, other index), which the cut does not touch.
+    """
+    if record["epoch"] < run["base_epoch"]:
+        return False
+    return all(
+        record["order"] < cut["order"] or _beside(branch_of(record["key"]), tuple(cut["path"]))
+        for cut in run["cuts"]
+        if cut["epoch"] >= record["epoch"]
+    )
+
+
+def _beside(path: tuple[str, ...], cut: tuple[str, ...]) -> bool:
+    for mine, other in zip(path, cut, strict=False):
+        if mine != other:
+            # "gather#2[1]" and "gather#2[3]" are siblings; "gather[1]" ended before "gather#2".
+            return mine.rpartition("[")[0] == other.rpartition("[")[0] != ""
+    return False

@@ -1,0 +1,255 @@
+"""The durable engine as one thing: what app.py builds and everybody else calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from lambent.clock import Clock, SystemClock
+from lambent.due import Database, DueDocuments
+from lambent.engine.callbacks import Callbacks
+from lambent.engine.config import EngineConfig, EventPort, ModelPort, NoNudges, Nudger
+from lambent.engine.context import ChildSpec
+from lambent.engine.control import RunControl
+from lambent.engine.debts import Debts
+from lambent.engine.flow import Gates
+from lambent.engine.model import ENDED, RUNS, Status
+from lambent.engine.options import event_input
+from lambent.engine.registry import Registry, registry
+from lambent.engine.slices import Did, Parts, Slice, Verdict
+from lambent.engine.starter import Start, Started, Starter
+from lambent.engine.transitions import Transitions
+from lambent.engine.values import Values
+from lambent.leases import Keeper, LeaseKeeper, NoKeeper
+from lambent.mongo import Document, Mongo, guarded
+from lambent.waits import Waits
+
+
+class MongoStore:
+    """The durable state in MongoDB: due runs, values, waits, and the keeper of their leases."""
+
+    def __init__(
+        self, mongo: Database, *, clock: Clock, config: EngineConfig, keeper: Keeper | None = None
+    ) -> None:
+        self.mongo = mongo
+        self.clock = clock
+        self.due = DueDocuments(mongo, RUNS, clock=clock)
+        self.values = Values(mongo, config)
+        self.waits = Waits(mongo, clock=clock)
+        self.keeper: Keeper = keeper or NoKeeper()
+
+    @classmethod
+    def connect(
+        cls, uri: str, db_name: str, *, clock: Clock | None = None, config: EngineConfig
+    ) -> MongoStore:
+        """A store with connections of its own: one for calls, one for the leases."""
+        clock = clock or SystemClock()
+        keeper = LeaseKeeper(uri, db_name, clock=clock)
+        return cls(Mongo(uri, db_name, clock=clock), clock=clock, config=config, keeper=keeper)
+
+    async def close(self) -> None:
+        if isinstance(self.keeper, LeaseKeeper):
+            await asyncio.to_thread(self.keeper.close)
+        if isinstance(self.mongo, Mongo):
+            await self.mongo.close()
+
+
+class WorkflowEngine:
+    """Starts runs, advances them by slices, and answers what is asked of them (`control`)."""
+
+    def __init__(
+        self,
+        store: MongoStore,
+        *,
+        workflows: Registry = registry,
+        config: EngineConfig | None = None,
+        nudger: Nudger | None = None,
+        model: ModelPort | None = None,
+        events: EventPort | None = None,
+    ) -> None:
+        self.store = store
+        self.workflows = workflows
+        self.config = config or EngineConfig()
+        nudger = nudger or NoNudges()
+        mongo, due, clock = store.mongo, store.due, store.clock
+        transitions = Transitions(due, clock=clock, config=self.config)
+        self._gates = Gates(due, clock=clock)
+        self._starter = Starter(
+            due, registry=workflows, values=store.values, nudger=nudger, clock=clock
+        )
+        self.control = RunControl(
+            mongo,
+            due,
+            transitions=transitions,
+            values=store.values,
+            waits=store.waits,
+            nudger=nudger,
+        )
+        self.callbacks = Callbacks(store.waits, events=events, due=due, clock=clock)
+        debts = Debts(
+            mongo,
+            due,
+            transitions=transitions,
+            gates=self._gates,
+            waits=store.waits,
+            nudger=nudger,
+            clock=clock,
+            config=self.config,
+        )
+        self._nudger = nudger
+        self._parts = Parts(
+            mongo=mongo,
+            due=due,
+            registry=workflows,
+            transitions=transitions,
+            gates=self._gates,
+            debts=debts,
+            values=store.values,
+            waits=store.waits,
+            children=_Children(self._starter, due, transitions, nudger),
+            keeper=store.keeper,
+            nudger=nudger,
+            clock=clock,
+            config=self.config,
+            model=model,
+            events=events,
+        )
+        self._slices: set[Slice] = set()
+
+    async def ensure_indexes(self) -> None:
+        """Make every index the engine stands on; for setup. The unique ones are its rules."""
+        await self.store.due.ensure_indexes()
+        await self.store.waits.ensure_indexes()
+        await self.store.values.ensure_indexes()
+        await self._starter.ensure_indexes()
+        await self._gates.ensure_indexes()
+        await self.control.ensure_indexes()
+
+    async def start(
+        self,
+        workflow: str,
+        input: Any = None,
+        *,
+        client: str,
+        key: str | None = None,
+        version: int | None = None,
+        priority: int | None = None,
+        budget: int | None = None,
+    ) -> Started:
+        """Start a run, or find the one that `key` has started before. See `Starter.start`."""
+        return await self._starter.start(
+            Start(
+                workflow=workflow,
+                client=client,
+                input=input,
+                key=key,
+                version=version,
+                priority=priority,
+                budget=budget,
+            )
+        )
+
+    async def start_for_event(self, event: Mapping[str, Any]) -> list[Started]:
+        """Start each workflow that names the event's type, once for this event."""
+        return [
+            await self._starter.start(
+                Start(
+                    workflow=workflow.name,
+                    client=event["client"],
+                    input=event_input(event),
+                    key=f"event:{event['_id']}:{workflow.name}",
+                )
+            )
+            for workflow in self.workflows.started_by(event["type"])
+        ]
+
+    async def start_for_tick(
+        self, workflow: str, input: Any, *, client: str, schedule: str, tick_at: datetime
+    ) -> Started:
+        """Start the run of one tick of a schedule, once whatever the number of pollers."""
+        key = f"tick:{schedule}:{tick_at.isoformat()}"
+        return await self.start(workflow, input, client=client, key=key)
+
+    async def wake(self, run_id: str) -> bool:
+        """Tell a run to look again, for example because an event is there for it."""
+        return await self.store.due.wake(run_id)
+
+    async def advance(
+        self, run_ids: Sequence[str], *, ends_s: float | None = None
+    ) -> dict[str, Verdict]:
+        """Advance a batch by one slice each, side by side on this event loop.
+
+        `ends_s`: the end of this invocation by the monotonic clock. A run whose last owner died
+        goes alone: from a batch of several it is released and nudged by itself.
+        """
+        if ends_s is None:
+            ends_s = self.store.clock.monotonic_s() + self.config.longest_step_s
+        unique = list(dict.fromkeys(run_ids))
+        slices = [Slice(self._parts, run_id, ends_s=ends_s) for run_id in unique]
+        self._slices.update(slices)
+        try:
+            alone = len(slices) == 1
+            verdicts = await asyncio.gather(*(one.advance(alone=alone) for one in slices))
+        finally:
+            self._slices.difference_update(slices)
+        found = dict(zip(unique, verdicts, strict=True))
+        for run_id, verdict in found.items():
+            if verdict.did is Did.RELEASED:
+                await self._nudger.nudge([run_id])
+        return found
+
+    def stop(self) -> None:
+        """SIGTERM: every slice settles at once, due."""
+        for one in list(self._slices):
+            one.stop()
+
+    async def result(self, run_id: str) -> Any:
+        """The output of a completed run as its author's value; None for any other run."""
+        run = await guarded(self.store.due.collection.find_one({"_id": run_id}))
+        if run is None or run["status"] != Status.COMPLETED:
+            return None
+        return await self.store.values.fetch(run["output"])
+
+
+class _Children:
+    """How runs reach other runs."""
+
+    def __init__(
+        self, starter: Starter, due: DueDocuments, transitions: Transitions, nudger: Nudger
+    ) -> None:
+        self._starter = starter
+        self._due = due
+        self._transitions = transitions
+        self._nudger = nudger
+
+    async def start_child(self, spec: ChildSpec) -> Document:
+        return (await self._starter.start(_start_of(spec))).run
+
+    async def bury_child(self, spec: ChildSpec) -> Document:
+        return await self._starter.bury(_start_of(spec))
+
+    async def read(self, run_id: str) -> Document | None:
+        return await guarded(self._due.collection.find_one({"_id": run_id}))
+
+    async def cancel_child(self, run_id: str) -> None:
+        run = await self.read(run_id)
+        if run is not None and run["status"] not in ENDED and run["parent"] is not None:
+            await self._transitions.ask_cancel(run_id)
+            await self._nudger.nudge([run_id])
+
+
+def _start_of(spec: ChildSpec) -> Start:
+    parent = spec.parent
+    place = {"run": parent["_id"], "epoch": parent["epoch"], "key": spec.key}
+    return Start(
+        workflow=spec.workflow,
+        client=parent["client"],
+        input=spec.input,
+        key=f"child:{place['run']}/{place['epoch']}/{spec.key}",
+        version=spec.version,
+        priority=parent["priority"] if spec.priority is None else spec.priority,
+        budget=spec.budget,
+        parent=place,
+    )

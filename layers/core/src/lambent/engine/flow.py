@@ -1,0 +1,112 @@
+"""Lets runs begin as their workflow's flow control allows; all of it stands on run documents.
+
+A concurrency slot is a unique `slot_key`, a start under a rate limit a unique `start_key`: no
+second document that a crash could leave behind.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from pymongo.errors import DuplicateKeyError
+
+from lambent.clock import FAR_FUTURE, Clock
+from lambent.due import DueDocuments, Lease
+from lambent.engine.model import ACTIVE
+from lambent.engine.options import Concurrency, RateLimit
+from lambent.engine.registry import Workflow
+from lambent.mongo import Document, guarded
+
+_LAST_START: Final = 2**53
+
+
+class Gates:
+    """What a run passes before its code runs. Each answers None: go on; or when to look again."""
+
+    def __init__(self, due: DueDocuments, *, clock: Clock) -> None:
+        self._due = due
+        self._clock = clock
+
+    async def ensure_indexes(self) -> None:
+        runs = self._due.collection
+        for name in ("slot_key", "start_key"):
+            await guarded(runs.create_index(name, unique=True, sparse=True))
+        await guarded(runs.create_index("slot_wait", sparse=True))
+        await guarded(runs.create_index([("rate_group", 1), ("rate_no", 1)], sparse=True))
+
+    async def wait_until(self, lease: Lease, run: Document, workflow: Workflow) -> datetime | None:
+        """None: the run may begin or go on; else the instant until which it has to be held."""
+        flow = workflow.flow
+        if flow.rate_limit is not None and run["started_at"] is None and run.get("rate_group"):
+            starts_at = await self._start(lease, run, flow.rate_limit)
+            if starts_at > self._clock.now():
+                return starts_at
+        if flow.concurrency is None or run.get("slot_key") or not run.get("slot_group"):
+            return None
+        return None if await self._slot(lease, run, flow.concurrency) else FAR_FUTURE
+
+    async def _start(self, lease: Lease, run: Document, limit: RateLimit) -> datetime:
+        """The start of the window in which this run's number lies."""
+        while "rate_no" not in run:
+            window = int(self._clock.now().timestamp() // limit.period_s)
+            number = await self._next_number(run["rate_group"], window * limit.limit)
+            taken = {"start_key": f"{run['rate_group']}:{number}", "rate_no": number}
+            try:
+                await self._due.write(lease, {"$set": taken})
+            except DuplicateKeyError:
+                continue
+            run.update(taken)
+        window = int(run["rate_no"]) // limit.limit
+        return datetime.fromtimestamp(window * limit.period_s, UTC)
+
+    async def _next_number(self, group: str, at_least: int) -> int:
+        query = {"rate_group": group, "rate_no": {"$gte": at_least, "$lte": _LAST_START}}
+        found = self._due.collection.find(query, {"rate_no": 1}).sort("rate_no", -1).limit(1)
+        for last in await guarded(found.to_list()):
+            return int(last["rate_no"]) + 1
+        return at_least
+
+    async def _slot(self, lease: Lease, run: Document, limit: Concurrency) -> bool:
+        group = run["slot_group"]
+        if not run.get("slot_wait"):
+            # Registered first, tried then: a slot freed between the two is seen by one or the
+            # other, never by neither.
+            await self._due.write(lease, {"$set": {"slot_wait": group}})
+            run["slot_wait"] = group
+        names = [f"{group}:{n}" for n in range(limit.limit)]
+        query = {"slot_key": {"$in": names}}
+        found = await guarded(self._due.collection.find(query, {"slot_key": 1}).to_list())
+        taken = {holder["slot_key"] for holder in found}
+        for name in names:
+            if name not in taken and await self._take(lease, run, name):
+                return True
+        return False
+
+    async def _take(self, lease: Lease, run: Document, name: str) -> bool:
+        update: dict[str, Any] = {"$set": {"slot_key": name}, "$unset": {"slot_wait": ""}}
+        try:
+            taken = await self._due.write(lease, update)
+        except DuplicateKeyError:
+            return False
+        if taken:
+            run["slot_key"] = name
+            run.pop("slot_wait", None)
+        return taken
+
+    async def pass_on(self, group: str, *, but: str) -> str | None:
+        """Wake the registered waiter whose turn it is; its id, if there is one."""
+        query = {"slot_wait": group, "status": {"$in": [one.value for one in ACTIVE]}}
+        found = self._due.collection.find(query, {"priority": 1, "created_at": 1})
+        waiters = await guarded(found.to_list())
+        waiters.sort(key=lambda one: (one["priority"], one["created_at"], one["_id"]))
+        for waiter in waiters:
+            run_id = str(waiter["_id"])
+            if run_id != but and await self._due.wake(run_id):
+                return run_id
+        return None
+
+
+def slot_group(workflow: Workflow, client: str, group: str) -> str:
+    """The name under which runs share concurrency slots or starts: never across clients."""
+    return f"{client}:{workflow.name}:{group}"

@@ -1,0 +1,179 @@
+"""Keeps what a run has done: read once when a slice starts, written once a step."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import DuplicateKeyError
+
+from lambent.due import Database, read_winner
+from lambent.engine.documents import visible
+from lambent.engine.model import STEPS, Kind, StepStatus, step_id
+from lambent.errors import NonDeterministic
+from lambent.mongo import Document, guarded
+from lambent.waits import Waits, WaitStatus
+
+
+class Journal:
+    """The records of one run in its present epoch, by step key; waits are among them."""
+
+    def __init__(self, mongo: Database, run: Mapping[str, Any]) -> None:
+        self._mongo = mongo
+        self.run = run
+        self.steps: dict[str, Document] = {}
+        self.waits: dict[str, Document] = {}
+        self.asked: set[str] = set()
+        self.spent = int(run["spent_before"])
+        self.fresh = 0  # records written by this slice: what counts as progress
+        self._next_order = 0
+
+    @property
+    def _collection(self) -> AsyncCollection[Document]:
+        return self._mongo.db[STEPS]
+
+    async def load(self, waits: Waits) -> None:
+        """Read every record. After the run itself: else a signal between the two is lost."""
+        run = self.run
+        of_run: Document = {"run": run["_id"]}
+        if run["base_epoch"] == run["epoch"]:
+            of_run["epoch"] = run["epoch"]
+        else:
+            of_run["epoch"] = {"$gte": run["base_epoch"], "$lte": run["epoch"]}
+        found = self._collection.find(of_run, batch_size=10_000).to_list()
+        steps, waiting = await asyncio.gather(guarded(found), waits.of_run(run["_id"]))
+        for step in steps:
+            self.spent += int(step.get("spent", 0))
+            self._take_in(self.steps, step)
+        for wait in waiting:
+            if not self._take_in(self.waits, wait) and wait["status"] == WaitStatus.OPEN:
+                await self._give_up(waits, wait)
+
+    def _take_in(self, into: dict[str, Document], record: Document) -> bool:
+        self._next_order = max(self._next_order, record["order"] + 1)
+        if not visible(self.run, record):
+            return False
+        there = into.get(record["key"])
+        if there is None or there["epoch"] < record["epoch"]:
+            into[record["key"]] = record
+        return True
+
+    async def _give_up(self, waits: Waits, wait: Document) -> None:
+        # A wait that a restart cut off must not catch events any more.
+        if wait["epoch"] < self.run["epoch"]:
+            await waits.close(wait["_id"])
+
+    @property
+    def count(self) -> int:
+        return len(self.steps) + len(self.waits)
+
+    @property
+    def replaying(self) -> bool:
+        """Whether records are left that the code has not asked for yet."""
+        return len(self.asked) < self.count
+
+    def last_key(self) -> str | None:
+        """The key of the record that was begun last."""
+        records = [*self.steps.values(), *self.waits.values()]
+        return max(records, key=lambda one: one["order"])["key"] if records else None
+
+    def satisfied(self) -> list[str]:
+        """The `_id`s of the waits whose events reached the code."""
+        return [
+            wait["_id"]
+            for key, wait in self.waits.items()
+            if key in self.asked and wait["status"] == WaitStatus.SATISFIED
+        ]
+
+    def next_order(self) -> int:
+        """A number for a record that is begun now; later than all that are known."""
+        order = self._next_order
+        self._next_order += 1
+        return order
+
+    def ask(self, key: str, kind: Kind) -> Document | None:
+        """What is on record under the key; raises `NonDeterministic` for another kind of step."""
+        record = self.steps.get(key) or self.waits.get(key)
+        if record is None:
+            return None
+        if record["kind"] != kind:
+            raise NonDeterministic(
+                f"Step {key!r} is on record as {record['kind']!r}; the code now asks for {kind!r}."
+            )
+        self.asked.add(key)
+        return record
+
+    def unasked(self, given_up: set[str]) -> str | None:
+        """A recorded step that the code, having ended, never asked for; None if all is well."""
+        for key, record in sorted(
+            {**self.steps, **self.waits}.items(), key=lambda item: int(item[1]["order"])
+        ):
+            left = key in self.asked or record["status"] == StepStatus.TOMBSTONE
+            if not left and not any(key.startswith(f"{path}/") for path in given_up):
+                return key
+        return None
+
+    async def insert(
+        self, key: str, kind: Kind, status: StepStatus, order: int, fields: Mapping[str, Any]
+    ) -> Document:
+        """Record a step; the first writer wins, and the loser gets what the winner wrote.
+
+        Repeating it after a lost acknowledgement is safe: one then loses against oneself.
+        """
+        run = self.run
+        document: Document = {
+            "_id": step_id(run["_id"], run["epoch"], key),
+            "run": run["_id"],
+            "epoch": run["epoch"],
+            "key": key,
+            "kind": kind.value,
+            "status": status.value,
+            "order": order,
+            **fields,
+        }
+        try:
+            await guarded(self._collection.insert_one(document))
+        except DuplicateKeyError:
+            document = await self._winner(document)
+        return self._keep(document)
+
+    async def advance(self, record: Document, changes: Mapping[str, Any]) -> Document:
+        """Move a record that is not final on by compare-and-set; the loser gets the winner's."""
+        guard = {name: record[name] for name in ("_id", "status")}
+        guard["attempts"] = record.get("attempts", 0)
+        answer = await guarded(self._collection.update_one(guard, {"$set": dict(changes)}))
+        if answer.matched_count == 1:
+            return self._keep({**record, **changes})
+        return self._keep(await self._winner(record))
+
+    async def _winner(self, document: Document) -> Document:
+        found = await read_winner(self._collection, document["_id"])
+        if found is None:
+            raise LookupError(f"the step {document['_id']} was deleted under its run")
+        return found
+
+    def _keep(self, record: Document) -> Document:
+        if record["key"] not in self.steps:
+            self.fresh += 1
+        self.spent += int(record.get("spent", 0)) - int(
+            self.steps.get(record["key"], {}).get("spent", 0)
+        )
+        self.steps[record["key"]] = record
+        self.asked.add(record["key"])
+        return record
+
+    def keep_wait(self, wait: Document) -> Document:
+        """Take a wait that was opened or changed into the journal."""
+        if wait["key"] not in self.waits:
+            self.fresh += 1
+        self.waits[wait["key"]] = wait
+        self.asked.add(wait["key"])
+        return wait
+
+    def stale(self, holder: Document) -> bool:
+        """Whether another wait of this run holds its event for nothing: it was cut off, and no
+        epoch that stands has consumed it."""
+        cut_off = holder["epoch"] < self.run["epoch"] and not visible(self.run, holder)
+        return cut_off and not holder.get("consumed", False)

@@ -1,0 +1,291 @@
+"""Starts runs, once for each key, as the flow control of their workflow says."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import bson
+from pymongo.errors import DuplicateKeyError
+
+from lambent.clock import Clock
+from lambent.codec import encode
+from lambent.due import DueDocuments, read_winner
+from lambent.engine.config import Nudger
+from lambent.engine.documents import new_run
+from lambent.engine.flow import slot_group
+from lambent.engine.model import ACTIVE, PARKED, Control, Level, Status
+from lambent.engine.options import Batch, Debounce, Singleton, group_of
+from lambent.engine.registry import Registry, Workflow
+from lambent.engine.values import Values
+from lambent.errors import Conflict, RequestError, Unavailable, Unprocessable, Unserialisable
+from lambent.ids import new_ulid
+from lambent.mongo import Document, guarded
+
+_TRIES: Final = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A run that someone asks for. `key`: its identity for this client; none: always a new run.
+
+    `parent`: `{"run", "epoch", "key"}` of the step that asks, for a child.
+    """
+
+    workflow: str
+    client: str
+    input: Any = None
+    key: str | None = None
+    version: int | None = None
+    priority: int | None = None
+    budget: int | None = None
+    parent: Document | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The run, and whether this call made it."""
+
+    run: Document
+    created: bool
+
+
+class Starter:
+    """Inserts runs. Every rule about "one" is a unique index, not a check before the insert."""
+
+    def __init__(
+        self,
+        due: DueDocuments,
+        *,
+        registry: Registry,
+        values: Values,
+        nudger: Nudger,
+        clock: Clock,
+    ) -> None:
+        self._due = due
+        self._registry = registry
+        self._values = values
+        self._nudger = nudger
+        self._clock = clock
+
+    async def ensure_indexes(self) -> None:
+        runs = self._due.collection
+        await guarded(runs.create_index([("client", 1), ("key", 1)], unique=True))
+        await guarded(runs.create_index("active_key", unique=True, sparse=True))
+        await guarded(runs.create_index("gathered", unique=True, sparse=True))
+
+    async def start(self, wanted: Start, *, nudge: bool = True) -> Started:
+        """The run under that key, now or earlier started.
+
+        Raises `NotFound` (no such workflow or version), `Conflict` (the key stands for another
+        input), `Unprocessable` (an input that cannot be kept, a priority that does not exist).
+        """
+        workflow = self._registry.named(wanted.workflow, wanted.version)
+        run = await self._new(workflow, wanted)
+        match workflow.flow.debounce or workflow.flow.batch or workflow.flow.singleton:
+            case Debounce() as debounce:
+                started = await self._debounced(run, wanted, debounce)
+            case Batch() as batch:
+                started = await self._batched(run, wanted, batch)
+            case Singleton() as singleton:
+                started = await self._alone(run, wanted, singleton)
+            case None:
+                started = await self._insert(run) or await self._known(run)
+        # Also a known one: whoever inserted it may have died before saying so.
+        is_due = started.run["due_at"] <= self._clock.now() and started.run["lease"] is None
+        if nudge and is_due:
+            await self._nudger.nudge([started.run["_id"]])
+        return started
+
+    async def bury(self, wanted: Start) -> Document:
+        """The run under that key; if there is none, one that was cancelled before it was begun,
+        so that nobody starts it any more."""
+        workflow = self._registry.named(wanted.workflow, wanted.version)
+        run = await self._new(workflow, wanted)
+        now = self._clock.now()
+        run |= {"status": Status.CANCELLED.value, "finished_at": now, "owes": ["retention"]}
+        started = await self._insert(run) or await self._known(run)
+        return started.run
+
+    async def _new(self, workflow: Workflow, wanted: Start) -> Document:
+        run_id = new_ulid(self._clock)
+        try:
+            form = await self._values.store(run_id, wanted.input)
+        except Unserialisable as error:
+            raise Unprocessable(f"The input cannot be kept: {error.detail}") from None
+        level = workflow.priority if wanted.priority is None else wanted.priority
+        if level not in list(Level):
+            raise Unprocessable(f"There is no priority {level}; 0 is high, 1 normal, 2 low.")
+        extra: Document = {"input_digest": _digest(workflow.name, wanted.input)}
+        flow = workflow.flow
+        if flow.concurrency is not None:
+            group = _group(flow.concurrency.key, wanted)
+            extra["slot_group"] = slot_group(workflow, wanted.client, group)
+        if flow.rate_limit is not None:
+            group = _group(flow.rate_limit.key, wanted)
+            extra["rate_group"] = slot_group(workflow, wanted.client, group)
+        return new_run(
+            id=run_id,
+            key=wanted.key or run_id,
+            workflow=workflow.name,
+            version=workflow.version,
+            client=wanted.client,
+            input=form,
+            now=self._clock.now(),
+            priority=level,
+            budget=wanted.budget,
+            parent=wanted.parent,
+            extra=extra,
+        )
+
+    async def _insert(self, run: Document) -> Started | None:
+        """None: a unique index says that something of it is there already."""
+        try:
+            await guarded(self._due.collection.insert_one(run))
+        except DuplicateKeyError:
+            return None
+        return Started(run, created=True)
+
+    async def _known(self, run: Document) -> Started:
+        found = await self._by_key(run)
+        if found is None:
+            raise Unavailable("The run under this key was being deleted; try again.")
+        return found
+
+    async def _by_key(self, run: Document) -> Started | None:
+        query = {"client": run["client"], "key": run["key"]}
+        found = await guarded(self._due.collection.find_one(query))
+        if found is None:
+            return None
+        same = (found["input_digest"], found["workflow"]) == (run["input_digest"], run["workflow"])
+        # A child is named by its place in its parent, whatever a second try computed for it.
+        if not same and run["parent"] is None and not found.get("gathered"):
+            raise Conflict(
+                f"The key {run['key']!r} stands for run {found['_id']} with another input.",
+                fields={"run": found["_id"], "status": found["status"]},
+            )
+        # By its identity, with majority concern: what is answered must not be rolled back.
+        durable = await read_winner(self._due.collection, found["_id"])
+        return Started(durable or found, created=False)
+
+    async def _alone(self, run: Document, wanted: Start, singleton: Singleton) -> Started:
+        run["active_key"] = _active_key(run, "one", _group(singleton.key, wanted))
+        for _ in range(_TRIES):
+            if (started := await self._insert(run) or await self._by_key(run)) is not None:
+                return started
+            holder = await self._holder(run)
+            if holder is None:
+                continue
+            if not singleton.replace:
+                return Started(holder, created=False)
+            await self._replace(holder)
+        raise Unavailable("The run that is there could not be replaced; try again.")
+
+    async def _replace(self, holder: Document) -> None:
+        # One update: were the key moved first, two could run; were the cancel first, none might.
+        key = holder["active_key"]
+        moved: Document = {
+            "active_key": f"{key}:replaced:{holder['_id']}",
+            "control": Control.CANCEL.value,
+        }
+        active = {"active_key": key, "status": {"$in": [one.value for one in ACTIVE]}}
+        parked = {"active_key": key, "status": {"$in": [one.value for one in PARKED]}}
+        waiting = {**moved, "status": Status.WAITING.value}
+        if await self._due.wake(holder["_id"], set=moved, where=active) or await self._due.wake(
+            holder["_id"], set=waiting, where=parked
+        ):
+            await self._nudger.nudge([holder["_id"]])
+
+    async def _debounced(self, run: Document, wanted: Start, debounce: Debounce) -> Started:
+        now = self._clock.now()
+        until = now + timedelta(seconds=debounce.period_s)
+        latest = now + timedelta(seconds=debounce.longest_s or debounce.period_s * 1000)
+        own = self._gathers(run, "debounce", _group(debounce.key, wanted))
+        run |= {"due_at": until, "latest_at": latest}
+        for _ in range(_TRIES):
+            if (started := await self._insert(run) or await self._gathered(run, own)) is not None:
+                return started
+            holder = await self._holder(run)
+            if holder is None:
+                continue
+            changes: Document = {"input": run["input"], "due_at": min(until, holder["latest_at"])}
+            update = {"$set": changes, "$push": {"gathered": own}, "$inc": {"signals": 1}}
+            if await self._join(holder, run, update):
+                return Started({**holder, **changes}, created=False)
+        raise Unavailable("The run to join kept changing; try again.")
+
+    async def _batched(self, run: Document, wanted: Start, batch: Batch) -> Started:
+        own = self._gathers(run, "batch", _group(batch.key, wanted))
+        item, full = run["input"], batch.size <= 1
+        run["input"] = [item]
+        run["due_at"] = self._clock.now() + timedelta(seconds=0 if full else batch.timeout_s)
+        if full:
+            del run["active_key"]
+        for _ in range(_TRIES):
+            if (started := await self._insert(run) or await self._gathered(run, own)) is not None:
+                return started
+            holder = await self._holder(run)
+            if holder is None:
+                continue
+            changes: Document = {}
+            update: Document = {
+                "$push": {"gathered": own, "input": item},
+                "$inc": {"signals": 1},
+            }
+            if len(holder["gathered"]) + 1 >= batch.size:
+                # Full: due at once, and the next one begins a batch of its own.
+                changes = {"due_at": self._clock.now()}
+                update |= {"$set": changes, "$unset": {"active_key": ""}}
+            if await self._join(holder, run, update):
+                return Started({**holder, **changes}, created=False)
+        raise Unavailable("The batch to join kept changing; try again.")
+
+    def _gathers(self, run: Document, kind: str, group: str) -> str:
+        """Make the run one that others join; the mark of its own start among them."""
+        own = f"{run['client']}:{run['workflow']}:{run['key']}"
+        run["active_key"] = _active_key(run, kind, group)
+        run |= {"gathers": kind, "gathered": [own]}
+        return own
+
+    async def _join(self, holder: Document, run: Document, update: Document) -> bool:
+        # Guarded by the signals that were read: each join counts them up, so none is overwritten,
+        # and a slice that has just read the run begins it only if nobody joined since.
+        guard = {
+            "_id": holder["_id"],
+            "active_key": run["active_key"],
+            "status": Status.PENDING.value,
+            "signals": holder["signals"],
+        }
+        try:
+            answer = await guarded(self._due.collection.update_one(guard, update))
+        except DuplicateKeyError:
+            return False
+        return answer.matched_count == 1
+
+    async def _gathered(self, run: Document, own: str) -> Started | None:
+        """The run that has this very start among those it gathered."""
+        found = await guarded(self._due.collection.find_one({"gathered": own}))
+        return Started(found, created=False) if found is not None else None
+
+    async def _holder(self, run: Document) -> Document | None:
+        return await guarded(self._due.collection.find_one({"active_key": run["active_key"]}))
+
+
+def _group(key: Any, wanted: Start) -> str:
+    try:
+        return group_of(key, wanted.input)
+    except Exception as error:
+        # An author's function over a caller's input: the input lacks what the group needs.
+        text = f"The input does not say which group it belongs to: {error!r}."
+        raise RequestError(text) from None
+
+
+def _active_key(run: Document, kind: str, group: str) -> str:
+    return f"{run['client']}:{run['workflow']}:{kind}:{group}"
+
+
+def _digest(workflow: str, value: Any) -> str:
+    whole = bson.encode({"workflow": workflow, "input": encode(value).form})
+    return hashlib.sha256(whole).hexdigest()

@@ -1,0 +1,44 @@
+"""Puts in order what an earlier epoch left behind, and words the errors that end a run."""
+
+from __future__ import annotations
+
+import traceback
+
+from lambent.due import Database
+from lambent.engine.context import Children, error_document
+from lambent.engine.documents import visible
+from lambent.engine.model import CHUNKS, STEPS, ErrorRecord, Kind
+from lambent.errors import LambentError, StepFailed
+from lambent.mongo import Document, guarded
+from lambent.waits import WAITS
+
+_FRAMES = 8
+
+
+async def tidy(mongo: Database, children: Children, run: Document) -> None:
+    """After a retry or restart: nothing of the run expires, and children that were cut off stop."""
+    for name in (STEPS, WAITS, CHUNKS):
+        await guarded(
+            mongo.db[name].update_many({"run": run["_id"]}, {"$unset": {"expire_at": ""}})
+        )
+    if not run["cuts"] and run["base_epoch"] != run["epoch"]:
+        return
+    cut_off = {"run": run["_id"], "kind": Kind.CHILD.value}
+    for step in await guarded(mongo.db[STEPS].find(cut_off).to_list()):
+        if step["epoch"] < run["epoch"] and "child" in step and not visible(run, step):
+            await children.cancel_child(step["child"])
+
+
+def failure_document(error: Exception) -> Document:
+    """The run's error: what was raised, the step it came from, and the last frames of its trace."""
+    if isinstance(error, StepFailed):
+        return error_document(error)
+    message = error.detail if isinstance(error, LambentError) else str(error)
+    document = ErrorRecord(type(error).__name__, message or type(error).__name__).document()
+    document["trace"] = traceback.format_tb(error.__traceback__)[-_FRAMES:]
+    cause = error.__cause__ or error.__context__
+    while cause is not None and not isinstance(cause, StepFailed):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, StepFailed):
+        document["step"] = cause.step
+    return document

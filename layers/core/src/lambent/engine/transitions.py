@@ -1,0 +1,293 @@
+"""Every state change of a run; each is one compare-and-set.
+
+A slice's changes are guarded by its lease token: a late owner changes nothing. A command's changes
+are guarded by the status that allows them, and count `signals` up, so that the slice that has the
+run looks again. See `lambent.engine` for the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from lambent.clock import FAR_FUTURE, Clock
+from lambent.due import DueDocuments, Lease, Settled
+from lambent.engine.config import EngineConfig
+from lambent.engine.documents import new_cut
+from lambent.engine.model import (
+    ACTIVE,
+    ENDED,
+    PARKED,
+    Control,
+    Debt,
+    Reason,
+    Status,
+)
+from lambent.mongo import Document, guarded
+
+_ACTIVE = [status.value for status in ACTIVE]
+_STOPPED = [status.value for status in (*ENDED, *PARKED)]
+# What a run holds that others wait for; let go in the update that ends it.
+_HELD = ("slot_key", "slot_wait", "active_key")
+
+
+class Transitions:
+    """The writes to run documents; nothing else in the engine writes a run's status."""
+
+    def __init__(self, due: DueDocuments, *, clock: Clock, config: EngineConfig) -> None:
+        self._due = due
+        self._clock = clock
+        self._config = config
+
+    # By the slice that holds the lease
+
+    async def begin(self, lease: Lease, run: Document, *, records: int | None = None) -> bool:
+        """pending, waiting, running or blocked (no code) → running.
+
+        Before the first step: `started_at` is the instant from which events count for the run.
+        `records`, given after a lapse: what is recorded now; more than at the last settle means
+        that the dead slice got on, so its death does not count.
+        """
+        changes: Document = {"status": Status.RUNNING.value, "blocked": None, "untidy": False}
+        if run["started_at"] is None:
+            changes["started_at"] = self._clock.now()
+        if records is not None and records > run["records"]:
+            changes |= {"claims": 1, "records": records}
+        update: Document = {"$set": changes}
+        guard: Document = {"status": {"$in": [*_ACTIVE, Status.BLOCKED.value]}}
+        if run.get("gathers"):
+            # A start that is debounced or batched may still change the input: what was read must
+            # be what begins, and from here on the next start makes a run of its own.
+            guard["signals"] = run["signals"]
+            changes["gathers"] = None
+            update["$unset"] = {"active_key": ""}
+        done = await self._due.write(lease, update, where=guard)
+        if done:
+            run.update(changes)
+        return done
+
+    async def suspend(
+        self, lease: Lease, due_at: datetime, *, seen_signals: int, noted: Mapping[str, Any]
+    ) -> Settled:
+        """running → waiting, until `due_at` or a wake."""
+        changes = {**noted, "status": Status.WAITING.value}
+        return await self._due.settle(lease, due_at=due_at, seen_signals=seen_signals, set=changes)
+
+    async def hold(
+        self, lease: Lease, due_at: datetime, *, seen_signals: int, set: Mapping[str, Any]
+    ) -> Settled:
+        """Give it back unbegun (no slot, no start free yet), in the status that it has."""
+        return await self._due.settle(lease, due_at=due_at, seen_signals=seen_signals, set=set)
+
+    async def pause(self, lease: Lease, *, seen_signals: int, noted: Mapping[str, Any]) -> Settled:
+        """Any active status → paused, obeying `control: pause`."""
+        return await self._due.settle(
+            lease,
+            due_at=FAR_FUTURE,
+            seen_signals=seen_signals,
+            set={**noted, "status": Status.PAUSED.value, "control": None},
+            where={"control": Control.PAUSE.value},
+        )
+
+    async def block(
+        self,
+        lease: Lease,
+        reason: Reason,
+        detail: str,
+        *,
+        seen_signals: int,
+        noted: Mapping[str, Any],
+        due_at: datetime = FAR_FUTURE,
+        tries: int = 0,
+    ) -> Settled:
+        """Any active status → blocked. Only `no code` has a due time."""
+        blocked: Document = {"reason": reason.value, "detail": detail[:4000], "tries": tries}
+        blocked["at"] = self._clock.now()
+        return await self._due.settle(
+            lease,
+            due_at=due_at,
+            seen_signals=seen_signals,
+            set={**noted, "status": Status.BLOCKED.value, "blocked": blocked},
+        )
+
+    async def decide(self, lease: Lease, status: Status, error: Document | None) -> bool:
+        """Fix how the run will end before the first undo: a later slice must not change its mind,
+        and a cancel that comes later must not either."""
+        ending = {"status": status.value, "error": error, "at": self._clock.now()}
+        return await self._due.write(
+            lease, {"$set": {"ending": ending, "control": None}}, where={"ending": None}
+        )
+
+    async def end(
+        self,
+        lease: Lease,
+        run: Document,
+        status: Status,
+        *,
+        output: Any = None,
+        error: Document | None = None,
+        noted: Mapping[str, Any] | None = None,
+    ) -> bool:
+        """Any active status → completed, failed or cancelled, with all debts, still due.
+
+        Keeps the lease, to pay at once; whoever dies leaves the debts to the next claim.
+        """
+        changes = {
+            **(noted or {}),
+            "status": status.value,
+            "output": output,
+            "error": error,
+            "control": None,
+            "blocked": None,
+            "finished_at": self._clock.now(),
+            "due_at": self._clock.now(),
+            "owes": debts_of(run),
+        }
+        update = {"$set": changes, "$unset": dict.fromkeys(_HELD, "")}
+        unended = {"status": {"$nin": [one.value for one in ENDED]}}
+        done = await self._due.write(lease, update, where=unended)
+        if done:
+            run.update(changes)
+        return done
+
+    async def forget(self, lease: Lease, expire_at: datetime) -> Settled:
+        """The last settle: every debt is paid."""
+        return await self._due.settle(
+            lease,
+            due_at=FAR_FUTURE,
+            seen_signals=None,
+            set={"owes": [], "expire_at": expire_at},
+        )
+
+    async def continue_as_new(self, lease: Lease, run: Document, input: Any, spent: int) -> bool:
+        """The next epoch, with an empty journal; what was recorded stays where it is."""
+        epoch = run["epoch"] + 1
+        changes = {
+            "epoch": epoch,
+            "base_epoch": epoch,
+            "cuts": [],
+            "input": input,
+            "spent": spent,
+            "spent_before": spent,
+            "records": 0,
+            "idle": 0,
+            "claims": 1,
+        }
+        done = await self._due.write(lease, {"$set": changes}, where={"epoch": run["epoch"]})
+        if done:
+            run.update(changes)
+        return done
+
+    async def report(self, lease: Lease, progress: Document) -> bool:
+        """Show how far the run is."""
+        return await self._due.write(lease, {"$set": {"progress": progress}})
+
+    # By commands, from anywhere
+
+    async def ask_cancel(self, run_id: str) -> bool:
+        """Active: `control` is set and the run woken. Parked: waiting, due at once."""
+        if await self._due.wake(run_id, set={"control": Control.CANCEL.value}):
+            return True
+        changes = {"control": Control.CANCEL.value, "status": Status.WAITING.value}
+        # A run that was ending already when it got stuck is only let end, in `end_stuck`.
+        where = {"status": {"$in": [status.value for status in PARKED]}, "ending": None}
+        return await self._due.wake(run_id, set=changes, where=where)
+
+    async def end_stuck(self, run: Document) -> bool:
+        """blocked while it was being undone → what it was to end as, without the rest of it."""
+        now = self._clock.now()
+        changes = {
+            "status": run["ending"]["status"],
+            "error": run["ending"]["error"],
+            "control": None,
+            "blocked": None,
+            "finished_at": now,
+            "due_at": now,
+            "owes": debts_of(run),
+        }
+        where = {"_id": run["_id"], "status": Status.BLOCKED.value, "epoch": run["epoch"]}
+        update = {"$set": changes, "$unset": dict.fromkeys(_HELD, ""), "$inc": {"signals": 1}}
+        answer = await guarded(self._due.collection.update_one(where, update))
+        return answer.matched_count == 1
+
+    async def ask_pause(self, run_id: str) -> bool:
+        """Active, and not being cancelled: `control` is set and the run woken."""
+        where = {
+            "status": {"$in": _ACTIVE},
+            "control": {"$ne": Control.CANCEL.value},
+            "ending": None,
+        }
+        return await self._due.wake(run_id, set={"control": Control.PAUSE.value}, where=where)
+
+    async def resume(self, run_id: str, *, budget: int | None = None) -> bool:
+        """Parked → waiting, due at once; active with a pause asked for → the pause is off."""
+        changes: Document = {"control": None}
+        if budget is not None:
+            changes["budget"] = budget
+        asked = {"status": {"$in": _ACTIVE}, "control": Control.PAUSE.value}
+        if await self._due.wake(run_id, set=changes, where=asked):
+            return True
+        changes |= {"status": Status.WAITING.value, "blocked": None, "idle": 0}
+        parked = {"status": {"$in": [status.value for status in PARKED]}}
+        return await self._due.wake(run_id, set=changes, where=parked)
+
+    async def raise_epoch(
+        self,
+        run: Document,
+        *,
+        statuses: Sequence[Status],
+        cut: tuple[int, str] | None,
+        afresh: bool,
+    ) -> bool:
+        """Ended or parked → waiting in the next epoch: one guarded update, nothing deleted.
+
+        `cut`: the order and key from which on nothing is kept; `afresh`: nothing is kept at all.
+        """
+        epoch = run["epoch"] + 1
+        now = self._clock.now()
+        changes: Document = {
+            "status": Status.WAITING.value,
+            "epoch": epoch,
+            "control": None,
+            "blocked": None,
+            "ending": None,
+            "output": None,
+            "error": None,
+            "finished_at": None,
+            "due_at": now,
+            "owes": [],
+            "records": 0,
+            "idle": 0,
+            "untidy": True,  # what the last epoch left is put in order by the next slice
+        }
+        if afresh:
+            changes |= {"base_epoch": epoch, "cuts": []}
+        elif cut is not None:
+            changes["cuts"] = [*run["cuts"], new_cut(run["epoch"], *cut)]
+        # Never while debts are being paid, nor under a live lease: both end in a moment.
+        where = {
+            "_id": run["_id"],
+            "epoch": run["epoch"],
+            "status": {"$in": [status.value for status in statuses]},
+            "owes": [],
+            "lease": None,
+        }
+        update = {"$set": changes, "$inc": {"signals": 1}, "$unset": {"expire_at": ""}}
+        answer = await guarded(self._due.collection.update_one(where, update))
+        return answer.matched_count == 1
+
+    def no_code_until(self, tries: int) -> datetime:
+        """When to look again for code that is not deployed: doubling from 5 s to 5 minutes."""
+        rest_s = min(self._config.no_code_retry_s, 5.0 * 2 ** min(tries, 10))
+        return self._clock.now() + timedelta(seconds=rest_s)
+
+
+def debts_of(run: Mapping[str, Any]) -> list[str]:
+    """What this run owes once it has ended."""
+    owed = [Debt.RETENTION]
+    if run.get("parent"):
+        owed.append(Debt.PARENT)
+    if run.get("slot_group"):
+        owed.append(Debt.SLOT)
+    return [debt.value for debt in owed]

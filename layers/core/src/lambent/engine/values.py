@@ -1,0 +1,83 @@
+"""Puts values where they fit: into the document that they belong to, or into chunks beside it."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import bson
+
+from lambent.codec import TAG, Encoded, decode, encode
+from lambent.due import Database
+from lambent.engine.config import EngineConfig
+from lambent.engine.model import CHUNKS
+from lambent.errors import Unserialisable
+from lambent.mongo import Document, guarded
+
+_CHUNK_BYTES = 4 * 1024 * 1024
+_CHUNKED = "chunks"
+
+
+class Values:
+    """Stores and fetches values; a big one becomes `{"~": "chunks", ...}` and chunk documents."""
+
+    def __init__(self, mongo: Database, config: EngineConfig) -> None:
+        self._mongo = mongo
+        self._config = config
+
+    async def ensure_indexes(self) -> None:
+        chunks = self._mongo.db[CHUNKS]
+        await guarded(chunks.create_index([("set", 1)]))
+        await guarded(chunks.create_index([("run", 1)]))
+        await guarded(chunks.create_index("expire_at", expireAfterSeconds=0))
+
+    async def store(self, run: str, value: Any) -> Any:
+        """The form to put into a document. Raises `Unserialisable`, also past the size limit."""
+        return await self.place(run, encode(value))
+
+    async def place(self, run: str, encoded: Encoded) -> Any:
+        """The same for a value that is encoded already; most cost nothing here."""
+        if encoded.size_bytes * 2 <= self._config.chunk_over_bytes:
+            return encoded.form
+        data = bson.encode({"v": encoded.form})
+        if len(data) <= self._config.chunk_over_bytes:
+            return encoded.form
+        if len(data) > self._config.largest_value_bytes:
+            raise Unserialisable(
+                f"the value takes {len(data)} bytes; the limit is "
+                f"{self._config.largest_value_bytes}."
+            )
+        # A name of its own for each try: two slices that race must not mix their pieces.
+        name = f"{run}/{secrets.token_hex(8)}"
+        starts = range(0, len(data), _CHUNK_BYTES)
+        pieces: list[Document] = [
+            {"_id": f"{name}/{n}", "set": name, "n": n, "run": run, "data": _piece(data, at)}
+            for n, at in enumerate(starts)
+        ]
+        # Before the document that points at them: a record never misses its value.
+        for piece in pieces:
+            await guarded(self._mongo.db[CHUNKS].insert_one(piece))
+        return {TAG: _CHUNKED, "v": {"set": name, "count": len(pieces), "bytes": len(data)}}
+
+    async def form(self, form: Any) -> Any:
+        """The stored form itself, put together again if it lies in chunks."""
+        if not is_chunked(form):
+            return form
+        wanted = form["v"]
+        found = self._mongo.db[CHUNKS].find({"set": wanted["set"]})
+        pieces = sorted(await guarded(found.to_list()), key=lambda piece: int(piece["n"]))
+        if len(pieces) != wanted["count"]:
+            raise Unserialisable(f"{wanted['count'] - len(pieces)} chunks of the value are gone.")
+        return bson.decode(b"".join(piece["data"] for piece in pieces))["v"]
+
+    async def fetch(self, form: Any) -> Any:
+        """The value that a stored form stands for."""
+        return decode(await self.form(form))
+
+
+def _piece(data: bytes, at: int) -> bytes:
+    return data[at : at + _CHUNK_BYTES]
+
+
+def is_chunked(form: Any) -> bool:
+    return isinstance(form, dict) and form.get(TAG) == _CHUNKED

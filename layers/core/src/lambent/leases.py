@@ -1,0 +1,172 @@
+"""Renews leases from a thread of its own, so that a blocking call of an author lapses none."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any, Final, Protocol
+
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+
+from lambent.clock import Clock
+from lambent.due import LEASE_S, Lease
+from lambent.mongo import Document
+
+RENEW_EVERY_S: Final = 10.0
+_RETRY_S: Final = 1.0
+# The thread ends when it had nothing to do for so long; the next lease starts another.
+_IDLE_S: Final = 30.0
+
+
+@dataclass(slots=True)
+class Held:
+    """A lease in use; the keeper replaces `lease` by the renewed one. `signals`: as last seen."""
+
+    lease: Lease
+    signals: int
+
+
+# Called on the event loop: with True if the lease is lost, with False if the document was woken.
+Told = Callable[[bool], None]
+
+
+class Keeper(Protocol):
+    def keep(self, held: Held, told: Told) -> Any:
+        """A context manager: the lease is renewed while inside."""
+        ...
+
+
+@dataclass(slots=True)
+class _Kept:
+    held: Held
+    told: Told
+    loop: asyncio.AbstractEventLoop
+    renew_at_s: float
+
+
+class LeaseKeeper:
+    """Renews every 10 s over its own connection. Only "matched nothing" means lost; any error is
+    retried: whether the lease has ended is then told by its owner's monotonic clock."""
+
+    def __init__(
+        self, uri: str, db_name: str, *, clock: Clock, every_s: float = RENEW_EVERY_S
+    ) -> None:
+        self._uri = uri
+        self._db_name = db_name
+        self._clock = clock
+        self._every_s = every_s
+        self._kept: dict[int, _Kept] = {}
+        self._woken = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    @contextmanager
+    def keep(self, held: Held, told: Told) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        kept = _Kept(held, told, loop, self._clock.monotonic_s() + self._every_s)
+        with self._woken:
+            self._kept[id(held)] = kept
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
+                self._thread.start()
+            self._woken.notify()
+        try:
+            yield
+        finally:
+            with self._woken:
+                self._kept.pop(id(held), None)
+
+    def close(self) -> None:
+        """End the thread and its connection; leases that are still kept will lapse."""
+        with self._woken:
+            self._closed = True
+            thread = self._thread
+            self._woken.notify()
+        if thread is not None:
+            thread.join(timeout=5.0)
+
+    def _run(self) -> None:
+        client: MongoClient[Document] | None = None
+        idle_since_s = self._clock.monotonic_s()
+        try:
+            while True:
+                with self._woken:
+                    kept, rest_s = self._next()
+                    if kept is None and rest_s > 0:
+                        self._woken.wait(min(rest_s, _IDLE_S))
+                    now_s = self._clock.monotonic_s()
+                    idle_since_s = now_s if self._kept else idle_since_s
+                    if self._closed or (not self._kept and now_s - idle_since_s >= _IDLE_S):
+                        self._thread = None
+                        return
+                if kept is not None:
+                    client = client or self._connect()
+                    self._renew(client, kept)
+        finally:
+            if client is not None:
+                client.close()
+
+    def _next(self) -> tuple[_Kept | None, float]:
+        now_s = self._clock.monotonic_s()
+        first = min(self._kept.values(), key=lambda kept: kept.renew_at_s, default=None)
+        if first is None:
+            return None, _IDLE_S
+        return (first, 0.0) if first.renew_at_s <= now_s else (None, first.renew_at_s - now_s)
+
+    def _connect(self) -> MongoClient[Document]:
+        return MongoClient(
+            self._uri,
+            timeoutMS=4000,
+            serverSelectionTimeoutMS=3000,
+            maxPoolSize=1,
+            tz_aware=True,
+            w="majority",
+            journal=True,
+            appname="lambent-leases",
+        )
+
+    def _renew(self, client: MongoClient[Document], kept: _Kept) -> None:
+        begun_s = self._clock.monotonic_s()
+        lease = kept.held.lease
+        collection = client[self._db_name][lease.kind.collection]
+        mine = {"_id": lease.id, "lease": lease.token}
+        until = self._clock.now() + timedelta(seconds=LEASE_S)
+        try:
+            answer = collection.update_one(mine, {"$set": {"lease_until": until}})
+            lost = answer.matched_count == 0
+            seen = None if lost else collection.find_one(mine, {"signals": 1})
+        except PyMongoError:
+            kept.renew_at_s = self._clock.monotonic_s() + _RETRY_S
+            return
+        kept.renew_at_s = begun_s + self._every_s
+        if lost:
+            kept.renew_at_s = float("inf")
+            self._tell(kept, lost=True)
+            return
+        kept.held.lease = replace(lease, ends_s=begun_s + LEASE_S)
+        if seen is not None and seen["signals"] != kept.held.signals:
+            self._tell(kept, lost=False)
+
+    def _tell(self, kept: _Kept, *, lost: bool) -> None:
+        with self._woken:
+            if id(kept.held) not in self._kept:
+                return
+        try:
+            kept.loop.call_soon_threadsafe(kept.told, lost)
+        except RuntimeError:
+            # The loop was closed: nobody is left to be told.
+            kept.renew_at_s = float("inf")
+
+
+class NoKeeper:
+    """Renews nothing: for tests that own the time."""
+
+    @contextmanager
+    def keep(self, held: Held, told: Told) -> Iterator[None]:
+        del held, told
+        yield
