@@ -102,9 +102,23 @@ class HTTPCycle:
     async def _send(self, message: Message) -> None:
         response = self._response
         assert response is not None
+        kind = message["type"]
+        if (
+            response.phase is Phase.STREAMING
+            and kind == "http.response.body"
+            and message.get("more_body")
+            and (data := message.get("body"))
+        ):
+            # The path of nearly every frame, kept short: it decides how fast a stream is.
+            if response.write_on(data):
+                await response.give_way()
+            return
+        await self._send_other(response, kind, message)
+
+    async def _send_other(self, response: Response, kind: str, message: Message) -> None:
         if self._stop is Stop.BROKEN:
             raise ClientDisconnected(self.broken_by)
-        match message["type"], response.phase:
+        match kind, response.phase:
             case "http.response.body", Phase.STREAMING | Phase.HELD:
                 more = message.get("more_body", False)
                 await response.body(bytes(message.get("body", b"")), more=more)

@@ -73,10 +73,23 @@ class Response:
         if not more:
             self._end(None)
             return
+        await self.give_way()
+
+    def write_on(self, data: bytes) -> bool:
+        """Send a piece (not empty) in the middle of a body; True when `give_way` is due."""
+        if self._declared_bytes is not None:
+            self._count(len(data), more=True)
+        if not self._bodiless:
+            self._wrote = True
+            self._sink.write(data)
         self._pieces += 1
+        return self._sink.congested or self._pieces % PIECES_BETWEEN_YIELDS == 0
+
+    async def give_way(self) -> None:
+        """Let the kernel take what was sent, or at least give the event loop a turn."""
         if self._sink.congested:
             await self._sink.drain()
-        elif self._pieces % PIECES_BETWEEN_YIELDS == 0:
+        else:
             await asyncio.sleep(0)
 
     def fail(self, failure: Failure, *, status: int, title: str) -> None:

@@ -28,6 +28,7 @@ class AnswerStream:
         self._address = address
         self._on_break = on_break
         self._loop = asyncio.get_running_loop()
+        self.congested = False
         self._sock: socket.socket | None = None
         self._unsent = bytearray()
         self._writer_on = False
@@ -73,12 +74,8 @@ class AnswerStream:
         self._ended = True
         self._send(last_chunk(failure.trailers() if failure else ()))
 
-    @property
-    def congested(self) -> bool:
-        return len(self._unsent) > HIGH_WATER_BYTES
-
     async def drain(self) -> None:
-        """Wait until what is unsent fell under the low-water mark, or the stream broke."""
+        """Wait until what is unsent fell to the low-water mark, or the stream broke."""
         if self._drained is None:
             self._drained = self._loop.create_future()
         await asyncio.shield(self._drained)
@@ -97,6 +94,7 @@ class AnswerStream:
             return
         if self._unsent:
             self._unsent += data
+            self.congested = len(self._unsent) > HIGH_WATER_BYTES
             return
         try:
             sent = sock.send(data)
@@ -109,6 +107,7 @@ class AnswerStream:
             self._unsent += memoryview(data)[sent:]
             self._loop.add_writer(sock, self._writable)
             self._writer_on = True
+            self.congested = len(self._unsent) > HIGH_WATER_BYTES
 
     def _writable(self) -> None:
         assert self._sock is not None
@@ -166,6 +165,7 @@ class AnswerStream:
             self._outcome.set_result(answer)
 
     def _wake_drain(self) -> None:
+        self.congested = False
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
         self._drained = None
