@@ -57,6 +57,7 @@ class Environment:
         self._server = Server(self._api)
         self._process: asyncio.subprocess.Process | None = None
         self._invocation: Invocation | None = None
+        self._writer: Invocation | None = None  # whose output it is that comes through the pipe
         self._timer: asyncio.TimerHandle | None = None
         self._created_at_s = time.monotonic()
         self._init_ms: float | None = None
@@ -70,7 +71,7 @@ class Environment:
         assert self.state is State.IDLE
         timeout_s = self.function.timeout_s
         invocation.started_at_s = time.monotonic()
-        self._invocation = invocation
+        self._invocation = self._writer = invocation
         self._log.line(f"START RequestId: {invocation.request_id} Version: {self.function.version}")
         self._timer = asyncio.get_running_loop().call_later(timeout_s, self._time_out)
         self._enter(State.BUSY)
@@ -177,9 +178,9 @@ class Environment:
 
     def _output(self, text: str) -> None:
         self._log.output(text)
-        if self._invocation is not None:
-            self._invocation.log_tail += text.encode() + b"\n"
-            del self._invocation.log_tail[:-4096]
+        if self._writer is not None:
+            self._writer.log_tail += text.encode() + b"\n"
+            del self._writer.log_tail[:-4096]
 
     def _process_ended(self, code: int) -> None:
         words = exit_words(code)

@@ -1,5 +1,6 @@
 """Speaks Lambda's Invoke API, as boto3 uses it: RequestResponse, Event, DryRun, streamed."""
 
+import asyncio
 import base64
 import json
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from local.emulator.template import Function
 
 REQUEST_LIMIT_BYTES = 6_291_556
 EVENT_LIMIT_BYTES = 1_048_576
+_TAIL_PAUSE_S = 0.05  # what a function wrote comes through another pipe than its answer
 _V2015 = "/2015-03-31/functions/"
 _V2021 = "/2021-11-15/functions/"
 
@@ -109,6 +111,7 @@ class InvokeApi:
             headers.append(("X-Amz-Function-Error", "Unhandled"))
             body = failure.document()
         if exchange.request.header("x-amz-log-type") == "Tail":
+            await asyncio.sleep(_TAIL_PAUSE_S)
             tail = base64.b64encode(bytes(invocation.log_tail)).decode()
             headers.append(("X-Amz-Log-Result", tail))
         await exchange.respond(200, body, headers)
