@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Coroutine, Iterable
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 from pymongo.errors import DuplicateKeyError
@@ -114,20 +115,18 @@ class KeyedStarts:
         self._mongo, self._triggers = mongo, triggers
         self.problem: Exception | None = None
 
-    async def start_on(self, event: Document) -> list[str]:
+    async def start_for_event(self, event: Document) -> list[Any]:
         if self.problem is not None:
             raise self.problem
         workflow = self._triggers.get(event["type"])
-        return [await self._start(f"event:{event['_id']}:{workflow}")] if workflow else []
+        key = f"event:{event['_id']}:{workflow}"
+        return [await self.start(workflow, client="acme", key=key)] if workflow else []
 
-    async def start_tick(self, *, schedule_id: str, tick_at: datetime, **rest: Any) -> str:
-        return await self._start(f"tick:{schedule_id}:{tick_at.isoformat()}", **rest)
-
-    async def _start(self, key: str, **rest: Any) -> str:
-        run = {"_id": key, "status": "pending", **rest, **new_due_fields(EPOCH)}
+    async def start(self, workflow: str, input: Any = None, **rest: Any) -> Any:
+        run = {"_id": rest["key"], "status": "pending", **new_due_fields(EPOCH)}
         with contextlib.suppress(DuplicateKeyError):
             await self._mongo.db["runs"].insert_one(run)
-        return key
+        return SimpleNamespace(run=run)
 
 
 class BusWorld:

@@ -164,7 +164,7 @@ async def test_ten_thousand_due_documents_are_held_a_thousand_at_a_time(
     await world.add(*(f"r{number:05}" for number in range(10_000)))
     world.functions.works = False
     poller = world.poller(fleet=Fleet(10, 10))
-    await world.watch(poller, for_s=4)
+    await world.watch(poller, for_s=2)
     assert all(source.most_held <= LOOK_LIMIT for source in poller._sources)
     sent = [one for _, _, ids in world.functions.calls for one in ids]
     assert len(sent) == 100, "no more than the fleet takes"

@@ -15,7 +15,7 @@ from lambent.mongo import Document, Mongo
 from lambent.schedules.schedules import Plan, Schedules
 from lambent.schedules.ticker import CatchUp, Ticker
 from lambent.schedules.transitions import SCHEDULES
-from tests.store.bus_world import KeyedStarts, Killed, MortalMongo, SilentNudges, TurnedClock
+from tests.store.bus_world import KeyedStarts, Killed, MortalMongo, TurnedClock
 
 HOURLY = Plan(name="report", cron="0 * * * *", workflow="report", input={"$a.b": 1})
 
@@ -29,7 +29,7 @@ class ScheduleWorld:
     def ticker(self, mongo: Any = None) -> Ticker:
         mongo = mongo or self.mongo
         starts = KeyedStarts(mongo, {})
-        return Ticker(mongo, clock=self.clock, starts=starts, nudges=SilentNudges())
+        return Ticker(mongo, clock=self.clock, starts=starts)
 
     async def poll(self, mongo: Any = None) -> int:
         due = DueDocuments(self.mongo, SCHEDULES, clock=self.clock)

@@ -142,8 +142,7 @@ class Deliverer:
             fanout.stage = _Stage.STARTS
         await self._keep(fanout)
         if fanout.stage is _Stage.STARTS:
-            started = await self._starts.start_on(fanout.event)
-            self._nudge(fanout, Work.RUNS, started)
+            await self._starts.start_for_event(fanout.event)
             fanout.stage = _Stage.WEBHOOKS
         await self._keep(fanout)
         queued = await self._webhooks.queue(fanout.event)

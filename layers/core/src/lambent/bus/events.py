@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -14,6 +14,7 @@ from lambent.bus.cloudevents import CloudEvent, check
 from lambent.bus.delivery import Deliverer
 from lambent.bus.transitions import EventStatus
 from lambent.clock import Clock
+from lambent.codec import encode, plain
 from lambent.due import LEASE_S, Claimed, Database, DueDocuments, Lease, new_due_fields
 from lambent.errors import Conflict, NotFound, StoreUnavailable
 from lambent.ids import new_ulid
@@ -179,14 +180,20 @@ def _scope(client: str | None) -> dict[str, Any]:
 
 
 class StepEvents:
-    """The bus as the engine's `step.publish` asks for it: one event, told apart by its id."""
+    """The bus as the engine's `step.publish` asks for it: one event, told apart by its id.
 
-    def __init__(self, bus: EventBus) -> None:
+    `bus` is asked for at the first event: engine and bus are made of each other.
+    """
+
+    def __init__(self, bus: Callable[[], EventBus]) -> None:
         self._bus = bus
 
     async def publish(
         self, *, client: str, id: str, source: str, type: str, subject: str | None, data: Any
     ) -> None:
         """Durable when it returns. Raises as `EventBus.publish` does."""
+        if not isinstance(data, bytes):
+            # An author's instants and models travel as the JSON that others can read.
+            data = plain(encode(data).form)
         event = CloudEvent(id=id, source=source, type=type, subject=subject, data=data)
-        await self._bus.publish(client, [event])
+        await self._bus().publish(client, [event])

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable
-from datetime import datetime
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, Protocol
 
 from lambent.dispatch import Work
 from lambent.mongo import Document
 
 
+class Started(Protocol):
+    """A run that was asked for, new or known."""
+
+    @property
+    def run(self) -> Document: ...
+
+
 class Starts(Protocol):
-    """Starts runs, each once by its identity."""
+    """Starts runs, each once by its identity, and nudges for them; the engine is one."""
 
-    async def start_on(self, event: Document) -> list[str]:
+    async def start_for_event(self, event: Document) -> Sequence[Started]:
         """One run of each workflow registered `on=` the event's type, keyed by the event."""
-        ...
-
-    async def start_tick(
-        self,
-        *,
-        client: str,
-        workflow: str,
-        version: int | None,
-        input: Any,
-        schedule_id: str,
-        tick_at: datetime,
-    ) -> str:
-        """The run of this schedule for this instant; the first call makes it."""
         ...
 
 

@@ -21,6 +21,8 @@ from lambent.mongo import Document, guarded
 
 MAX_PER_CLIENT: Final = 100
 MAX_TYPES: Final = 50
+# The platform's own events (answers to callbacks): nobody else publishes or is told of them.
+RESERVED: Final = "lambent."
 # Both secrets sign for so long after a rotation, so that receivers can change theirs meanwhile.
 ROTATION: Final = timedelta(hours=24)
 
@@ -51,6 +53,8 @@ class WebhookQueue:
 
     async def queue(self, event: Document) -> list[str]:
         """The ids of the deliveries, new or not: their `_id` makes each exist once."""
+        if event["type"].startswith(RESERVED):
+            return []
         webhooks = self._mongo.db[transitions.WEBHOOKS]
         active = {"client": event["client"], "status": WebhookStatus.ACTIVE}
         found = await guarded(webhooks.find(active, {"types": 1}).to_list())

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, Protocol, assert_never
 
 from lambent.clock import Clock
-from lambent.dispatch import Work
 from lambent.due import Claimed, Database, DueDocuments, Settled
 from lambent.errors import LambentError, StoreUnavailable
 from lambent.mongo import Document
@@ -33,39 +32,34 @@ class CatchUp(StrEnum):
     ALL = "all"
 
 
-class TickStarts(Protocol):
-    """The engine's part: the one run of a schedule for an instant; the first call makes it."""
+class Started(Protocol):
+    """A run that was asked for, new or known."""
 
-    async def start_tick(
+    @property
+    def run(self) -> Document: ...
+
+
+class TickStarts(Protocol):
+    """Starts a run once by its key, and nudges for it; the engine is one."""
+
+    async def start(
         self,
+        workflow: str,
+        input: Any = None,
         *,
         client: str,
-        workflow: str,
-        version: int | None,
-        input: Any,
-        schedule_id: str,
-        tick_at: datetime,
-    ) -> str: ...
-
-
-class RunNudges(Protocol):
-    """`lambent.dispatch.Dispatch` is one."""
-
-    def nudge(
-        self, work: Work, ids: Iterable[str], *, news: bool = False
-    ) -> Coroutine[Any, Any, int]: ...
+        key: str | None = None,
+        version: int | None = None,
+    ) -> Started: ...
 
 
 class Ticker:
     """Claims due schedules and starts what they ask for."""
 
-    def __init__(
-        self, mongo: Database, *, clock: Clock, starts: TickStarts, nudges: RunNudges
-    ) -> None:
+    def __init__(self, mongo: Database, *, clock: Clock, starts: TickStarts) -> None:
         self._schedules = DueDocuments(mongo, SCHEDULES, clock=clock)
         self._clock = clock
         self._starts = starts
-        self._nudges = nudges
         self._at_once = asyncio.Semaphore(_AT_ONCE)
 
     async def tick_due(self, schedule_ids: Sequence[str]) -> int:
@@ -100,18 +94,18 @@ class Ticker:
         )
         if settled is Settled.SIGNALLED:
             await self._schedules.release(claimed.lease)
-        await self._nudges.nudge(Work.RUNS, runs)
         return len(runs)
 
     async def _start(self, schedule: Document, tick_at: datetime) -> str:
-        return await self._starts.start_tick(
+        started = await self._starts.start(
+            schedule["workflow"],
+            json.loads(schedule["input"]),
             client=schedule["client"],
-            workflow=schedule["workflow"],
+            # The tick's identity is its UTC instant: the same tick is the same run.
+            key=f"tick:{schedule['_id']}:{tick_at.isoformat()}",
             version=schedule["version"],
-            input=json.loads(schedule["input"]),
-            schedule_id=schedule["_id"],
-            tick_at=tick_at,
         )
+        return str(started.run["_id"])
 
     async def _put_off(self, claimed: Claimed, error: LambentError) -> int:
         logger().error(

@@ -1,0 +1,240 @@
+"""Runs and workflows over HTTP: start, read, list, and every command that a run understands."""
+
+# No postponed annotations here: FastAPI has to see the dependencies made inside the function.
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
+
+from lambent.admission.decisions import Scope
+from lambent.engine.control import RunFilter
+from lambent.engine.engine import WorkflowEngine
+from lambent.engine.model import Level, Status
+from lambent.engine.registry import Workflow
+from lambent.engine.views import RunView, StepView
+from lambent.errors import RequestError
+from lambent.http.reach import Authorize, Reach, changing, reading
+
+_EXAMPLE: JsonDict = {
+    "workflow": "news-digest",
+    "input": {"topic": "science"},
+    "key": "digest-2026-03-01",
+}
+
+
+class RunRequest(BaseModel):
+    """A run to start."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_EXAMPLE]})
+
+    workflow: str = Field(min_length=1, max_length=100)
+    input: Any = None
+    key: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        description="Makes the start idempotent: the same key and input answer the first run; "
+        "another input under the key is 409.",
+    )
+    version: int | None = Field(default=None, ge=1, description="None: the newest deployed.")
+    priority: Level | None = Field(default=None, description="0 high, 1 normal, 2 low.")
+    budget: int | None = Field(default=None, ge=1, description="Model tokens it may spend.")
+
+
+class ResumeRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    budget: int | None = Field(default=None, ge=1, description="The new budget of the run.")
+
+
+class RestartRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    step: str | None = Field(
+        default=None, max_length=1000, description="The step's key; none: from the start."
+    )
+
+
+class BulkRequest(BaseModel):
+    """Which runs, at most 1,000 a call. At least one condition is asked for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: Status | None = None
+    workflow: str | None = Field(default=None, max_length=100)
+    created_from: AwareDatetime | None = None
+    created_to: AwareDatetime | None = None
+
+
+class BulkAnswer(BaseModel):
+    count: int = Field(description="How many runs obeyed. Ask again until it is 0.")
+
+
+class RunList(BaseModel):
+    """A page, newest first."""
+
+    runs: list[RunView]
+    cursor: str | None = Field(description="Ask with it for the next page; null on the last.")
+
+
+class StepList(BaseModel):
+    """Everything on record, in the order in which it was begun."""
+
+    steps: list[StepView]
+
+
+class WorkflowView(BaseModel):
+    """One version of a workflow that this deployment can run."""
+
+    name: str
+    version: int
+    on: list[str] = Field(description="The event types that start it.")
+    priority: Level
+    description: str
+
+
+class WorkflowList(BaseModel):
+    workflows: list[WorkflowView]
+
+
+def runs_router(engine: WorkflowEngine, authorize: Authorize) -> APIRouter:
+    """`/runs` and `/workflows`; needs the scope `runs`."""
+    router = APIRouter(tags=["runs"])
+    _add_reading(router, engine, authorize)
+    _add_starting(router, engine, authorize)
+    _add_commands(router, engine, authorize)
+    return router
+
+
+def _add_starting(router: APIRouter, engine: WorkflowEngine, authorize: Authorize) -> None:
+    writer = Annotated[Reach, Depends(changing(authorize, Scope.RUNS))]
+
+    @router.post("/runs", status_code=202)
+    async def start_run(body: RunRequest, reach: writer, response: Response) -> RunView:
+        """Start a run, or find the one that the key started before."""
+        started = await engine.start(
+            body.workflow,
+            body.input,
+            client=reach.own,
+            key=body.key,
+            version=body.version,
+            priority=body.priority,
+            budget=body.budget,
+        )
+        run_id = started.run["_id"]
+        response.headers["location"] = f"/runs/{run_id}"
+        return await engine.control.get(run_id, client=reach.own)
+
+    @router.post("/runs/cancel")
+    async def cancel_runs(body: BulkRequest, reach: writer) -> BulkAnswer:
+        """Cancel every run that fits."""
+        return BulkAnswer(count=await engine.control.cancel_all(_filter(body, reach)))
+
+    @router.post("/runs/retry")
+    async def retry_runs(body: BulkRequest, reach: writer) -> BulkAnswer:
+        """Retry every failed run that fits."""
+        return BulkAnswer(count=await engine.control.retry_all(_filter(body, reach)))
+
+
+def _add_reading(router: APIRouter, engine: WorkflowEngine, authorize: Authorize) -> None:
+    reader = Annotated[Reach, Depends(reading(authorize, Scope.RUNS))]
+
+    @router.get("/workflows")
+    async def list_workflows(_: reader) -> WorkflowList:
+        """What this deployment can run, every version of it."""
+        return WorkflowList(workflows=[_workflow(one) for one in engine.workflows.all()])
+
+    @router.get("/runs")
+    async def list_runs(
+        reach: reader,
+        status: Status | None = None,
+        workflow: Annotated[str | None, Query(max_length=100)] = None,
+        client: Annotated[str | None, Query(max_length=100)] = None,
+        parent: Annotated[str | None, Query(max_length=64)] = None,
+        created_from: AwareDatetime | None = None,
+        created_to: AwareDatetime | None = None,
+        cursor: Annotated[str | None, Query(max_length=200)] = None,
+        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    ) -> RunList:
+        """List runs, the newest first; `client` is for admins."""
+        wanted = RunFilter(
+            client=reach.client or client,
+            status=status,
+            workflow=workflow,
+            parent=parent,
+            created_from=created_from,
+            created_to=created_to,
+        )
+        page = await engine.control.list_runs(wanted, limit=limit, cursor=cursor)
+        return RunList(runs=page.runs, cursor=page.cursor)
+
+    @router.get("/runs/{run_id}")
+    async def get_run(run_id: str, reach: reader) -> RunView:
+        """One run, with what it waits for."""
+        return await engine.control.get(run_id, client=reach.client)
+
+    @router.get("/runs/{run_id}/steps")
+    async def list_steps(run_id: str, reach: reader) -> StepList:
+        """The steps of a run; the output of redacted ones is shown to nobody."""
+        return StepList(steps=await engine.control.steps(run_id, client=reach.client))
+
+
+def _add_commands(router: APIRouter, engine: WorkflowEngine, authorize: Authorize) -> None:
+    writer = Annotated[Reach, Depends(changing(authorize, Scope.RUNS))]
+    refusals: Mapping[int | str, dict[str, Any]] = {
+        409: {"description": "Its state does not allow that; `status` says which it is."}
+    }
+
+    @router.post("/runs/{run_id}/cancel", status_code=202, responses={**refusals})
+    async def cancel_run(run_id: str, reach: writer) -> RunView:
+        """Undo what it did, then end it."""
+        return await engine.control.cancel(run_id, client=reach.client)
+
+    @router.post("/runs/{run_id}/pause", status_code=202, responses={**refusals})
+    async def pause_run(run_id: str, reach: writer) -> RunView:
+        """Let what is under way finish, and begin nothing new."""
+        return await engine.control.pause(run_id, client=reach.client)
+
+    @router.post("/runs/{run_id}/resume", status_code=202, responses={**refusals})
+    async def resume_run(run_id: str, reach: writer, body: ResumeRequest | None = None) -> RunView:
+        """Go on with a paused or blocked run."""
+        budget = body.budget if body is not None else None
+        return await engine.control.resume(run_id, client=reach.client, budget=budget)
+
+    @router.post("/runs/{run_id}/retry", status_code=202, responses={**refusals})
+    async def retry_run(run_id: str, reach: writer) -> RunView:
+        """Go on with a failed run from the step that failed."""
+        return await engine.control.retry(run_id, client=reach.client)
+
+    @router.post("/runs/{run_id}/restart", status_code=202, responses={**refusals})
+    async def restart_run(
+        run_id: str, reach: writer, body: RestartRequest | None = None
+    ) -> RunView:
+        """Run again from a step on; what was begun before it is kept."""
+        step = body.step if body is not None else None
+        return await engine.control.restart(run_id, client=reach.client, step=step)
+
+    @router.delete("/runs/{run_id}", status_code=204, responses={**refusals})
+    async def delete_run(run_id: str, reach: writer) -> None:
+        """Forget an ended run and all it left."""
+        await engine.control.delete(run_id, client=reach.client)
+
+
+def _filter(body: BulkRequest, reach: Reach) -> RunFilter:
+    asked = body.model_dump(exclude_none=True)
+    if not asked:
+        raise RequestError("Say which runs: by status, workflow or time.")
+    return RunFilter(client=reach.client, **asked)
+
+
+def _workflow(one: Workflow) -> WorkflowView:
+    return WorkflowView(
+        name=one.name,
+        version=one.version,
+        on=list(one.on),
+        priority=one.priority,
+        description=(one.fn.__doc__ or "").strip().partition("\n")[0],
+    )

@@ -1,0 +1,147 @@
+"""Schedules over HTTP: create, list, change, pause, resume, delete, preview."""
+
+# No postponed annotations here: FastAPI has to see the dependencies made inside the function.
+
+import json
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict, Field
+
+from lambent.admission.decisions import Scope
+from lambent.clock import Clock
+from lambent.http.reach import Authorize, Reach, changing, reading
+from lambent.mongo import Document
+from lambent.schedules.schedules import MAX_CATCH_UP, MAX_PREVIEW, Plan, Schedules, preview
+from lambent.schedules.ticker import CatchUp
+from lambent.schedules.transitions import ScheduleStatus
+
+_CRON = Field(
+    max_length=200,
+    description="Five fields, or six with seconds first; `@daily` and its kin.",
+    examples=["0 7 * * mon-fri"],
+)
+_ZONE = Field(default="UTC", max_length=64, examples=["Europe/Berlin"])
+
+
+class PlanRequest(BaseModel):
+    """Which workflow to start, and when."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cron: str = _CRON
+    timezone: str = _ZONE
+    workflow: str = Field(min_length=1, max_length=100, examples=["news-digest"])
+    version: int | None = Field(default=None, ge=1, description="None: the newest at each tick.")
+    input: Any = Field(default=None, examples=[{"topic": "science"}])
+    catch_up: CatchUp = Field(
+        default=CatchUp.LAST, description="What becomes of ticks missed while nothing could run."
+    )
+    catch_up_limit: int = Field(default=100, ge=1, le=MAX_CATCH_UP)
+
+
+class ScheduleRequest(PlanRequest):
+    """A schedule to make."""
+
+    name: str = Field(min_length=1, max_length=100, examples=["morning-news"])
+
+
+class ScheduleView(BaseModel):
+    """A schedule and where it stands."""
+
+    id: str
+    client: str
+    name: str
+    cron: str
+    timezone: str
+    workflow: str
+    version: int | None
+    input: Any
+    catch_up: CatchUp
+    catch_up_limit: int
+    status: ScheduleStatus
+    next_at: datetime | None = Field(description="The next tick; null while paused.")
+    last_tick_at: datetime | None
+    last_run: str | None
+    problem: str | None = Field(description="Why the last tick could not start its run.")
+    created_at: datetime
+    updated_at: datetime
+
+
+class ScheduleList(BaseModel):
+    """A page, oldest first."""
+
+    schedules: list[ScheduleView]
+    cursor: str | None = Field(description="Ask with it for the next page; null on the last.")
+
+
+class Preview(BaseModel):
+    ticks: list[datetime]
+
+
+def schedules_router(schedules: Schedules, clock: Clock, authorize: Authorize) -> APIRouter:
+    """`/schedules`; needs the scope `runs`."""
+    router = APIRouter(prefix="/schedules", tags=["schedules"])
+    reader = Annotated[Reach, Depends(reading(authorize, Scope.RUNS))]
+    writer = Annotated[Reach, Depends(changing(authorize, Scope.RUNS))]
+
+    @router.post("", status_code=201)
+    async def create_schedule(body: ScheduleRequest, reach: writer) -> ScheduleView:
+        """Make a schedule. Its name is unique among the client's."""
+        return _view(await schedules.create(reach.own, Plan(**body.model_dump())))
+
+    @router.get("")
+    async def list_schedules(
+        reach: reader,
+        cursor: Annotated[str | None, Query(max_length=64)] = None,
+        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    ) -> ScheduleList:
+        """List schedules, the oldest first."""
+        found = await schedules.all_of(reach.client, limit=limit, after=cursor)
+        last = found[-1]["_id"] if len(found) == limit else None
+        return ScheduleList(schedules=[_view(one) for one in found], cursor=last)
+
+    @router.get("/preview")
+    async def preview_schedule(
+        _: reader,
+        cron: Annotated[str, Query(max_length=200)],
+        timezone: Annotated[str, Query(max_length=64)] = "UTC",
+        count: Annotated[int, Query(ge=1, le=MAX_PREVIEW)] = 5,
+    ) -> Preview:
+        """When an expression would tick, from now on."""
+        return Preview(ticks=preview(cron, timezone, after=clock.now(), count=count))
+
+    @router.get("/{schedule_id}")
+    async def get_schedule(schedule_id: str, reach: reader) -> ScheduleView:
+        """One schedule."""
+        return _view(await schedules.get(schedule_id, client=reach.client))
+
+    @router.put("/{schedule_id}")
+    async def change_schedule(schedule_id: str, body: PlanRequest, reach: writer) -> ScheduleView:
+        """Put another plan in its place; its ticks are counted from now."""
+        plan = Plan(name="", **body.model_dump())
+        return _view(await schedules.change(schedule_id, plan, client=reach.client))
+
+    @router.post("/{schedule_id}/pause")
+    async def pause_schedule(schedule_id: str, reach: writer) -> ScheduleView:
+        """No ticks until it is resumed; 409 where it is paused already."""
+        return _view(await schedules.pause(schedule_id, client=reach.client))
+
+    @router.post("/{schedule_id}/resume")
+    async def resume_schedule(schedule_id: str, reach: writer) -> ScheduleView:
+        """Tick again, from now on."""
+        return _view(await schedules.resume(schedule_id, client=reach.client))
+
+    @router.delete("/{schedule_id}", status_code=204)
+    async def delete_schedule(schedule_id: str, reach: writer) -> None:
+        """Delete it; runs that it started go on."""
+        await schedules.delete(schedule_id, client=reach.client)
+
+    return router
+
+
+def _view(document: Document) -> ScheduleView:
+    named = {name: document[name] for name in ScheduleView.model_fields if name in document}
+    named |= {"id": document["_id"], "next_at": document["tick_at"]}
+    return ScheduleView(**{**named, "input": json.loads(document["input"])})

@@ -1,0 +1,351 @@
+"""Runs, events, schedules, webhooks and callbacks over HTTP, with real stores behind them."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
+from typing import Any, cast
+
+import httpx
+import pytest_asyncio
+
+from lambent.admission.decisions import AdmissionConfig
+from lambent.admission.gate import Gate
+from lambent.admission.keys import KeyStore
+from lambent.admission.migrate import migrate
+from lambent.bus.delivery import Deliverer
+from lambent.bus.events import EventBus, StepEvents, ensure_event_indexes
+from lambent.bus.webhooks import WebhookQueue, Webhooks, ensure_webhook_indexes
+from lambent.clock import SystemClock
+from lambent.engine.config import EngineConfig
+from lambent.engine.engine import MongoStore, WorkflowEngine
+from lambent.engine.registry import Registry
+from lambent.http.authorize import authorize
+from lambent.http.callbacks import callbacks_router
+from lambent.http.events import events_router
+from lambent.http.gateway_app import build_gateway_app
+from lambent.http.run_events import RunEvents
+from lambent.http.runs import runs_router
+from lambent.http.schedules import schedules_router
+from lambent.http.webhooks import webhooks_router
+from lambent.mongo import Mongo
+from lambent.postgres import Postgres
+from lambent.schedules.schedules import Schedules
+from tests.store.bus_world import SilentNudges
+
+
+class Site:
+    """A gateway, and an engine that is advanced by hand: the nudges go nowhere."""
+
+    def __init__(self, dsn: str, mongo_uri: str, db_name: str) -> None:
+        self.clock = clock = SystemClock()
+        self.postgres = Postgres(dsn, clock=clock)
+        self.mongo = Mongo(mongo_uri, db_name, clock=clock)
+        config = EngineConfig(callback_base_url="http://test")
+        self.store = MongoStore(self.mongo, clock=clock, config=config)
+        self.workflows = _workflows()
+        self.engine = WorkflowEngine(
+            self.store,
+            workflows=self.workflows,
+            config=config,
+            events=StepEvents(lambda: self.bus),
+        )
+        nudges = SilentNudges()
+        deliverer = Deliverer(
+            self.mongo,
+            clock=clock,
+            runs=self.store.due,
+            starts=self.engine,
+            webhooks=WebhookQueue(self.mongo, clock=clock),
+            nudges=nudges,
+            retention=timedelta(days=1),
+        )
+        self.bus = EventBus(self.mongo, clock=clock, deliverer=deliverer)
+        self.keys = KeyStore(self.postgres, clock=clock)
+        self.schedules = Schedules(self.mongo, clock=clock)
+        app = build_gateway_app(
+            gate=Gate(self.postgres, clock=clock, config=AdmissionConfig(limit=10_000)),
+            clock=clock,
+            pings={},
+            routers=[
+                runs_router(self.engine, authorize),
+                events_router(self.bus, authorize),
+                webhooks_router(Webhooks(self.mongo, clock=clock), nudges, authorize),
+                schedules_router(self.schedules, clock, authorize),
+                callbacks_router(self.engine.callbacks),
+            ],
+        )
+        self._transport = httpx.ASGITransport(app=cast(Any, app))
+
+    async def set_up(self) -> None:
+        await migrate(self.postgres)
+        await self.engine.ensure_indexes()
+        await ensure_event_indexes(self.mongo, clock=self.clock)
+        await ensure_webhook_indexes(self.mongo, clock=self.clock)
+        await self.schedules.ensure_indexes()
+
+    async def caller(self, client: str, *scopes: str) -> httpx.AsyncClient:
+        made = await self.keys.create(client, "test", scopes=cast(Any, scopes))
+        headers = {"authorization": f"Bearer {made.text}"}
+        return httpx.AsyncClient(transport=self._transport, base_url="http://test", headers=headers)
+
+    async def advance(self, run_id: str, times: int = 1) -> None:
+        for _ in range(times):
+            await self.engine.advance([run_id])
+
+    async def close(self) -> None:
+        await self.postgres.close()
+        await self.store.close()
+
+
+def _workflows() -> Registry:
+    made = Registry()
+
+    @made.workflow("greet")
+    async def greet(step: Any, input: Any) -> Any:
+        """Says hello."""
+        return await step.do("hello", lambda: {"hello": input["name"]})
+
+    @made.workflow("approve", on="order.placed")
+    async def approve(step: Any, input: Any) -> Any:
+        """Waits for a yes."""
+        event = await step.wait_for_event("yes", type="order.approved", timeout=600)
+        return event.data
+
+    @made.workflow("fragile")
+    async def fragile(step: Any, input: Any) -> Any:
+        raise ValueError("broken on purpose")
+
+    @made.workflow("asks")
+    async def asks(step: Any, input: Any) -> Any:
+        """Hands out a callback and waits for it."""
+        callback = await step.callback("approval", timeout=600)
+        await step.progress({"url": callback.url})
+        return await callback.result()
+
+    return made
+
+
+@pytest_asyncio.fixture
+async def site(postgres_dsn: str, mongo_uri: str, mongo_db_name: str) -> AsyncIterator[Site]:
+    made = Site(postgres_dsn, mongo_uri, mongo_db_name)
+    await made.set_up()
+    yield made
+    await made.close()
+
+
+async def test_a_run_is_started_once_for_its_key_and_read_to_its_end(site: Site) -> None:
+    acme = await site.caller("acme", "runs")
+    body = {"workflow": "greet", "input": {"name": "Ada"}, "key": "k1"}
+    first = await acme.post("/runs", json=body)
+    assert first.status_code == 202, first.text
+    run = first.json()
+    assert (run["status"], run["input"], run["version"]) == ("pending", {"name": "Ada"}, 1)
+    assert first.headers["location"] == f"/runs/{run['id']}"
+    assert (await acme.post("/runs", json=body)).json()["id"] == run["id"]
+    other = await acme.post("/runs", json=body | {"input": {"name": "Bob"}})
+    assert other.status_code == 409
+    await site.advance(run["id"])
+    done = (await acme.get(f"/runs/{run['id']}")).json()
+    assert (done["status"], done["output"]) == ("completed", {"hello": "Ada"})
+    steps = (await acme.get(f"/runs/{run['id']}/steps")).json()["steps"]
+    assert next((one["kind"], one["output"]) for one in steps) == ("do", {"hello": "Ada"})
+
+
+async def test_commands_that_the_state_does_not_allow_name_the_state(site: Site) -> None:
+    acme = await site.caller("acme", "runs")
+    run = (await acme.post("/runs", json={"workflow": "greet", "input": {"name": "A"}})).json()
+    await site.advance(run["id"])
+    for verb in ("cancel", "pause", "resume", "retry"):
+        answer = await acme.post(f"/runs/{run['id']}/{verb}")
+        assert answer.status_code == 409, verb
+        assert answer.json()["status"] in (409, "completed")
+    assert (await acme.delete(f"/runs/{run['id']}")).status_code == 204
+    assert (await acme.get(f"/runs/{run['id']}")).status_code == 404
+
+
+async def test_a_failed_run_is_retried_and_restarted(site: Site) -> None:
+    acme = await site.caller("acme", "runs")
+    run = (await acme.post("/runs", json={"workflow": "fragile"})).json()
+    await site.advance(run["id"])
+    failed = (await acme.get(f"/runs/{run['id']}")).json()
+    assert (failed["status"], failed["error"]["type"]) == ("failed", "ValueError")
+    assert (await acme.post(f"/runs/{run['id']}/retry")).status_code == 202
+    await site.advance(run["id"])
+    assert (await acme.post(f"/runs/{run['id']}/restart", json={})).status_code == 202
+    counted = await acme.post("/runs/cancel", json={"workflow": "fragile"})
+    assert counted.json() == {"count": 1}
+
+
+async def test_runs_belong_to_their_client_and_admins_see_all(site: Site) -> None:
+    acme, umbrella = [await site.caller(name, "runs") for name in ("acme", "umbrella")]
+    admin = await site.caller("ops", "admin")
+    run = (await acme.post("/runs", json={"workflow": "greet", "input": {"name": "A"}})).json()
+    assert (await umbrella.get(f"/runs/{run['id']}")).status_code == 404
+    assert (await umbrella.post(f"/runs/{run['id']}/cancel")).status_code == 404
+    assert (await umbrella.get("/runs")).json()["runs"] == []
+    listed = await umbrella.get("/runs", params={"client": "acme"})
+    assert listed.json()["runs"] == [], "a filter reaches no further than the key"
+    assert (await admin.get(f"/runs/{run['id']}")).status_code == 200
+    assert len((await admin.get("/runs")).json()["runs"]) == 1
+    chat_only = await site.caller("acme", "chat")
+    assert (await chat_only.get("/runs")).status_code == 403
+    assert (await chat_only.post("/events", json={})).status_code == 403
+
+
+async def test_wrong_bodies_name_their_fields(site: Site) -> None:
+    acme = await site.caller("acme", "runs", "events")
+    answer = await acme.post("/runs", json={"workflow": "", "priority": 7, "extra": 1})
+    assert answer.status_code == 422
+    fields = {one["field"] for one in answer.json()["errors"]}
+    assert fields == {"workflow", "priority", "extra"}
+    assert (await acme.post("/runs", json={"workflow": "nobody"})).status_code == 404
+    event = await acme.post("/events", json={"specversion": "1.0", "id": "1"})
+    assert event.status_code == 422
+    assert {one["field"] for one in event.json()["errors"]} == {"source", "type"}
+    reserved = {"specversion": "1.0", "id": "1", "source": "x", "type": "lambent.callback"}
+    assert (await acme.post("/events", json=reserved)).status_code == 422
+
+
+async def test_an_event_starts_a_workflow_and_another_ends_its_wait(site: Site) -> None:
+    acme = await site.caller("acme", "runs", "events")
+    placed = {"specversion": "1.0", "id": "1", "source": "/shop", "type": "order.placed"}
+    answer = await acme.post("/events", json=placed)
+    assert answer.status_code == 202, answer.text
+    [run] = (await acme.get("/runs", params={"workflow": "approve"})).json()["runs"]
+    await site.advance(run["id"])
+    waiting = (await acme.get(f"/runs/{run['id']}")).json()
+    assert waiting["waits"][0]["type"] == "order.approved"
+    headers = {
+        "ce-specversion": "1.0",
+        "ce-id": "2",
+        "ce-source": "/shop",
+        "ce-type": "order.approved",
+        "content-type": "application/json",
+    }
+    sent = await acme.post("/events", content=b'{"by": "Ada"}', headers=headers)
+    await site.advance(run["id"])
+    done = (await acme.get(f"/runs/{run['id']}")).json()
+    assert (done["status"], done["output"]) == ("completed", {"by": "Ada"})
+    key = sent.json()["events"][0]["key"]
+    assert (await acme.get(f"/events/{key}")).json()["event"]["data"] == {"by": "Ada"}
+    assert (await acme.post(f"/events/{key}/replay")).status_code == 202
+
+
+async def test_a_batch_of_events_answers_for_each_and_marks_duplicates(site: Site) -> None:
+    acme = await site.caller("acme", "events")
+    batch = [
+        {"specversion": "1.0", "id": str(number), "source": "/s", "type": "t"}
+        for number in (1, 2, 1)
+    ]
+    headers = {"content-type": "application/cloudevents-batch+json"}
+    answer = await acme.post("/events", content=json.dumps(batch), headers=headers)
+    assert [one["duplicate"] for one in answer.json()["events"]] == [False, False, True]
+    page = (await acme.get("/events", params={"limit": 1})).json()
+    assert page["cursor"] is not None
+    rest = (await acme.get("/events", params={"cursor": page["cursor"]})).json()
+    assert (len(rest["events"]), rest["cursor"]) == (1, None)
+
+
+async def test_schedules_are_made_paused_resumed_previewed(site: Site) -> None:
+    acme = await site.caller("acme", "runs")
+    body = {"name": "n", "cron": "0 7 * * *", "timezone": "Europe/Berlin", "workflow": "greet"}
+    made = (await acme.post("/schedules", json=body | {"input": {"name": "A"}})).json()
+    assert (made["status"], made["input"]) == ("active", {"name": "A"})
+    assert (await acme.post("/schedules", json=body)).status_code == 409
+    wrong = await acme.post("/schedules", json=body | {"name": "m", "cron": "nonsense"})
+    assert wrong.status_code == 422
+    paused = (await acme.post(f"/schedules/{made['id']}/pause")).json()
+    assert (paused["status"], paused["next_at"]) == ("paused", None)
+    assert (await acme.post(f"/schedules/{made['id']}/pause")).status_code == 409
+    assert (await acme.post(f"/schedules/{made['id']}/resume")).json()["status"] == "active"
+    preview = await acme.get("/schedules/preview", params={"cron": "@daily", "count": 3})
+    assert len(preview.json()["ticks"]) == 3
+    assert (await acme.delete(f"/schedules/{made['id']}")).status_code == 204
+
+
+async def test_webhooks_are_made_changed_rotated_and_their_secret_shown_once(site: Site) -> None:
+    acme = await site.caller("acme", "events")
+    body = {"url": "https://example.com/hook", "types": ["order.*"]}
+    made = (await acme.post("/webhooks", json=body)).json()
+    assert made["secret"].startswith("whsec_")
+    assert "secret" not in (await acme.get(f"/webhooks/{made['id']}")).json()
+    rotated = (await acme.post(f"/webhooks/{made['id']}/rotate")).json()
+    assert rotated["secret"] != made["secret"]
+    off = await acme.patch(f"/webhooks/{made['id']}", json={"status": "disabled"})
+    assert (off.json()["status"], off.json()["types"]) == ("disabled", ["order.*"])
+    for url in ("http://example.com/", "https://169.254.169.254/", "https://[::1]/"):
+        refused = await acme.post("/webhooks", json=body | {"url": url})
+        assert refused.status_code == 422, url
+    umbrella = await site.caller("umbrella", "events")
+    assert (await umbrella.delete(f"/webhooks/{made['id']}")).status_code == 404
+
+
+async def test_a_callback_is_answered_once_without_a_key(site: Site) -> None:
+    acme = await site.caller("acme", "runs")
+    run = (await acme.post("/runs", json={"workflow": "asks"})).json()
+    await site.advance(run["id"])
+    shown = (await acme.get(f"/runs/{run['id']}")).json()
+    path = shown["progress"]["value"]["url"].removeprefix("http://test")
+    async with httpx.AsyncClient(transport=site._transport, base_url="http://test") as anyone:
+        assert (await anyone.post("/callbacks/nonsense", json={})).status_code == 404
+        answered = await anyone.post(path, json={"value": {"approved": True}})
+        assert answered.status_code == 202, answered.text
+        assert (await anyone.post(path, json={"value": 2})).status_code == 410
+    await site.advance(run["id"])
+    done = (await acme.get(f"/runs/{run['id']}")).json()
+    assert (done["status"], done["output"]) == ("completed", {"approved": True})
+
+
+async def frames_of(site: Site, run_id: str, last_event_id: str = "") -> list[str]:
+    """What a client of the event stream reads until it ends."""
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> Any:
+        await asyncio.sleep(60)
+
+    app = RunEvents(
+        site.engine.control,
+        run_id,
+        client="acme",
+        last_event_id=last_event_id,
+        keep_alive_s=10,
+        clock=site.clock,
+    )
+    await app({"type": "http"}, receive, cast(Any, send))
+    text = b"".join(one.get("body", b"") for one in sent).decode()
+    return [one for one in text.split("\n\n") if one]
+
+
+async def test_a_watcher_sees_each_state_and_resumes_without_repeats(site: Site) -> None:
+    acme = await site.caller("acme", "runs")
+    run = (await acme.post("/runs", json={"workflow": "greet", "input": {"name": "A"}})).json()
+    watching = asyncio.create_task(frames_of(site, run["id"]))
+    await asyncio.sleep(0.3)
+    await site.advance(run["id"])
+    frames = await watching
+    assert '"status": "pending"' in frames[0]
+    assert '"output": {"hello": "A"}' in frames[-2]
+    assert frames[-1] == "data: [DONE]"
+    last = frames[-2].split("\n")[0].removeprefix("id: ")
+    assert await frames_of(site, run["id"], last) == ["data: [DONE]"]
+
+
+async def test_the_description_lists_every_route_with_examples(site: Site) -> None:
+    admin = await site.caller("ops", "admin")
+    document = (await admin.get("/openapi.json")).json()
+    wanted: Sequence[str] = ("/runs", "/workflows", "/events", "/schedules", "/webhooks")
+    assert set(wanted) | {"/callbacks/{token}", "/runs/{run_id}/steps"} <= set(document["paths"])
+    content = document["paths"]["/events"]["post"]["requestBody"]["content"]
+    assert "application/cloudevents-batch+json" in content
+    named = (await admin.get("/workflows")).json()["workflows"]
+    assert {
+        "name": "greet",
+        "version": 1,
+        "on": [],
+        "priority": 1,
+        "description": "Says hello.",
+    } in named
