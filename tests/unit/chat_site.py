@@ -36,6 +36,7 @@ class ChatSite:
     """The site's address, and what a test may look into."""
 
     url: str
+    app: Any
     key: str
     postgres: Postgres
     keys: KeyStore
@@ -80,8 +81,9 @@ async def chat_site(
         registry=AgentRegistry([ChatAgent, NewsAgent, *agents]),
     )  # fmt: skip
     made = await keys.create("tests", "test", scopes=[Scope.CHAT])
-    async with serving(build_chat_app(service)) as url:
-        yield ChatSite(url, made.text, postgres, keys, gate)
+    app = build_chat_app(service)
+    async with serving(app) as url:
+        yield ChatSite(url, app, made.text, postgres, keys, gate)
     await models.close()
     await postgres.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -201,3 +202,34 @@ async def test_no_slot_in_time_says_the_place_in_the_queue(
     assert late.json()["position"] == 1
     assert int(late.headers["retry-after"]) >= 1
     await site.until_no_slot_is_taken()
+
+
+async def test_a_runtime_that_ends_the_turn_lets_it_say_so_and_cancelling_leaves_no_slot(
+    site: ChatSite, scripted_model: ScriptedModel
+) -> None:
+    """As before a function's deadline: the disconnect comes first, the cancellation soon after."""
+    scripted_model.script(Reply.many(5000, delay_s=0.01))
+    sent: list[bytes] = []
+    body = [{"type": "http.request", "body": json.dumps(CHAT).encode(), "more_body": False}]
+    deadline = asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        if body:
+            return body.pop()
+        await deadline.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b""))
+
+    key = [(b"authorization", f"Bearer {site.key}".encode())]
+    scope = {"type": "http", "method": "POST", "path": "/chat/stream", "headers": key}
+    running = asyncio.create_task(site.app(scope, receive, send))
+    await scripted_model.until(lambda: b"delta" in b"".join(sent))
+    deadline.set()
+    await asyncio.sleep(0.05)
+    running.cancel()
+    await asyncio.wait({running})
+    assert b"event: error" in sent[-1]
+    assert b"[DONE]" not in b"".join(sent)
+    assert await site.slots_taken() == 0
