@@ -127,4 +127,4 @@ def _start(command: list[str]) -> subprocess.Popen[str]:
 _WARNING = """\
 *** No Python {version} was found (PATH, uv, pyenv), nor the image {image} in Docker.
 *** The layer is built WITHOUT compiled files: every cold start will take two to three times as
-*** long. Install Python {version} (`uv python install {version}`) or pull the image; build again."""
+*** long. Install Python {version} (`uv python install {version}`) or pull the image; then build."""

@@ -1,0 +1,180 @@
+"""Answers CloudFormation for the setup function: create, update and delete of the stores.
+
+Rollback safe: creating and updating are the same idempotent act, expand-only, so going back to
+the code before needs no undoing; the physical id never changes, so no update ends in a delete;
+and a delete keeps the data unless the stack was told otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.request
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final, assert_never
+
+from lambent.errors import ConfigError, LambentError
+from lambent.ids import random_base62
+from lambent.telemetry import log_fields, logger, redact
+
+Run = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
+_ID_SUFFIX: Final = "stores"
+_ANSWER_TIMEOUT_S: Final = 10.0
+_ANSWER_ATTEMPTS: Final = 4
+# CloudFormation takes 4 KB for the whole answer.
+_REASON_LENGTH: Final = 900
+_SECRET_LENGTH: Final = 43
+
+
+class RequestType(StrEnum):
+    """What CloudFormation asks of a custom resource."""
+
+    CREATE = "Create"
+    UPDATE = "Update"
+    DELETE = "Delete"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One event of CloudFormation, as far as we read it."""
+
+    type: RequestType
+    stack_id: str
+    request_id: str
+    logical_id: str
+    answer_url: str
+    admin_key_secret: str
+    deletes_data: bool
+
+    @property
+    def physical_id(self) -> str:
+        """The same for the life of the stack: a changed one would mean "delete the old"."""
+        return f"{self.stack_id.split('/')[1]}-{_ID_SUFFIX}"
+
+
+def is_from_cloudformation(event: Mapping[str, Any]) -> bool:
+    """Whether the event is a custom resource's; others come from people and local tools."""
+    return "RequestType" in event and "ResponseURL" in event
+
+
+def parse(event: Mapping[str, Any]) -> Request:
+    """The event's fields; KeyError or ValueError for what is no event of CloudFormation."""
+    properties = event["ResourceProperties"]
+    return Request(
+        type=RequestType(event["RequestType"]),
+        stack_id=event["StackId"],
+        request_id=event["RequestId"],
+        logical_id=event["LogicalResourceId"],
+        answer_url=event["ResponseURL"],
+        admin_key_secret=properties.get("AdminKeySecret", ""),
+        deletes_data=properties.get("DataOnDelete") == "delete",
+    )
+
+
+async def serve(
+    event: Mapping[str, Any],
+    run: Run,
+    *,
+    put_secret: Callable[[str, str], None] | None = None,
+    deadline_s: float = 200.0,
+) -> dict[str, Any]:
+    """Do what CloudFormation asks with `run`, and tell it how that went; never raises for `run`.
+
+    `run` is given `{"action": "setup" | "delete"}`, and `admin_secret` where this call made one.
+    Without an answer CloudFormation would wait for its whole service timeout.
+    """
+    request = parse(event)
+    put = put_secret or _put_secret
+    try:
+        async with asyncio.timeout(deadline_s):
+            await _carry_out(request, run, put)
+    except Exception as error:  # the edge: whatever went wrong, the stack must hear of it
+        logger().exception("Setup failed", **log_fields(request_type=request.type))
+        answer = _answer(request, "FAILED", explain(error))
+    else:
+        answer = _answer(request, "SUCCESS", "")
+    await asyncio.to_thread(_send, request.answer_url, answer)
+    return answer
+
+
+def explain(error: BaseException) -> str:
+    """One line on what is wrong and what to do, without a secret in it."""
+    match error:
+        case ConfigError():
+            said = f"The configuration is not usable: {error}. Change the stack's parameters."
+        case LambentError():
+            said = f"{error} Check the address, the network and the credentials of that store."
+        case TimeoutError():
+            said = "Setup took too long. Check that MongoDB and Postgres are reached from here."
+        case ImportError():
+            said = (
+                f"{error}. Were the layers built for another processor? Give `sam build` and "
+                "`sam deploy` the same Architecture."
+            )
+        case _:
+            said = f"{type(error).__name__}: {error}"
+    return redact(" ".join(said.split()))[:_REASON_LENGTH]
+
+
+async def _carry_out(request: Request, run: Run, put: Callable[[str, str], None]) -> None:
+    match request.type:
+        case RequestType.CREATE:
+            await _create(request, run, put)
+        case RequestType.UPDATE:
+            done = await run({"action": "setup"})
+            if (key := done.get("admin_key")) and request.admin_key_secret:
+                await asyncio.to_thread(put, request.admin_key_secret, key)
+        case RequestType.DELETE:
+            # Also what follows a failed create: with data to keep, no store need be reached.
+            if request.deletes_data:
+                done = await run({"action": "delete"})
+                if "deleted" not in done:
+                    raise ConfigError("this version cannot delete data; set DataOnDelete to keep")
+        case _:
+            assert_never(request.type)
+
+
+async def _create(request: Request, run: Run, put: Callable[[str, str], None]) -> None:
+    if not request.admin_key_secret:
+        await run({"action": "setup"})
+        return
+    secret = random_base62(_SECRET_LENGTH)
+    # Kept before it is made good: a key in Postgres whose text nobody has would lock everyone
+    # out, a text without its key is replaced by the next attempt.
+    await asyncio.to_thread(put, request.admin_key_secret, f"lam_admin_{secret}")
+    await run({"action": "setup", "admin_secret": secret})
+
+
+def _answer(request: Request, status: str, reason: str) -> dict[str, Any]:
+    return {
+        "Status": status,
+        "Reason": reason or "Done",
+        "PhysicalResourceId": request.physical_id,
+        "StackId": request.stack_id,
+        "RequestId": request.request_id,
+        "LogicalResourceId": request.logical_id,
+        "Data": {},
+    }
+
+
+def _send(url: str, answer: Mapping[str, Any]) -> None:
+    """PUT to the address that CloudFormation signed. Standard library: it is one request."""
+    body = json.dumps(answer).encode()
+    for attempt in range(1, _ANSWER_ATTEMPTS + 1):
+        # An empty content type: the signature covers it.
+        request = urllib.request.Request(url, data=body, method="PUT", headers={"Content-Type": ""})
+        try:
+            with urllib.request.urlopen(request, timeout=_ANSWER_TIMEOUT_S):
+                return
+        except OSError:
+            if attempt == _ANSWER_ATTEMPTS:
+                raise
+
+
+def _put_secret(arn: str, text: str) -> None:
+    import boto3
+
+    boto3.client("secretsmanager").put_secret_value(SecretId=arn, SecretString=text)

@@ -1,0 +1,101 @@
+"""Runs the SAM command line: the one on PATH, else one in an environment of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from local.aws.docker import Missing, need
+from local.aws.forward import HOST_IN_CONTAINER
+
+ROOT = Path(__file__).resolve().parents[2]
+VERSION = "1.170.0"
+_OWN = ROOT / ".lambent" / "sam"
+# The container may not reach an image registry, and needs none.
+_INVOKE = ("--skip-pull-image", "--add-host", f"{HOST_IN_CONTAINER}:host-gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """What `sam local invoke` gave: the function's answer and everything it logged."""
+
+    status: int
+    answer: str
+    log: str
+
+    def json(self) -> Any:
+        """The answer as a value; the log is shown where it is none."""
+        try:
+            return json.loads(self.answer)
+        except ValueError:
+            raise AssertionError(f"no JSON: {self.answer!r}\n{self.log[-4000:]}") from None
+
+
+def ensure_sam() -> str:
+    """The program; installed with uv where there is none. Raises `Missing`."""
+    if found := shutil.which("sam"):
+        return found
+    program = _OWN / "bin" / "sam"
+    if not program.exists():
+        need("uv")
+        for command in (
+            ["uv", "venv", "--quiet", "--allow-existing", str(_OWN)],
+            ["uv", "pip", "install", "--quiet", "--python", str(_OWN), f"aws-sam-cli=={VERSION}"],
+        ):
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise Missing(f"the SAM CLI cannot be installed: {done.stderr.strip()}")
+    return str(program)
+
+
+def build(into: Path, *, architecture: str) -> str:
+    """`sam build` of the whole template; returns what it said. Raises `Missing`, RuntimeError."""
+    need("make", "uv")
+    command = [ensure_sam(), "build", "--build-dir", str(into)]
+    command += ["--parameter-overrides", f"Architecture={architecture}"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=_environ(), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"sam build failed:\n{done.stdout}\n{done.stderr}")
+    return done.stdout + done.stderr
+
+
+def invoke(
+    function: str,
+    event: Mapping[str, Any],
+    *,
+    template: Path,
+    variables: Mapping[str, str],
+    folder: Path,
+    architecture: str,
+) -> Invocation:
+    """`sam local invoke` of a built function in Docker. `folder` takes the files it reads."""
+    event_path, variables_path = folder / "event.json", folder / "variables.json"
+    event_path.write_text(json.dumps(event))
+    variables_path.write_text(json.dumps({"Parameters": dict(variables)}))
+    command = [ensure_sam(), "local", "invoke", function, "--template", str(template)]
+    command += ["--event", str(event_path), "--env-vars", str(variables_path), *_INVOKE]
+    command += ["--parameter-overrides", f"Architecture={architecture}"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=_environ(), capture_output=True, text=True, check=False, timeout=180
+    )
+    return Invocation(done.returncode, done.stdout, done.stderr)
+
+
+def _environ() -> dict[str, str]:
+    # Credentials that lead nowhere: containers get them, and nothing here may reach AWS.
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "PYTEST_"))}
+    return {
+        **inherited,
+        "SAM_CLI_TELEMETRY": "0",
+        "AWS_ACCESS_KEY_ID": "local",
+        "AWS_SECRET_ACCESS_KEY": "local",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }

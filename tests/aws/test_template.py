@@ -1,0 +1,277 @@
+"""The stack as CloudFormation gets it: the transformed template, not its source.
+
+What cannot run without an AWS account (arm64, SnapStart, CloudFront, alarms, API Gateway) is held
+here. Validating the source finds neither circles nor the policies that SAM generates.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local.aws.transform import read_template, transform
+from local.front import CHAT_PATHS
+
+ROOT = Path(__file__).resolve().parents[2]
+CFN_LINT = str(Path(sys.executable).with_name("cfn-lint"))
+EVERYTHING = {
+    "Rollout": "Canary10Percent5Minutes",
+    "SubnetIds": "subnet-1",
+    "SecurityGroupIds": "sg-1",
+    "CloudFront": "true",
+    "OriginSecret": "not-a-secret",
+    "SecretArns": "arn:aws:secretsmanager:us-east-1:123456789012:secret:lambent-a1b2c3",
+    "Tracing": "Active",
+    "SnapStart": "PublishedVersions",
+    "WebAclArn": "arn:aws:wafv2:us-east-1:123456789012:global/webacl/x/y",
+}
+NAMES = ("Chat", "Gateway", "Step", "Deliver", "Poller", "Setup")
+# The few wide grants, each with its reason. Anything else with a `*` is refused.
+ALLOWED_WIDE = {
+    ("TracingPolicy", "xray:PutTraceSegments"): "X-Ray knows no resources",
+    ("TracingPolicy", "xray:PutTelemetryRecords"): "X-Ray knows no resources",
+    ("VpcPolicy", "ec2:CreateNetworkInterface"): "Lambda checks for this grant as it stands",
+    ("VpcPolicy", "ec2:DescribeNetworkInterfaces"): "EC2's describe calls know no resources",
+    ("VpcPolicy", "ec2:DescribeSubnets"): "EC2's describe calls know no resources",
+    ("VpcPolicy", "ec2:DeleteNetworkInterface"): "Lambda checks for this grant as it stands",
+    ("VpcPolicy", "ec2:AssignPrivateIpAddresses"): "Lambda checks for this grant as it stands",
+    ("VpcPolicy", "ec2:UnassignPrivateIpAddresses"): "Lambda checks for this grant as it stands",
+    ("DeploymentRole", "cloudwatch:DescribeAlarms"): "CloudWatch's describe knows no resources",
+}
+
+
+@lru_cache
+def transformed(everything: bool = False) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the translator's own
+        return transform(read_template(), parameters=EVERYTHING if everything else {})
+
+
+def resources(kind: str, *, everything: bool = False) -> dict[str, dict[str, Any]]:
+    found = transformed(everything)["Resources"].items()
+    return {name: body["Properties"] for name, body in found if body["Type"] == kind}
+
+
+def function(name: str, *, everything: bool = False) -> dict[str, Any]:
+    return resources("AWS::Lambda::Function", everything=everything)[name]
+
+
+def statements() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every policy statement of every role and managed policy, with its owner's logical id."""
+    for name, role in resources("AWS::IAM::Role", everything=True).items():
+        for policy in role.get("Policies", []):
+            yield from ((name, each) for each in policy["PolicyDocument"]["Statement"])
+    for name, policy in resources("AWS::IAM::ManagedPolicy", everything=True).items():
+        for each in policy["PolicyDocument"]["Statement"]:
+            yield name, (each["Fn::If"][1] if "Fn::If" in each else each)
+
+
+@pytest.mark.parametrize("everything", [False, True], ids=["defaults", "every option"])
+def test_the_transformed_template_passes_cfn_lint(everything: bool, tmp_path: Path) -> None:
+    path = tmp_path / "transformed.json"
+    path.write_text(json.dumps(transformed(everything)))
+    # W7001: the map that only SAM reads. W1001: roles that exist under the condition of their user.
+    command = [
+        sys.executable,
+        "-m",
+        "cfnlint",
+        "--ignore-checks",
+        "W7001",
+        "W1001",
+        "--",
+        str(path),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_source_passes_cfn_lint() -> None:
+    done = subprocess.run(
+        [CFN_LINT, str(ROOT / "template.yaml")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+
+
+def test_no_grant_is_wider_than_it_must_be() -> None:
+    wide = {
+        (owner, action)
+        for owner, statement in statements()
+        for action in statement["Action"]
+        if "*" in action or "*" in json.dumps(statement["Resource"])
+    }
+    assert wide == set(ALLOWED_WIDE)
+
+
+def test_every_function_has_a_role_of_its_own_and_none_of_sam_s() -> None:
+    roles = set(resources("AWS::IAM::Role"))
+    assert roles == {f"{name}Role" for name in NAMES} | {"DeploymentRole"}
+    for name in NAMES:
+        assert function(name)["Role"] == {"Fn::GetAtt": [f"{name}Role", "Arn"]}
+    ours = resources("AWS::IAM::Role").values()
+    assert "arn:" not in json.dumps([role.get("ManagedPolicyArns") for role in ours])
+
+
+def test_only_setup_may_put_the_admin_key_and_nobody_may_read_it() -> None:
+    holders = [(owner, statement["Action"]) for owner, statement in statements()
+               if "AdminKeySecret" in json.dumps(statement["Resource"])]  # fmt: skip
+    assert holders == [("SetupRole", ["secretsmanager:PutSecretValue"])]
+
+
+def test_nudges_name_the_live_alias() -> None:
+    for owner, statement in statements():
+        if "lambda:InvokeFunction" in statement["Action"]:
+            assert owner != "SetupRole"
+            assert all(each["Fn::Sub"].endswith(":live") for each in statement["Resource"])
+    variables = function("Step")["Environment"]["Variables"]
+    for name in ("STEP_FUNCTION", "DELIVER_FUNCTION", "POLLER_FUNCTION"):
+        assert variables[name]["Fn::Sub"].endswith(":live")
+
+
+def test_no_function_knows_a_public_address() -> None:
+    for name in NAMES:
+        environment = json.dumps(function(name, everything=True)["Environment"])
+        assert "Url" not in environment
+        assert "execute-api" not in environment
+
+
+def test_every_function_but_setup_waits_for_the_stores() -> None:
+    for name in NAMES:
+        waits = transformed()["Resources"][name].get("DependsOn", [])
+        assert ("Stores" in waits) == (name != "Setup")
+    stores = resources("Custom::LambentStores")["Stores"]
+    assert stores["ServiceTimeout"] == 300
+    assert stores["Code"]["Ref"].startswith("CoreLayer")  # changes with the layer
+
+
+def test_new_code_in_a_layer_makes_a_new_version() -> None:
+    for name in NAMES:
+        layers = [layer["Ref"] for layer in function(name)["Layers"]]
+        # The logical id holds a hash of the layer, so the function's properties change with it.
+        assert all(re.fullmatch(r"\w+Layer[0-9a-f]{10}", layer) for layer in layers)
+    versions = resources("AWS::Lambda::Version")
+    assert len(versions) == len(resources("AWS::Lambda::Alias")) == len(NAMES)
+    assert all(body["DeletionPolicy"] == "Delete"
+               for body in transformed()["Resources"].values()
+               if body["Type"] == "AWS::Lambda::Version")  # fmt: skip
+
+
+def test_functions_that_invoke_each_other_may_recurse() -> None:
+    allowed = {name for name in NAMES if function(name).get("RecursiveLoop") == "Allow"}
+    assert allowed == {"Step", "Deliver", "Poller"}
+
+
+def test_the_poller_runs_each_minute_and_its_concurrency_is_never_reserved() -> None:
+    (rule,) = resources("AWS::Events::Rule").values()
+    assert rule["ScheduleExpression"] == "rate(1 minute)"
+    assert rule["Targets"][0]["Arn"] == {"Ref": "PollerAliaslive"}
+    reserved = {n for n in NAMES if "ReservedConcurrentExecutions" in function(n)}
+    assert reserved == {"Chat", "Step"}
+    for name in reserved:
+        choice = function(name)["ReservedConcurrentExecutions"]["Fn::If"]
+        assert choice[2] == {"Ref": "AWS::NoValue"}
+
+
+def test_asynchronous_invokes_are_not_repeated_and_end_in_the_queue() -> None:
+    configs = resources("AWS::Lambda::EventInvokeConfig")
+    assert {c["FunctionName"]["Ref"] for c in configs.values()} == {"Step", "Deliver", "Poller"}
+    for config in configs.values():
+        assert config["Qualifier"] == "live" or "Fn::GetAtt" in config["Qualifier"]
+        assert config["MaximumRetryAttempts"] == 0
+        target = config["DestinationConfig"]["OnFailure"]["Destination"]
+        assert target == {"Fn::GetAtt": ["DeadLetters", "Arn"]}
+
+
+def test_urls_stream_or_buffer_as_their_functions_do() -> None:
+    urls = resources("AWS::Lambda::Url")
+    assert urls["ChatUrl"]["InvokeMode"] == "RESPONSE_STREAM"
+    assert urls["GatewayUrl"]["InvokeMode"] == "BUFFERED"
+    # Both grants are needed since October 2025.
+    actions = [p["Action"] for p in resources("AWS::Lambda::Permission").values()
+               if p["Principal"] == "*"]  # fmt: skip
+    assert sorted(actions) == ["lambda:InvokeFunction"] * 2 + ["lambda:InvokeFunctionUrl"] * 2
+
+
+def test_only_chat_and_gateway_shift_traffic_slowly() -> None:
+    groups = resources("AWS::CodeDeploy::DeploymentGroup", everything=True)
+    assert set(groups) == {"ChatDeploymentGroup", "GatewayDeploymentGroup"}
+    assert not resources("AWS::CodeDeploy::DeploymentGroup")
+
+
+def test_cloudfront_sends_the_paths_where_the_local_front_does() -> None:
+    config = resources("AWS::CloudFront::Distribution")["Front"]["DistributionConfig"]
+    behaviors = config["CacheBehaviors"]
+    assert tuple(each["PathPattern"] for each in behaviors) == CHAT_PATHS
+    assert {each["TargetOriginId"] for each in behaviors} == {"chat"}
+    assert config["DefaultCacheBehavior"]["TargetOriginId"] == "gateway"
+    for each in (*behaviors, config["DefaultCacheBehavior"]):
+        assert each["CachePolicyId"] == "4135ea2d-6df8-44a3-9df3-4b5a84be39ad"
+        assert each["OriginRequestPolicyId"] == "b689b0a8-53d0-40ab-baf2-68738e2966ac"
+    for origin in config["Origins"]:
+        assert origin["CustomOriginConfig"]["OriginReadTimeout"] == 120
+        assert origin["OriginCustomHeaders"][0]["HeaderValue"] == {"Ref": "OriginSecret"}
+
+
+def test_in_a_vpc_chats_stream_through_a_rest_api() -> None:
+    (method,) = resources("AWS::ApiGateway::Method").values()
+    assert method["Integration"]["ResponseTransferMode"] == "STREAM"
+    assert method["Integration"]["Uri"]["Fn::Sub"].endswith(
+        "-chat:live/response-streaming-invocations"
+    )
+    for name in NAMES:
+        assert function(name)["VpcConfig"]["Fn::If"][0] == "InVpc"
+
+
+def test_arm64_is_the_default_and_one_parameter_says_otherwise() -> None:
+    template = read_template()
+    assert template["Parameters"]["Architecture"]["Default"] == "arm64"
+    for name in NAMES:
+        assert function(name)["Architectures"] == [{"Ref": "Architecture"}]
+        assert function(name)["SnapStart"] == {"ApplyOn": {"Ref": "SnapStart"}}
+    for body in template["Resources"].values():
+        if body["Type"] in ("AWS::Serverless::LayerVersion", "AWS::Serverless::Function"):
+            folder = body["Metadata"]["WorkingDirectory"]["Fn::Sub"]
+            assert folder == "local/aws/targets/${Architecture}"
+    allowed = template["Parameters"]["Architecture"]["AllowedValues"]
+    assert {p.name for p in (ROOT / "local/aws/targets").iterdir()} == set(allowed)
+
+
+def test_every_function_logs_to_a_group_that_forgets() -> None:
+    groups = resources("AWS::Logs::LogGroup")
+    for name in NAMES:
+        assert function(name)["LoggingConfig"] == {"LogGroup": {"Ref": f"{name}Logs"}}
+        assert groups[f"{name}Logs"]["RetentionInDays"] == {"Ref": "LogRetentionDays"}
+
+
+def test_alarms_watch_what_an_operator_must_know() -> None:
+    alarms = resources("AWS::CloudWatch::Alarm")
+    for name in NAMES:
+        assert f"{name}Errors" in alarms
+    assert alarms["PollerSilent"]["TreatMissingData"] == "breaching"
+    wanted = {"DueLag", "BreakerOpen", "StuckRuns", "DeliveriesDead", "DeadInvokes"}
+    assert wanted <= set(alarms)
+    assert all(alarm["AlarmDescription"] for alarm in alarms.values())
+
+
+def test_the_dashboard_is_json_once_its_names_are_filled_in() -> None:
+    (dashboard,) = resources("AWS::CloudWatch::Dashboard").values()
+    body = re.sub(r"\$\{[^}]*\}", "x", dashboard["DashboardBody"]["Fn::Sub"])
+    assert json.loads(body)["widgets"]
+
+
+def test_nothing_secret_is_a_default_or_an_output() -> None:
+    template = transformed()
+    hidden = {n for n, body in template["Parameters"].items() if body.get("NoEcho")}
+    assert {"MongoUri", "PostgresDsn", "OllamaApiKey", "OriginSecret"} <= hidden
+    assert not any(template["Parameters"][name].get("Default") for name in hidden)
+    shown = json.dumps(template["Outputs"])
+    assert not any(f'"{name}"' in shown or f"${{{name}}}" in shown for name in hidden)
