@@ -36,7 +36,7 @@ async def test_a_good_request_is_admitted_with_slot_and_limit(postgres_dsn: str)
         assert decision.principal.client == "acme"
         assert decision.principal.scopes == {"chat"}
         assert decision.principal.key_name == "the test's"
-        assert decision.grant.slot == 0
+        assert decision.grant.slot in range(4)
         assert decision.limit is not None
         assert decision.limit.remaining == 99
         assert headers(decision.limit)["RateLimit"] == '"default";r=99;t=1'

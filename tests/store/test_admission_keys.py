@@ -57,6 +57,9 @@ async def test_a_key_reaches_no_further_than_its_scopes(postgres_dsn: str) -> No
         assert not await good(place, admin, Scope.CHAT)
         assert await good(place, reader, Scope.ADMIN_READ)
         assert not await good(place, reader, Scope.ADMIN)
+        any_key = await place.ask(reader, scope=None)
+        assert any_key.principal.may(Scope.ADMIN_READ)
+        assert not any_key.principal.may(Scope.ADMIN)
 
 
 async def test_rotation_ends_the_old_secret_at_once(postgres_dsn: str) -> None:

@@ -91,6 +91,9 @@ class Postgres:
 
     async def _enter(self) -> None:
         # Callers queue here; those behind one that hangs must not wait its time and then their own.
+        if not self._lock.locked():
+            await self._lock.acquire()
+            return
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._lock.acquire()

@@ -248,16 +248,17 @@ class Gate:
         return True
 
     def _query(self, request: AdmissionRequest, *, limited: bool) -> bytes:
-        # What the configuration fixes stands in the text: each parameter costs more than a number.
+        # What the configuration fixes stands in the text: each parameter costs more than a number,
+        # and a number in quotes is read as what it shall be, without a detour over numeric.
         kind = (limited, request.agent_exists, request.slot)
         if kind not in self._queries:
             config = self._config
             self._queries[kind] = (
                 "SELECT lambent.admit(%s, %s, %s, %s"
-                f", {config.limit if limited else 'NULL'}, {config.window_s!r}"
+                f", {config.limit if limited else 'NULL'}, '{config.window_s!r}'"
                 f", {str(request.agent_exists).lower()}, %s"
                 f", {config.max_inflight if request.slot else 'NULL'}, %s"
-                f", {config.lease_s!r}, {config.ticket_lease_s!r})"
+                f", '{config.lease_s!r}', '{config.ticket_lease_s!r}')"
             ).encode()
         return self._queries[kind]
 

@@ -41,14 +41,15 @@ CREATE OR REPLACE FUNCTION lambent.finish(
     p_failures integer, p_open_s double precision, p_successes integer
 ) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM set_config('synchronous_commit', 'off', true);
     IF p_probe THEN
+        PERFORM set_config('synchronous_commit', 'off', true);
         PERFORM lambent.book_probe(
             p_host, p_token, p_generation, p_result, p_judged, p_open_s, p_successes);
     ELSIF p_result = 'success' THEN
         UPDATE lambent.breaker SET failures = 0
         WHERE host = p_host AND generation = p_generation AND state = 'closed' AND failures > 0;
     ELSIF p_result = 'failure' THEN
+        PERFORM set_config('synchronous_commit', 'off', true);
         INSERT INTO lambent.breaker (host) VALUES (p_host) ON CONFLICT (host) DO NOTHING;
         UPDATE lambent.breaker b
         SET failures = b.failures + 1,
@@ -62,9 +63,8 @@ BEGIN
     IF p_slot IS NOT NULL THEN
         UPDATE lambent.slot s
         SET token = NULL, client = NULL, taken_at = NULL, lease_until = '-infinity',
-            held_s = CASE s.held_s WHEN 0 THEN h.held_s ELSE 0.8 * s.held_s + 0.2 * h.held_s END
-        FROM (SELECT o.number, extract(epoch FROM clock_timestamp() - o.taken_at) AS held_s
-              FROM lambent.slot o WHERE o.host = p_host AND o.number = p_slot) h
+            held_s = extract(epoch FROM clock_timestamp() - s.taken_at)
+                     * CASE s.held_s WHEN 0 THEN 1 ELSE 0.2 END + 0.8 * s.held_s
         WHERE s.host = p_host AND s.number = p_slot AND s.token = p_token;
     END IF;
 END $$;

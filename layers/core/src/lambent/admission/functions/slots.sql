@@ -45,7 +45,7 @@ BEGIN
         WHERE s.host = p_host AND s.number = (
             SELECT f.number FROM lambent.slot f
             WHERE f.host = p_host AND f.number < p_slots AND f.lease_until <= clock_timestamp()
-            ORDER BY f.number LIMIT 1 FOR UPDATE SKIP LOCKED)
+            LIMIT 1 FOR UPDATE SKIP LOCKED)
         RETURNING s.number INTO r_slot;
         IF FOUND THEN
             UPDATE lambent.turn SET served = served + 1
