@@ -17,7 +17,17 @@ from lambent.settings import Settings, load_settings
 ROOT = Path(__file__).resolve().parents[2]
 REQUIRED = {"MONGO_URI": "mongodb://localhost", "POSTGRES_DSN": "postgresql://localhost/lambent"}
 # Set by Lambda itself, or only where functions do not run at AWS.
-NOT_IN_TEMPLATE = {"AWS_REGION", "AWS_ENDPOINT_URL_LAMBDA"}
+NOT_IN_TEMPLATE = {
+    "AWS_REGION",
+    "AWS_ENDPOINT_URL_LAMBDA",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    "WEBHOOK_ALLOW_LOOPBACK",
+    "CALLBACK_BASE_URL",
+}
 
 
 def names() -> set[str]:

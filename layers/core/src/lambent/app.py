@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +18,24 @@ if TYPE_CHECKING:
     from lambent.admission.gate import Gate
     from lambent.admission.keys import KeyStore
     from lambent.agents.registry import AgentRegistry
+    from lambent.bus.delivery import Deliverer
+    from lambent.bus.events import EventBus
+    from lambent.bus.sending import WebhookSender
+    from lambent.bus.webhooks import Webhooks
     from lambent.chat.service import ChatService
+    from lambent.dispatch import Dispatch
+    from lambent.engine.engine import WorkflowEngine
     from lambent.models.manager import ModelManager
     from lambent.mongo import Mongo
+    from lambent.poller.generation import PollerBell
+    from lambent.poller.poller import Poller
     from lambent.postgres import Postgres
+    from lambent.schedules.schedules import Schedules
+    from lambent.schedules.ticker import Ticker
+
+# What deliver keeps back to put off what it could not finish, and the poller to say goodbye.
+_DELIVER_RESERVE_S = 5.0
+_POLL_RESERVE_S = 2.0
 
 # Imports stand inside the properties: a function pays at its cold start only for what it uses.
 
@@ -80,9 +97,147 @@ class Platform:
             clock=self.clock,
         )
 
+    @cached_property
+    def dispatch(self) -> Dispatch:
+        from lambent.aws_signing import Credentials
+        from lambent.dispatch import CredentialSource, Dispatch, lanes_of
+
+        settings = self.settings
+        given = None
+        if settings.aws_access_key_id:
+            given = Credentials(
+                settings.aws_access_key_id,
+                settings.aws_secret_access_key,
+                settings.aws_session_token,
+            )
+        return Dispatch(
+            lanes_of(settings),
+            clock=self.clock,
+            region=settings.aws_region,
+            endpoint_url=settings.aws_endpoint_url_lambda,
+            source=CredentialSource(
+                given,
+                settings.aws_container_credentials_full_uri,
+                settings.aws_container_authorization_token,
+            ),
+        )
+
+    @cached_property
+    def bell(self) -> PollerBell:
+        from lambent.poller.generation import PollerBell
+
+        return PollerBell(self.mongo, clock=self.clock, nudges=self.dispatch)
+
+    @cached_property
+    def engine(self) -> WorkflowEngine:
+        from lambent.agents.modules import import_modules
+        from lambent.agents.step_model import StepModel
+        from lambent.bus.events import StepEvents
+        from lambent.engine.config import EngineConfig
+        from lambent.engine.engine import MongoStore, WorkflowEngine
+        from lambent.leases import LeaseKeeper
+
+        settings = self.settings
+        import_modules(settings.agent_modules)  # their workflows register themselves
+        config = EngineConfig(
+            retention_s=settings.retention_days * 86400,
+            callback_base_url=settings.callback_base_url,
+        )
+        keeper = LeaseKeeper(settings.mongo_uri, settings.mongo_db_name, clock=self.clock)
+        return WorkflowEngine(
+            MongoStore(self.mongo, clock=self.clock, config=config, keeper=keeper),
+            config=config,
+            nudger=_RunNudges(self.dispatch),
+            model=StepModel(self.models, self.gate, default_model=settings.ollama_model),
+            events=StepEvents(lambda: self.bus),
+        )
+
+    @cached_property
+    def deliverer(self) -> Deliverer:
+        from lambent.bus.delivery import Deliverer
+        from lambent.bus.webhooks import WebhookQueue
+
+        return Deliverer(
+            self.mongo,
+            clock=self.clock,
+            runs=self.engine.store.due,
+            starts=self.engine,
+            webhooks=WebhookQueue(self.mongo, clock=self.clock),
+            nudges=self.dispatch,
+            retention=timedelta(days=self.settings.retention_days),
+        )
+
+    @cached_property
+    def bus(self) -> EventBus:
+        from lambent.bus.events import EventBus
+
+        return EventBus(self.mongo, clock=self.clock, deliverer=self.deliverer)
+
+    @cached_property
+    def webhooks(self) -> Webhooks:
+        from lambent.bus.webhooks import Webhooks
+
+        allow = self.settings.webhook_allow_loopback
+        return Webhooks(self.mongo, clock=self.clock, allow_loopback=allow)
+
+    @cached_property
+    def sender(self) -> WebhookSender:
+        from lambent.bus.sending import WebhookSender
+
+        allow = self.settings.webhook_allow_loopback
+        return WebhookSender(self.mongo, clock=self.clock, allow_loopback=allow)
+
+    @cached_property
+    def schedules(self) -> Schedules:
+        from lambent.schedules.schedules import Schedules
+
+        return Schedules(self.mongo, clock=self.clock)
+
+    @cached_property
+    def ticker(self) -> Ticker:
+        from lambent.schedules.ticker import Ticker
+
+        return Ticker(self.mongo, clock=self.clock, starts=self.engine)
+
+    @cached_property
+    def poller(self) -> Poller:
+        from lambent.bus.transitions import DELIVERIES, EVENTS
+        from lambent.dispatch import Work
+        from lambent.due import DueDocuments, DueKind
+        from lambent.engine.model import RUNS
+        from lambent.poller.poller import Poller
+        from lambent.poller.source import Fleet, Source
+        from lambent.schedules.transitions import SCHEDULES
+
+        def source(work: Work, kind: DueKind, fleet: Fleet) -> Source:
+            documents = DueDocuments(self.mongo, kind, clock=self.clock)
+            return Source(work, documents, fleet=fleet, nudges=self.dispatch, clock=self.clock)
+
+        steps = Fleet(self.settings.step_concurrency, self.settings.step_batch)
+        deliveries = Fleet(4, 20)
+        sources = [
+            source(Work.RUNS, RUNS, steps),
+            source(Work.EVENTS, EVENTS, deliveries),
+            source(Work.WEBHOOKS, DELIVERIES, deliveries),
+            source(Work.SCHEDULES, SCHEDULES, deliveries),
+        ]
+        return Poller(self.mongo, sources, clock=self.clock)
+
     async def ping_models(self) -> None:
         """Raises `Unavailable` unless the model server answers."""
         await self.models.ping()
+
+
+class _RunNudges:
+    """Dispatch as the engine asks for it. What the engine nudges is always news about a run."""
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        self._dispatch = dispatch
+
+    async def nudge(self, run_ids: Sequence[str]) -> None:
+        from lambent.dispatch import Work
+
+        await self._dispatch.nudge(Work.RUNS, run_ids, news=True)
 
 
 @cache
@@ -96,8 +251,16 @@ def platform() -> Platform:
 def chat_app() -> ASGIApp:
     """The chat function's streaming application."""
     from lambent.http.chat_app import build_chat_app
+    from lambent.http.run_route import run_events_route
 
-    return build_chat_app(platform().chats)
+    parts = platform()
+    watching = run_events_route(
+        lambda: parts.engine.control,
+        gate=parts.gate,
+        keep_alive_s=parts.settings.keep_alive_s,
+        clock=parts.clock,
+    )
+    return build_chat_app(parts.chats, more=[watching])
 
 
 def stop_chats() -> None:
@@ -108,8 +271,13 @@ def stop_chats() -> None:
 def gateway_app() -> ASGIApp:
     """The gateway function's buffered application."""
     from lambent.http.authorize import authorize
+    from lambent.http.callbacks import callbacks_router
+    from lambent.http.events import events_router
     from lambent.http.gateway_app import build_gateway_app
     from lambent.http.keys import keys_router
+    from lambent.http.runs import runs_router
+    from lambent.http.schedules import schedules_router
+    from lambent.http.webhooks import webhooks_router
 
     parts = platform()
     return build_gateway_app(
@@ -120,8 +288,60 @@ def gateway_app() -> ASGIApp:
             "mongo": parts.mongo.ping,
             "models": parts.ping_models,
         },
-        routers=[keys_router(parts.keys, authorize)],
+        routers=[
+            keys_router(parts.keys, authorize),
+            runs_router(parts.engine, authorize),
+            events_router(parts.bus, authorize),
+            schedules_router(parts.schedules, parts.clock, authorize),
+            webhooks_router(parts.webhooks, parts.dispatch, authorize),
+            callbacks_router(parts.engine.callbacks),
+        ],
     )
+
+
+async def advance_runs(run_ids: Sequence[str], *, left_s: float) -> int:
+    """Advance these runs by a slice each; `left_s` is what the invocation has left."""
+    from lambent.engine.tenure import Did
+
+    parts = platform()
+    ends_s = parts.clock.monotonic_s() + left_s
+    verdicts = await parts.engine.advance(run_ids, ends_s=ends_s)
+    taken = [one for one in verdicts.values() if one.did is not Did.NOTHING]
+    if taken:
+        # After the settles: a run that is due before the next tick must find a poller awake.
+        await parts.bell.ring(min(one.due_at for one in taken))
+    return len(taken)
+
+
+def stop_runs() -> None:
+    """Settle every slice at once: this environment is going away."""
+    platform().engine.stop()
+
+
+async def deliver_due(work: Mapping[str, Sequence[str]], *, left_s: float) -> dict[str, int]:
+    """Hand out events, call webhooks and tick schedules, each by its ids."""
+    from lambent.dispatch import Work
+
+    parts = platform()
+    deadline_s = parts.clock.monotonic_s() + left_s - _DELIVER_RESERVE_S
+    events, webhooks, ticks = await asyncio.gather(
+        parts.deliverer.deliver_due(work.get(Work.EVENTS, ()), deadline_s=deadline_s),
+        parts.sender.send_due(work.get(Work.WEBHOOKS, ()), deadline_s=deadline_s),
+        parts.ticker.tick_due(work.get(Work.SCHEDULES, ())),
+    )
+    return {"events": len(events), "webhooks": len(webhooks), "ticks": ticks}
+
+
+async def poll_due(*, left_s: float) -> str:
+    """Watch over due documents until nothing is due soon; answers why the poller ended."""
+    parts = platform()
+    deadline_s = parts.clock.monotonic_s() + left_s - _POLL_RESERVE_S
+    return await parts.poller.watch(deadline_s=deadline_s)
+
+
+def stop_poller() -> None:
+    """Leave at the next look: this environment is going away."""
+    platform().poller.stop()
 
 
 async def run_setup(event: dict[str, Any]) -> dict[str, Any]:
@@ -134,6 +354,17 @@ async def run_setup(event: dict[str, Any]) -> dict[str, Any]:
 
     parts = platform()
     applied = await migrate(parts.postgres)
+    await _ensure_indexes(parts)
     admin = await parts.keys.ensure_admin(secret=event.get("admin_secret"))
     logger().info("Setup is done", extra={"applied": applied, "admin_key_made": bool(admin.text)})
     return {"applied": applied, "admin_key": admin.text}
+
+
+async def _ensure_indexes(parts: Platform) -> None:
+    from lambent.bus.events import ensure_event_indexes
+    from lambent.bus.webhooks import ensure_webhook_indexes
+
+    await parts.engine.ensure_indexes()
+    await ensure_event_indexes(parts.mongo, clock=parts.clock)
+    await ensure_webhook_indexes(parts.mongo, clock=parts.clock)
+    await parts.schedules.ensure_indexes()

@@ -176,10 +176,25 @@ class Settings:
     retention_days: float = setting(
         _number(float, 0.01, 3650), "Days that an ended run is kept.", default=30.0
     )
+    webhook_allow_loopback: bool = setting(
+        _flag, "Whether webhooks may call this machine; for tests and local use.", default=False
+    )
+    callback_base_url: str = setting(
+        _text, "What the one-time addresses of `step.callback` begin with.", default=""
+    )
     aws_endpoint_url_lambda: str = setting(
         _text, "Where functions are invoked, if not at AWS.", default=""
     )
     aws_region: str = setting(_text, "The region of the functions.", default="us-east-1")
+    aws_access_key_id: str = setting(_text, "Set by Lambda.", default="", secret=True)
+    aws_secret_access_key: str = setting(_text, "Set by Lambda.", default="", secret=True)
+    aws_session_token: str = setting(_text, "Set by Lambda.", default="", secret=True)
+    aws_container_credentials_full_uri: str = setting(
+        _text, "Set by Lambda where SnapStart is on.", default=""
+    )
+    aws_container_authorization_token: str = setting(
+        _text, "Set by Lambda where SnapStart is on.", default="", secret=True
+    )
     log_level: str = setting(_level, "Lowest level that is logged.", default="INFO")
 
     def __repr__(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -23,8 +23,8 @@ from lambent.http.problems import ProblemsMiddleware, Rejected, send_json
 T = TypeVar("T")
 
 
-def build_chat_app(service: ChatService) -> ASGIApp:
-    """The application; it owns no connection and needs no lifespan."""
+def build_chat_app(service: ChatService, *, more: Sequence[Route] = ()) -> ASGIApp:
+    """The application, with `more` routes; it owns no connection and needs no lifespan."""
     routes = ChatRoutes(service)
     router = Router(
         routes=[
@@ -32,6 +32,7 @@ def build_chat_app(service: ChatService) -> ASGIApp:
             Route("/chat/stream", routes.chat_stream, methods=["POST"]),
             Route("/agents", routes.agents, methods=["GET"]),
             Route("/health", routes.health, methods=["GET"]),
+            *more,
         ],
         redirect_slashes=False,
         default=_nothing_here,

@@ -1,0 +1,112 @@
+"""`StepModel`: the model as a workflow's step may use it, through breaker and slot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import aclosing
+from typing import Any, assert_never
+
+from lambent.admission.decisions import AdmissionRequest, Admitted, Grant, Outcome, Queued, Refused
+from lambent.admission.gate import Gate
+from lambent.agents.model_access import Answered, ModelAccess
+from lambent.engine.config import Generated
+from lambent.errors import StoreUnavailable
+from lambent.models.manager import ModelManager
+from lambent.models.values import Message, ModelRequest, Role, ToolCall, Usage
+
+_OUTCOMES = {
+    Answered.nothing: Outcome.ABANDONED,
+    Answered.success: Outcome.SUCCESS,
+    Answered.refused: Outcome.REFUSED,
+    Answered.busy: Outcome.BUSY,
+    Answered.failure: Outcome.FAILURE,
+}
+
+
+class StepModel:
+    """The engine's `ModelPort`. A generation's value is a dict: `text`, `thinking`, `tool_calls`
+    (each `name`, `arguments`, `id`), `finish_reason`, `model`."""
+
+    def __init__(self, models: ModelManager, gate: Gate, *, default_model: str) -> None:
+        self._models = models
+        self._gate = gate
+        self._default_model = default_model
+
+    async def generate(self, request: Mapping[str, Any], *, client: str) -> Generated:
+        """One whole generation. Raises `BreakerOpen`, `NoSlot` and what the model raises."""
+        grant = await self._admitted(client)
+        access = ModelAccess(self._models)
+        try:
+            async with self._gate.keeping(grant):
+                return await self._collect(_request(request, self._default_model), access)
+        finally:
+            await self._gate.finish(grant, _OUTCOMES[access.answered])
+
+    async def _admitted(self, client: str) -> Grant:
+        asked = AdmissionRequest(
+            credential=None, scope=None, host=self._models.host, slot=True, on_behalf_of=client
+        )
+        decision = await self._gate.admit(asked)
+        if isinstance(decision, Queued):
+            async with aclosing(self._gate.wait(decision)) as turns:
+                async for turn in turns:
+                    decision = turn
+        match decision:
+            case Admitted():
+                return decision.grant
+            case Refused(error=StoreUnavailable()):
+                # Without Postgres a step goes on unguarded: nothing would ever finish else.
+                return Grant(host=None, token="")
+            case Refused():
+                raise decision.error
+            case Queued():
+                raise AssertionError("the queue ends with an admission or a refusal")
+            case never:
+                assert_never(never)
+
+    async def _collect(self, request: ModelRequest, access: ModelAccess) -> Generated:
+        text: list[str] = []
+        thinking: list[str] = []
+        calls: list[ToolCall] = []
+        finish_reason, usage = "stop", Usage()
+        async with aclosing(access.stream(request)) as pieces:
+            async for piece in pieces:
+                text.append(piece.content)
+                thinking.append(piece.thinking)
+                calls.extend(piece.tool_calls)
+                if piece.end is not None:
+                    finish_reason, usage = piece.end.finish_reason, piece.end.usage
+        value = {
+            "text": "".join(text),
+            "thinking": "".join(thinking),
+            "tool_calls": [
+                {"name": one.name, "arguments": dict(one.arguments), "id": one.id} for one in calls
+            ],
+            "finish_reason": finish_reason,
+            "model": request.model,
+        }
+        return Generated(value, usage.total_tokens)
+
+
+def _request(asked: Mapping[str, Any], default_model: str) -> ModelRequest:
+    return ModelRequest(
+        model=asked.get("model") or default_model,
+        messages=tuple(_message(one) for one in asked["messages"]),
+        tools=tuple(asked.get("tools") or ()),
+        options=dict(asked.get("options") or {}),
+        format=asked.get("format"),
+    )
+
+
+def _message(said: Mapping[str, Any]) -> Message:
+    return Message(
+        role=Role(said["role"]),
+        content=said.get("content", ""),
+        images=tuple(said.get("images", ())),
+        tool_calls=tuple(
+            ToolCall(one["name"], one["arguments"], one.get("id"))
+            for one in said.get("tool_calls", ())
+        ),
+        tool_name=said.get("tool_name"),
+        tool_call_id=said.get("tool_call_id"),
+    )
