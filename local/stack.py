@@ -149,6 +149,8 @@ class Stack:
                 "MONGO_URI": self._mongo_uri,
                 "OLLAMA_HOST": self._ollama_host,
             },
+            # A receiver under development runs on this machine; at AWS no webhook may call it.
+            extra={"WEBHOOK_ALLOW_LOOPBACK": "true"},
         )
         emulator = Emulator(
             template,

@@ -70,7 +70,8 @@ def process_environment(
         "PYTHONUTF8": "1",
     }
     endpoint = {"AWS_ENDPOINT_URL_LAMBDA": invoke_url}
-    return inherited | endpoint | declared_environment(function, settings) | lambda_own
+    declared = declared_environment(function, settings)
+    return inherited | endpoint | dict(settings.extra) | declared | lambda_own
 
 
 def command(function: Function, variables: dict[str, str]) -> list[str]:

@@ -25,3 +25,5 @@ class EmulatorSettings:
     retry_delays_s: tuple[float, ...] = (60.0, 120.0)
     """Before the first and the second retry of a failed asynchronous invoke."""
     overrides: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """Given to every function beside what the template declares."""
