@@ -41,6 +41,7 @@ def test_only_an_event_stream_gets_an_error_frame(start_runtime: Start) -> None:
     ("route", "status", "error"),
     [
         ("/no-answer", 500, "Runtime.NoAnswer"),
+        ("/raise-at-once", 500, "Runtime.ValueError"),
         ("/unfinished", 200, "Runtime.Unfinished"),
         ("/too-long", 200, "Runtime.RuntimeError"),
         ("/out-of-turn", 500, "Runtime.RuntimeError"),
@@ -75,6 +76,7 @@ def test_a_plain_handlers_error_goes_to_the_error_path(start_runtime: Start) -> 
     [
         (b"{not json", "Runtime.UnmarshalError"),
         (b"\xff", "Runtime.UnmarshalError"),
+        (b"[" * 100_000, "Runtime.UnmarshalError"),
         ({"unserialisable": 1}, "Runtime.MarshalError"),
     ],
 )
@@ -145,3 +147,10 @@ def test_an_http_event_without_an_application_is_data(start_runtime: Start) -> N
 def test_another_event_without_a_handler_is_an_error(start_runtime: Start) -> None:
     call = start_runtime().api.invoke({"x": 1}).wait()
     assert (call.kind, call.json["errorType"]) == ("error", "Runtime.UnsupportedEvent")
+
+
+def test_an_error_in_the_background_is_logged(start_runtime: Start) -> None:
+    environment = start_runtime()
+    call = environment.api.invoke(url_event("/background-error")).wait().wait_closed()
+    assert (call.payload, call.trailers) == (b"done", {})
+    environment.process.wait_for("[ERROR] ValueError: in the background")

@@ -187,3 +187,16 @@ def test_without_a_runtime_api_the_message_is_clear(start_runtime: Start) -> Non
     process = start_runtime(AWS_LAMBDA_RUNTIME_API="").process
     assert process.wait() == 1
     assert process.output == "lambda_stream: AWS_LAMBDA_RUNTIME_API is not set"
+
+
+@pytest.mark.parametrize("route", ["/stubborn", "/long-background", "/silent", "/hot"])
+def test_sigterm_ends_the_process_whatever_is_running(start_runtime: Start, route: str) -> None:
+    environment = start_runtime()
+    call = environment.api.invoke(url_event(route))
+    call.began.wait(2)
+    time.sleep(0.2)
+    started_s = time.monotonic()
+    environment.process.terminate()
+    assert environment.process.wait() == 0
+    assert time.monotonic() - started_s < 1.5
+    assert "LIFESPAN DOWN" in environment.process.output

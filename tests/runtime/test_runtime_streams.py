@@ -209,3 +209,18 @@ def test_the_scope_of_a_function_url_event(start_runtime: Start) -> None:
     assert (scope["body"], scope["client"]) == ("hi", ["203.0.113.9", 0])
     assert scope["state"] == {"started": True}
     assert 28_000 < scope["left_ms"] <= 30_000
+
+
+@pytest.mark.parametrize("route", ["/hot", "/forever"])
+def test_an_endless_answer_to_head_ends_at_once(start_runtime: Start, route: str) -> None:
+    environment = start_runtime()
+    call = environment.api.invoke(url_event(route, method="HEAD"), deadline_s=4).wait()
+    assert call.answered_at_s - call.taken_at_s < 2
+    assert (call.payload, call.prelude["headers"]["content-length"]) == (b"", "0")
+
+
+def test_background_work_is_cut_before_the_deadline(start_runtime: Start) -> None:
+    environment = start_runtime()
+    call = environment.api.invoke(url_event("/long-background"), deadline_s=1.5).wait()
+    call.wait_closed(2)
+    environment.process.wait_for("1 background tasks did not end")

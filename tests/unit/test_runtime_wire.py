@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tomllib
+from pathlib import Path
 
 import h11
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import lambda_stream
+from lambda_stream.address import USER_AGENT
 from lambda_stream.failure import Failure
 from lambda_stream.wire import (
     Answer,
@@ -21,6 +25,7 @@ from lambda_stream.wire import (
     request_head,
 )
 
+LAYER = Path(__file__).resolve().parents[2] / "layers/runtime"
 TOKEN = st.text("abcdefghijklmnopqrstuvwxyz-", min_size=1, max_size=20)
 VALUE = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=40)
 
@@ -171,3 +176,9 @@ def test_any_failure_fits_into_trailers(kind: str, message: str, stack: list[str
     assert len(trailers["Lambda-Runtime-Function-Error-Body"]) < 64 * 1024
     assert trailers["Lambda-Runtime-Function-Error-Type"].isascii()
     assert json.loads(failure.to_json())["errorMessage"] == message
+
+
+def test_the_runtimes_name_tells_its_version() -> None:
+    assert USER_AGENT[1] == f"lambda-stream/{lambda_stream.__version__}"
+    project = tomllib.loads((LAYER / "pyproject.toml").read_text())["project"]
+    assert project["version"] == lambda_stream.__version__

@@ -129,6 +129,30 @@ async def raise_after(scope, receive, send):
 
 
 @route
+async def raise_at_once(scope, receive, send):
+    await start(send, 200)
+    raise ValueError("right after the start")
+
+
+@route
+async def long_background(scope, receive, send):
+    lambda_stream.background(asyncio.sleep(60))
+    await start(send)
+    await body(send, b"done")
+
+
+@route
+async def background_error(scope, receive, send):
+    async def fail():
+        raise ValueError("in the background")
+
+    lambda_stream.background(fail())
+    await start(send)
+    await asyncio.sleep(0.05)
+    await body(send, b"done")
+
+
+@route
 async def exit_after(scope, receive, send):
     await start(send, 200)
     await body(send, b"1", True)

@@ -27,7 +27,8 @@ class Address:
             name, port = text, "80"
         number = int(port)
         found = socket.getaddrinfo(name.strip("[]"), number, type=socket.SOCK_STREAM)
-        family, _, _, _, target = found[0]
+        # A name such as localhost may stand for both; runtimes listen on version 4.
+        family, _, _, _, target = min(found, key=lambda entry: entry[0] != socket.AF_INET)
         return cls(text, family, (str(target[0]), number, *target[2:]))
 
     def new_socket(self) -> socket.socket:

@@ -30,6 +30,7 @@ class HTTPCycle:
         self._gone = asyncio.Event()
         self._task: asyncio.Task[BaseException | None] | None = None
         self._stop: Stop | None = None
+        self._given_up = asyncio.Event()
         self.broken_by = ""
 
     def broke(self, reason: str) -> None:
@@ -42,18 +43,22 @@ class HTTPCycle:
     def stop(self, why: Stop) -> None:
         """Tell the application that the client is gone, and soon after cancel it."""
         if self._stop is None:
-            self._stop = why
             asyncio.get_running_loop().call_later(CANCEL_AFTER_S, self._cancel)
+        if self._stop is None or why is Stop.BROKEN:
+            self._stop = why
         self._gone.set()
 
-    async def run(self, sink: AnswerSink, *, give_up_after_s: float | None) -> BaseException | None:
-        """Run the application to its end and end the answer; return an error to be logged.
+    def give_up(self) -> None:
+        """Leave an application behind that swallowed its cancellation."""
+        self._given_up.set()
 
-        An application that swallows its cancellation is left behind after `give_up_after_s`.
-        """
+    async def run(self, sink: AnswerSink) -> BaseException | None:
+        """Run the application to its end and end the answer; return an error to be logged."""
         response = self._response = Response(sink, method=self._scope["method"])
         self._task = asyncio.get_running_loop().create_task(self._call())
-        await asyncio.wait({self._task}, timeout=give_up_after_s)
+        given_up = asyncio.ensure_future(self._given_up.wait())
+        await asyncio.wait({self._task, given_up}, return_when=asyncio.FIRST_COMPLETED)
+        given_up.cancel()
         if self._task.done():
             error = self._task.result()
         else:
@@ -106,6 +111,7 @@ class HTTPCycle:
         if (
             response.phase is Phase.STREAMING
             and kind == "http.response.body"
+            and not response.bodiless
             and message.get("more_body")
             and (data := message.get("body"))
         ):
@@ -122,10 +128,14 @@ class HTTPCycle:
             case "http.response.body", Phase.STREAMING | Phase.HELD:
                 more = message.get("more_body", False)
                 await response.body(bytes(message.get("body", b"")), more=more)
-                if not more:
+                if not more or response.bodiless:
                     self._gone.set()
             case "http.response.start", Phase.WAITING:
                 response.begin(message["status"], list(message.get("headers", ())))
+            case "http.response.body", Phase.ENDED if response.bodiless:
+                if message.get("more_body"):  # an answer without a body does not go on for ever
+                    self._stop = Stop.BROKEN
+                    raise ClientDisconnected("the answer has no body")
             case kind, Phase.ENDED:
                 raise RuntimeError(f"{kind} after the end of the answer")
             case kind, phase:

@@ -10,7 +10,7 @@ import traceback
 from dataclasses import dataclass
 
 _MAX_TRAILER_JSON_BYTES = 16 * 1024
-_MAX_XRAY_BYTES = 64 * 1024
+_MAX_XRAY_BYTES = 8 * 1024
 _OWN_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 

@@ -44,9 +44,7 @@ class Lifetime:
         return remove
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(asyncio.get_running_loop().create_task(work))
 
 
 lifetime = Lifetime()
@@ -55,8 +53,8 @@ lifetime = Lifetime()
 def on_shutdown(callback: Callable[[], object]) -> Callable[[], None]:
     """Call `callback()` on the event loop when SIGTERM arrives; about 300 ms are left then.
 
-    An invocation may be in flight. An awaitable that the callback returns is awaited within the
-    same time. Returns a function that takes the registration back.
+    An invocation may be in flight. A coroutine that the callback returns is run within the same
+    time. Returns a function that takes the registration back.
     """
     return lifetime.add_callback(callback)
 

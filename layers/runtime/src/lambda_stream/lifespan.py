@@ -8,6 +8,7 @@ DOWN: shutdown is complete.
 from __future__ import annotations
 
 import asyncio
+import logging
 from enum import Enum, auto
 from typing import Any
 
@@ -50,7 +51,7 @@ class Lifespan:
     async def stop(self, *, timeout_s: float) -> bool:
         """Ask for shutdown and wait; False if it failed or did not end in time."""
         if self._stage is not Stage.UP or self._task is None:
-            return True
+            return self._stage is not Stage.FAILED
         self._changed.clear()
         self._events.put_nowait({"type": "lifespan.shutdown"})
         await asyncio.wait({self._task}, timeout=timeout_s)
@@ -72,6 +73,9 @@ class Lifespan:
         except BaseException as error:
             if self._stage is Stage.UP:
                 self._stage, self._message = Stage.FAILED, repr(error)
+            elif self._stage is Stage.UNKNOWN:
+                log = logging.getLogger("lambda_stream")
+                log.info("The application has no lifespan: %r", error)
         finally:
             if self._stage is Stage.UNKNOWN:
                 self._stage = Stage.UNSUPPORTED

@@ -150,4 +150,4 @@ def _write_through(stream: TextIO) -> None:
     """Lines must leave before the process is frozen."""
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure is not None:
-        reconfigure(write_through=True, line_buffering=True)
+        reconfigure(write_through=True, line_buffering=True, errors="backslashreplace")

@@ -36,7 +36,7 @@ class Response:
         self.phase = Phase.WAITING
         self._sink = sink
         self._is_head = method == "HEAD"
-        self._bodiless = False
+        self.bodiless = False
         self._prelude: Prelude | None = None
         self._hold_timer: asyncio.TimerHandle | None = None
         self._declared_bytes: int | None = None
@@ -50,8 +50,8 @@ class Response:
         length = prelude.header("content-length")
         if length is not None and not (length.isascii() and length.isdigit()):
             raise ValueError(f"content-length {length!r} is no length")
-        self._bodiless = self._is_head or status in (204, 205, 304)
-        if self._bodiless:
+        self.bodiless = self._is_head or status in (204, 205, 304)
+        if self.bodiless:
             prelude = prelude.without_body()
         elif length is not None:
             self._declared_bytes = int(length)
@@ -63,9 +63,10 @@ class Response:
 
     async def body(self, data: bytes, *, more: bool) -> None:
         """Send one piece at once. Raises RuntimeError if it breaks the declared length."""
+        if self.bodiless:
+            self._end(None)  # whatever else comes, the answer is complete
+            return
         self._count(len(data), more=more)
-        if self._bodiless:
-            data = b""
         if self.phase is Phase.HELD:
             self._first_piece(data, more=more)
         elif data:
@@ -79,9 +80,8 @@ class Response:
         """Send a piece (not empty) in the middle of a body; True when `give_way` is due."""
         if self._declared_bytes is not None:
             self._count(len(data), more=True)
-        if not self._bodiless:
-            self._wrote = True
-            self._sink.write(data)
+        self._wrote = True
+        self._sink.write(data)
         self._pieces += 1
         return self._sink.congested or self._pieces % PIECES_BETWEEN_YIELDS == 0
 
@@ -93,18 +93,19 @@ class Response:
             await asyncio.sleep(0)
 
     def fail(self, failure: Failure, *, status: int, title: str) -> None:
-        """End the answer in an error, in whatever phase it is."""
-        if self.phase is Phase.WAITING:
-            self._bodiless = self._is_head
+        """End the answer in an error, in whatever phase it is.
+
+        As long as the prelude is held, the client can still be given the status of the error.
+        """
+        if self.phase in (Phase.WAITING, Phase.HELD):
+            self.bodiless = self._is_head
             prelude = read_prelude(status, [(b"content-type", b"text/plain; charset=utf-8")])
-            self._prelude = prelude.without_body() if self._bodiless else prelude
+            self._prelude = prelude.without_body() if self.bodiless else prelude
             self.phase = Phase.HELD
-            self._release(b"" if self._bodiless else title.encode())
-        elif self.phase in (Phase.HELD, Phase.STREAMING):
-            self._release(b"")
-            if self._is_event_stream and not self._bodiless:
-                document = f'{{"type":"about:blank","title":"{title}","status":{status}}}'
-                self._write(f"event: error\ndata: {document}\n\n".encode())
+            self._release(b"" if self.bodiless else title.encode())
+        elif self.phase is Phase.STREAMING and self._takes_comment:
+            document = f'{{"type":"about:blank","title":"{title}","status":{status}}}'
+            self._write(f"event: error\ndata: {document}\n\n".encode())
         self._end(failure)
 
     def abandon(self) -> None:
@@ -116,6 +117,11 @@ class Response:
     def _is_event_stream(self) -> bool:
         kind = self._prelude.header("content-type") if self._prelude else None
         return kind is not None and kind.lower().startswith("text/event-stream")
+
+    @property
+    def _takes_comment(self) -> bool:
+        """Whether something of ours may stand in the body: an event stream of open length."""
+        return self._is_event_stream and not self.bodiless and self._declared_bytes is None
 
     def _count(self, size: int, *, more: bool) -> None:
         if self._declared_bytes is None:
@@ -153,7 +159,7 @@ class Response:
             return
         self._release(b"")
         if self.phase is Phase.STREAMING:  # a sink may have broken within the release
-            if not self._wrote and self._is_event_stream and not self._bodiless:
+            if not self._wrote and self._takes_comment:
                 self._sink.write(b":\n\n")  # an empty body would leave the client waiting
             self._sink.end(failure)
         self.phase = Phase.ENDED

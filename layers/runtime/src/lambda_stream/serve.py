@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 STOP_BEFORE_DEADLINE_S = 0.5
 # An application that will not stop is left behind this long before the deadline.
 GIVE_UP_BEFORE_DEADLINE_S = 0.15
+# And this long after a shutdown cut it.
+GIVE_UP_AT_SHUTDOWN_S = 0.08
 
 
 class Server:
@@ -48,7 +50,7 @@ class Server:
             await asyncio.wait({coming, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if not coming.done():
                 coming.cancel()
-                await asyncio.wait({coming})
+                await asyncio.gather(coming, return_exceptions=True)
                 break
             await self._handle(coming.result())
         stopping.cancel()
@@ -61,6 +63,8 @@ class Server:
     def _stop_in_flight(self) -> None:
         if self._in_flight is not None:
             self._in_flight(Stop.SHUTDOWN)
+        for task in lifetime.tasks:
+            task.cancel()
 
     async def _handle(self, invocation: Invocation) -> None:
         """Answer one invocation, whatever happens, and let its background work end."""
@@ -80,8 +84,8 @@ class Server:
             context = LambdaContext(invocation)
             event = _decode(invocation.body)
             request = self._as_http(event)
-        except RuntimeFault as fault:
-            await self._fail(invocation, fault)
+        except Exception as error:  # the edge: whatever is wrong with the input is an answer too
+            await self._fail(invocation, error)
             return
         if request is not None:
             await self._answer_http(invocation, request, event, context, remaining_s)
@@ -119,16 +123,27 @@ class Server:
             sink = StreamedAnswer(self._api, invocation, request.payload, on_break=cycle.broke)
         loop = asyncio.get_running_loop()
         stop_in_s = remaining_s - min(STOP_BEFORE_DEADLINE_S, remaining_s / 2)
-        timer = loop.call_later(stop_in_s, cycle.stop, Stop.DEADLINE)
-        self._in_flight = cycle.stop
+        give_up_in_s = remaining_s - min(GIVE_UP_BEFORE_DEADLINE_S, remaining_s / 4)
+        timers = [
+            loop.call_later(stop_in_s, cycle.stop, Stop.DEADLINE),
+            loop.call_later(give_up_in_s, cycle.give_up),
+            loop.call_later(remaining_s, sink.close),
+        ]
+
+        def stop(why: Stop) -> None:
+            cycle.stop(why)
+            timers.append(loop.call_later(GIVE_UP_AT_SHUTDOWN_S, cycle.give_up))
+            timers.append(loop.call_later(GIVE_UP_AT_SHUTDOWN_S + 0.02, sink.close))
+
+        self._in_flight = stop
         try:
-            give_up_s = remaining_s - min(GIVE_UP_BEFORE_DEADLINE_S, remaining_s / 4)
-            error = await cycle.run(sink, give_up_after_s=give_up_s)
+            error = await cycle.run(sink)
             if error is not None:
                 self._logs.failure(failure_from(error), invocation.request_id)
             answer = await sink.answered()
         finally:
-            timer.cancel()
+            for timer in timers:
+                timer.cancel()
             self._in_flight = None
             sink.close()
         if cycle.broken_by:
@@ -230,7 +245,7 @@ def _set_trace(trace_id: str) -> None:
 def _decode(body: bytes) -> Any:
     try:
         return json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         text = f"Unable to unmarshal input: {error}"
         raise RuntimeFault("Runtime.UnmarshalError", text) from None
 

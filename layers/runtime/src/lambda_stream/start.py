@@ -15,12 +15,12 @@ from lambda_stream.function import Function, lifetime
 from lambda_stream.load import load_function, set_import_path
 from lambda_stream.logs import Logs
 from lambda_stream.runtime_api import RuntimeAPI, RuntimeAPIError
-from lambda_stream.serve import Server
+from lambda_stream.serve import Server, end_background
 from lambda_stream.wire import ProtocolError
 
 EXIT_INIT, EXIT_SNAPSHOT, EXIT_RESTORE = 1, 64, 65
 # SIGTERM leaves about 300 ms: most for what is in flight, the rest for the application's shutdown.
-DRAIN_S, SHUTDOWN_S = 0.18, 0.08
+DRAIN_S, SHUTDOWN_S = 0.12, 0.08
 _INIT_ERROR = "/2018-06-01/runtime/init/error"
 _RESTORE_ERROR = "/2018-06-01/runtime/restore/error"
 _REPORT_TIMEOUT_S = 2.0
@@ -107,8 +107,10 @@ class Environment:
         except SystemExit as error:
             return error.code if isinstance(error.code, int) else EXIT_INIT
         finally:
+            await end_background(self._logs, timeout_s=SHUTDOWN_S)
             if lifespan is not None and not await lifespan.stop(timeout_s=SHUTDOWN_S):
                 self._logs.warning("The application's shutdown failed or was cut short")
+            await _cancel_the_rest()
         return 0
 
     def _shut_down(self, server: Server) -> None:
@@ -144,6 +146,15 @@ class Environment:
             said = "nothing" if answer is None else str(answer.status)
             self._logs.warning(f"{path} answered {said}")
         return status
+
+
+async def _cancel_the_rest() -> None:
+    """Let what an application left running end in an orderly way, where it ends at once."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    if rest:
+        await asyncio.wait(rest, timeout=0.02)
 
 
 def _wants_buffered() -> bool:

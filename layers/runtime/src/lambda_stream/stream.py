@@ -57,11 +57,15 @@ class AnswerStream:
                 *invocation.echo(),
             ],
         )
-        self._sock = sock = self._address.new_socket()
-        sock.setblocking(False)
-        # Not awaited: on the loopback the handshake is over before connect_ex returns, and until
-        # it is, send says "try again" like a full buffer does.
-        sock.connect_ex(self._address.target)
+        try:
+            self._sock = sock = self._address.new_socket()
+            sock.setblocking(False)
+            # Not awaited: on the loopback the handshake is over before connect_ex returns, and
+            # until it is, send says "try again" like a full buffer does.
+            sock.connect_ex(self._address.target)
+        except OSError as error:
+            self._break(None, f"connecting failed: {error}")
+            return
         self._loop.add_reader(sock, self._readable)
         self._send(head + prelude)
 

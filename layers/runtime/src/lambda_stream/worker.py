@@ -8,6 +8,7 @@ so that thread-local connections of libraries are kept between invocations.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import threading
@@ -48,7 +49,8 @@ class Worker:
                 outcome = variables.run(handler, event, context), None
             except BaseException as error:  # handed to the waiting side, which sorts it
                 outcome = None, error
-            done.get_loop().call_soon_threadsafe(_settle, done, outcome)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                done.get_loop().call_soon_threadsafe(_settle, done, outcome)
 
 
 def _settle(done: asyncio.Future[Any], outcome: tuple[Any, BaseException | None]) -> None:
