@@ -1,11 +1,13 @@
 """Real services for the tests: started once a session, or named by the environment."""
 
+import contextlib
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+import httpx
 import pytest
 
 from local.services import (
@@ -13,8 +15,10 @@ from local.services import (
     ModelServer,
     Mongo,
     MongoHost,
+    Ollama,
     Postgres,
     PostgresHost,
+    Reply,
     ScriptedModel,
     ServiceError,
 )
@@ -88,3 +92,43 @@ def mongo_db_name(mongo_server: MongoHost) -> Iterator[str]:
 def scripted_model() -> Iterator[ScriptedModel]:
     with ScriptedModel.start() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def ollama_hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+    """Hosts that keep Ollama's contract, by kind: "lambent", "ollama", "scripted"."""
+    hosts: dict[str, str] = {}
+    with contextlib.ExitStack() as stack:
+
+        def host_of(kind: str) -> str:
+            if kind not in hosts:
+                folder = tmp_path_factory.mktemp(kind)
+                server = started(lambda: OLLAMAS[kind](folder))
+                stack.callback(server.stop)
+                hosts[kind] = server.host
+            return hosts[kind]
+
+        yield host_of
+
+
+def steady_script(_: Path) -> ScriptedModel:
+    server = ScriptedModel.start()
+    server.default = Reply.many(200, delay_s=0.01)
+    return server
+
+
+OLLAMAS: dict[str, Callable[[Path], ModelServer | Ollama | ScriptedModel]] = {
+    "lambent": ModelServer.start,
+    "ollama": Ollama.start,
+    "scripted": steady_script,
+}
+
+
+@pytest.fixture
+async def ollama_api(
+    request: pytest.FixtureRequest, ollama_hosts: Callable[[str], str]
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the kind of Ollama that the test is parametrised with (indirectly)."""
+    host = ollama_hosts(request.param)
+    async with httpx.AsyncClient(base_url=host, timeout=120) as client:
+        yield client

@@ -8,6 +8,7 @@ from typing import Any
 
 from local.model_server.prompts import STOPS
 
+INT32 = 2**31 - 1
 RUNAWAY_CONTEXTS = 10  # Ollama ends an unlimited generation at ten times its context
 
 INTEGERS = {
@@ -82,7 +83,7 @@ def read(options: Mapping[str, Any] | None, *, context: int) -> Sampling:
         if name in INTEGERS:
             _check(name, value, kind="integer", holds=_number)
             if (theirs := INTEGERS[name]) is not None:
-                payload[theirs] = int(value)
+                payload[theirs] = max(-INT32, min(int(value), INT32))
         elif name in FLOATS:
             _check(name, value, kind="float32", holds=_number)
             payload[FLOATS[name]] = float(value)
@@ -95,10 +96,20 @@ def read(options: Mapping[str, Any] | None, *, context: int) -> Sampling:
     room = min(context, max(int(asked), 8)) if asked else context
     if payload["n_predict"] <= 0:
         payload["n_predict"] = RUNAWAY_CONTEXTS * room
+    _soften(payload, room)
     payload["stop"] = [*stops, *STOPS]
     # A reused prompt cache changes the order of sums, and so, now and then, a seeded answer.
     payload["cache_prompt"] = payload["seed"] < 0 and payload["temperature"] > 0
     return Sampling(payload, room)
+
+
+def _soften(payload: dict[str, Any], room: int) -> None:
+    """Bring values that Ollama takes and llama.cpp's server refuses to what they mean."""
+    payload["n_keep"] = max(payload["n_keep"], -1)
+    if payload["repeat_last_n"] < 0:
+        payload["repeat_last_n"] = room
+    if payload["repeat_penalty"] <= 0:
+        payload["repeat_penalty"] = 1.0
 
 
 def constraint(wanted: object) -> dict[str, Any]:

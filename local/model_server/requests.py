@@ -25,6 +25,10 @@ GO_FIELDS = {
 }
 
 
+def _no_number(name: str) -> object:
+    raise ValueError(f"invalid character '{name[0]}' looking for beginning of value")
+
+
 class Refused(Exception):
     """A request that is answered with `status` and Ollama's `{"error": message}`."""
 
@@ -40,7 +44,7 @@ class Body:
         if not raw.strip():
             raise Refused(400, "missing request body")
         try:
-            value = json.loads(raw)
+            value = json.loads(raw, parse_constant=_no_number)
         except (ValueError, RecursionError) as error:
             raise Refused(400, f"invalid request body: {error}") from error
         if not isinstance(value, dict):
@@ -116,7 +120,13 @@ def _messages(body: Body) -> tuple[Message, ...]:
 
 
 def read_chat(body: Body, model: str) -> Generation:
-    tools = tuple(tool for tool in body.get("tools", list, []) if isinstance(tool, dict))
+    tools = tuple(body.get("tools", list, []))
+    for tool in tools:
+        offered = tool.get("function") if isinstance(tool, dict) else None
+        if not isinstance(offered, dict):
+            raise misfit(tool, "ChatRequest.tools", "api.Tool")
+        if not isinstance(offered.get("name", ""), str):
+            raise misfit(offered["name"], "ChatRequest.tools.function.name", "string")
     return Generation(
         Route.CHAT,
         model,

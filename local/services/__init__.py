@@ -2,6 +2,7 @@
 
 from local.services.model import ModelHost, ModelServer
 from local.services.mongo import Mongo, MongoHost
+from local.services.ollama import Ollama
 from local.services.postgres import Postgres, PostgresHost
 from local.services.process import ServiceError
 from local.services.script import Fault, Reply
@@ -13,6 +14,7 @@ __all__ = [
     "ModelServer",
     "Mongo",
     "MongoHost",
+    "Ollama",
     "Postgres",
     "PostgresHost",
     "Recorded",

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from local.services.process import Child, ServiceError, free_port
+from local.services.process import Child, ServiceError, free_port, require_free
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 5.0
@@ -21,7 +21,7 @@ class ModelHost:
     model = "smollm2:135m"
 
     def __init__(self, host: str) -> None:
-        self.host = host
+        self.host = host if "://" in host else f"http://{host}"
 
     def ping(self) -> None:
         with urllib.request.urlopen(f"{self.host}/api/version", timeout=2) as answer:
@@ -75,6 +75,8 @@ class ModelServer(ModelHost):
         self.stop()
 
     def _launch(self, port: int | None) -> None:
+        if port:
+            require_free("model server", port)
         for attempt in range(PORT_ATTEMPTS):
             self.port = port or free_port()
             self.host = f"http://127.0.0.1:{self.port}"

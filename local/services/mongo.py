@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from pymongo import MongoClient
 
-from local.services.process import Child, ServiceError, free_port
+from local.services.process import Child, ServiceError, free_port, require_free
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 5.0
@@ -26,15 +26,15 @@ class MongoHost:
         self.uri = uri
 
     def drop_database(self, name: str) -> None:
-        with self._client() as client:
+        with self._client(timeout_s=20) as client:
             client.drop_database(name)
 
-    def ping(self) -> None:
-        with self._client() as client:
+    def ping(self, *, timeout_s: float = 2.0) -> None:
+        with self._client(timeout_s) as client:
             client.admin.command("ping")
 
-    def _client(self) -> MongoClient[dict[str, Any]]:
-        return MongoClient(self.uri, serverSelectionTimeoutMS=300, connectTimeoutMS=300)
+    def _client(self, timeout_s: float) -> MongoClient[dict[str, Any]]:
+        return MongoClient(self.uri, serverSelectionTimeoutMS=int(timeout_s * 1000))
 
 
 class Mongo(MongoHost):
@@ -96,6 +96,8 @@ class Mongo(MongoHost):
     def _launch(self, port: int | None) -> None:
         config = self.data_dir / "mongo.toml"
         config.touch()  # an empty one of ours, so that none from the home folder is found
+        if port:
+            require_free("mongo", port)
         for attempt in range(PORT_ATTEMPTS):
             self.port = port or free_port()
             self.uri = f"mongodb://127.0.0.1:{self.port}"

@@ -17,7 +17,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from local.services.process import Account, Child, ServiceError, free_port
+from local.services.process import Account, Child, ServiceError, free_port, require_free
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
@@ -148,6 +148,8 @@ class Postgres(PostgresHost):
         new.rename(self._cluster)
 
     def _launch(self, port: int | None) -> None:
+        if port:
+            require_free("postgres", port)
         for attempt in range(PORT_ATTEMPTS):
             refuse_if_running(self._cluster)
             self.port = port or free_port()

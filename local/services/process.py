@@ -38,6 +38,22 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def require_free(name: str, port: int, *, timeout_s: float = 2.0) -> None:
+    """ServiceError if someone else listens there: else we would take their answer for ours."""
+    deadline_at = time.monotonic() + timeout_s
+    while True:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+                return
+            except OSError as error:
+                problem = error.strerror
+        if time.monotonic() > deadline_at:
+            raise ServiceError(f"{name} cannot have port {port}: {problem}")
+        time.sleep(0.05)
+
+
 def log_tail(path: Path, lines: int = LOG_TAIL_LINES) -> str:
     if not path.exists():
         return "(no log)"
