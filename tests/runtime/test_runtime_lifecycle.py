@@ -38,6 +38,7 @@ def test_sigterm_while_idle_runs_callbacks_and_lifespan_shutdown(start_runtime: 
     assert time.monotonic() - started_s < 1.0
     assert "SHUTDOWN" in environment.process.output
     assert "LIFESPAN DOWN" in environment.process.output
+    assert "Warning" not in environment.process.output
 
 
 def test_sigterm_lets_an_invocation_settle(start_runtime: Start) -> None:

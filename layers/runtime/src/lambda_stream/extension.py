@@ -16,6 +16,10 @@ class Extension:
     def __init__(self, connection: BlockingConnection) -> None:
         self._connection = connection  # held, never read: no event will come
 
+    def close(self) -> None:
+        """At the process's end."""
+        self._connection.close()
+
     @classmethod
     def register(cls, address: Address) -> Extension | None:
         """Register before the first /next; None where the Runtime API has no extensions."""

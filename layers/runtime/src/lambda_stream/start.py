@@ -83,6 +83,8 @@ class Environment:
         finally:
             asyncio.set_event_loop(None)
             loop.close()
+            if self._extension is not None:
+                self._extension.close()
 
     async def _live(self, function: Function, on_failure: tuple[str, int]) -> int:
         from lambda_stream.lifespan import Lifespan
@@ -90,7 +92,8 @@ class Environment:
         loop = asyncio.get_running_loop()
         lifetime.loop = loop
         buffered = _wants_buffered()
-        server = Server(RuntimeAPI(self._address), function, self._logs, buffered=buffered)
+        api = RuntimeAPI(self._address)
+        server = Server(api, function, self._logs, buffered=buffered)
         lifespan = Lifespan(function.asgi) if function.asgi is not None else None
         try:
             if lifespan is not None:
@@ -111,6 +114,7 @@ class Environment:
             if lifespan is not None and not await lifespan.stop(timeout_s=SHUTDOWN_S):
                 self._logs.warning("The application's shutdown failed or was cut short")
             await _cancel_the_rest()
+            api.close()
         return 0
 
     def _shut_down(self, server: Server) -> None:
