@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -35,10 +38,36 @@ def script() -> Iterator[ScriptedModel]:
 
 
 @pytest.fixture(scope="session")
+def feed() -> Iterator[str]:
+    """The address of a feed with two articles."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Feed) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/feed.xml"
+        server.shutdown()
+
+
+class _Feed(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        item = "<item><title>{0}</title><link>http://{1}/{0}</link></item>"
+        host = self.headers["host"]
+        items = "".join(item.format(title, host) for title in ("Sky", "Grass"))
+        body = f"<rss version='2.0'><channel><title>T</title>{items}</channel></rss>".encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/rss+xml")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Tests say enough."""
+
+
+@pytest.fixture(scope="session")
 def scripted_stack(
-    tmp_path_factory: pytest.TempPathFactory, script: ScriptedModel
+    tmp_path_factory: pytest.TempPathFactory, script: ScriptedModel, feed: str
 ) -> Iterator[Stack]:
     """Embedded stores, and a model server that does what a test tells it."""
-    environ = {**_BRISK, "OLLAMA_HOST": script.host}
+    feeds = {"NEWS_FEEDS": feed, "NEWS_FEED_HOSTS": urlsplit(feed).netloc}
+    environ = {**_BRISK, **feeds, "OLLAMA_HOST": script.host}
     with running_stack(tmp_path_factory.mktemp("scripted") / "data", environ) as stack:
         yield stack

@@ -95,6 +95,7 @@ class Platform:
             models=self.models,
             settings=self.settings,
             clock=self.clock,
+            engine=lambda: self.engine,
         )
 
     @cached_property

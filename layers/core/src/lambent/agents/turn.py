@@ -9,6 +9,7 @@ from typing import Any
 
 from lambent.agents.agent import Chunk
 from lambent.agents.model_access import ModelAccess
+from lambent.agents.turn_runs import TurnRuns
 from lambent.clock import Clock
 from lambent.models.values import Message, ModelRequest, Role, ToolCall, Usage
 from lambent.settings import Settings
@@ -31,7 +32,7 @@ class Turn:
 
     `input` is the text of the last user message, `messages` the conversation with it. `model` and
     `options` are what the request asks for, already defaulted and checked. `client` owns the key
-    that asked, None where keys are switched off.
+    that asked, None where keys are switched off. `runs` is None for a key without that scope.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Turn:
     access: ModelAccess = field(repr=False)
     options: Mapping[str, Any] = field(default_factory=dict)
     conversation: str | None = None
+    runs: TurnRuns | None = field(default=None, repr=False)
 
     async def generate_stream(
         self,

@@ -9,7 +9,6 @@ from lambent.admission.decisions import Grant, Outcome
 from lambent.admission.gate import Gate
 from lambent.agents.model_access import Answered
 
-
 # The first frame goes out before the verdict is told; a turn that ends sooner tells both at once.
 _VERDICT_AFTER_S: Final = 0.02
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from lambent.admission import limits
 from lambent.admission.decisions import AdmissionRequest, Refused, Scope
@@ -16,6 +17,9 @@ from lambent.ids import new_ulid
 from lambent.models.manager import ModelManager
 from lambent.settings import Settings
 
+if TYPE_CHECKING:
+    from lambent.engine.engine import WorkflowEngine
+
 
 class ChatService:
     """Joins admission, agents and models; one for each environment."""
@@ -28,6 +32,7 @@ class ChatService:
         models: ModelManager,
         settings: Settings,
         clock: Clock,
+        engine: Callable[[], WorkflowEngine] | None = None,
     ) -> None:
         self._gate = gate
         self.registry = registry
@@ -39,6 +44,7 @@ class ChatService:
             models=models,
             settings=settings,
             clock=clock,
+            engine=engine,
         )
         self._live: set[LiveTurn] = set()
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lambent.admission import decisions
-from lambent.admission.decisions import Admitted
+from lambent.admission.decisions import Admitted, Scope
 from lambent.admission.gate import Gate
 from lambent.agents.agent import Agent, Source
 from lambent.agents.model_access import ModelAccess
 from lambent.agents.runner import run_agent
 from lambent.agents.turn import Turn
+from lambent.agents.turn_runs import TurnRuns
 from lambent.chat.booking import Booking
 from lambent.chat.live_turn import LiveTurn
 from lambent.chat.values import ChatRequest, Failed, Finished, Queued
@@ -20,6 +23,9 @@ from lambent.errors import LambentError
 from lambent.models.manager import ModelManager
 from lambent.settings import Settings
 from lambent.telemetry import log_fields, logger
+
+if TYPE_CHECKING:
+    from lambent.engine.engine import WorkflowEngine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +36,7 @@ class Parts:
     models: ModelManager
     settings: Settings
     clock: Clock
+    engine: Callable[[], WorkflowEngine] | None = None
 
 
 class TurnWork:
@@ -109,7 +116,14 @@ class TurnWork:
             settings=self._parts.settings,
             clock=self._parts.clock,
             access=self._access,
+            runs=self._runs(),
         )
+
+    def _runs(self) -> TurnRuns | None:
+        principal, engine = self._decision.principal, self._parts.engine
+        if engine is None or not principal.may(Scope.RUNS):
+            return None
+        return TurnRuns(engine, client=principal.client, clock=self._parts.clock)
 
     def _hold(self, admitted: Admitted) -> None:
         self._booking = Booking(self._parts.gate, admitted.grant)
