@@ -175,14 +175,21 @@ class Deliverer:
             async with self._wakes:
                 return run_id if await self._runs.wake(run_id) else None
 
-        tried = await asyncio.gather(*(wake(run_id) for run_id in run_ids))
-        woken = [run_id for run_id in tried if run_id is not None]
-        if not woken:
+        if not run_ids:
             return
-        # Read after the wake: an owner who lets go later must have seen it.
-        free = {"_id": {"$in": woken}, "lease_until": {"$lte": self._clock.now()}}
-        idle = await guarded(self._runs.collection.find(free, {"_id": 1}).to_list())
-        self._nudge(fanout, Work.RUNS, [one["_id"] for one in idle])
+        # Those free before the wake are nudged on the strength of that; of the others, an owner
+        # may have let go just before it, so they are read once more after.
+        wakes = asyncio.gather(*map(wake, run_ids))
+        free, tried = await asyncio.gather(self._free(run_ids), wakes)
+        woken = {run_id for run_id in tried if run_id is not None}
+        self._nudge(fanout, Work.RUNS, sorted(woken & free))
+        if owned := woken - free:
+            self._nudge(fanout, Work.RUNS, sorted(await self._free(owned)))
+
+    async def _free(self, run_ids: Set[str]) -> set[str]:
+        query = {"_id": {"$in": list(run_ids)}, "lease_until": {"$lte": self._clock.now()}}
+        found = await guarded(self._runs.collection.find(query, {"_id": 1}).to_list())
+        return {one["_id"] for one in found}
 
     def _nudge(self, fanout: _Fanout, work: Work, ids: Sequence[str]) -> None:
         if ids:

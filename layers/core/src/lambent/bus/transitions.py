@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import BulkWriteError
+from pymongo.errors import BulkWriteError, DuplicateKeyError
 from pymongo.read_concern import ReadConcern
 
 from lambent.clock import FAR_FUTURE
@@ -55,7 +55,12 @@ async def insert_new(
     Nothing is overwritten: what makes a document the same is for the unique indexes to say.
     """
     try:
-        await guarded(collection.insert_many(documents, ordered=False))
+        if len(documents) == 1:
+            await guarded(collection.insert_one(documents[0]))
+        else:
+            await guarded(collection.insert_many(documents, ordered=False))
+    except DuplicateKeyError:
+        return {0}
     except BulkWriteError as error:
         failures = error.details["writeErrors"]
         if any(one["code"] != _DUPLICATE_KEY for one in failures):
