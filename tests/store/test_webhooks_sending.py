@@ -19,9 +19,11 @@ from lambent.bus.sending import BACKOFF_S, MAX_ATTEMPTS, Sent, WebhookSender
 from lambent.bus.targets import PublicNetwork, TargetRefused, check_url, may_reach
 from lambent.bus.transitions import DELIVERIES, DeliveryStatus, WebhookStatus
 from lambent.bus.webhooks import WebhookChange, type_matches
+from lambent.dispatch import Work
 from lambent.due import DueDocuments
 from lambent.errors import Conflict, NotFound, Unprocessable
 from lambent.mongo import Document
+from lambent.poller.generation import PollerBell
 from tests.store.bus_world import BusWorld, placed
 
 
@@ -168,6 +170,18 @@ async def test_retry_after_is_honoured_and_gone_turns_the_webhook_off(
     assert await send(world) == [Sent.DEAD]
     found = await world.webhooks.get(webhook["_id"], client="acme")
     assert (found["status"], found["reason"]) == (WebhookStatus.DISABLED, "gone")
+
+
+async def test_a_retry_within_the_minute_rings_for_a_poller(
+    world: BusWorld, receiver: Receiver
+) -> None:
+    receiver.answer = b"HTTP/1.1 500 Oh no\r\ncontent-length: 0\r\n\r\n"
+    await hooked(world, receiver.url)
+    bell = PollerBell(world.mongo, clock=world.clock, nudges=world.nudges)
+    sender = WebhookSender(world.mongo, clock=world.clock, allow_loopback=True, bell=bell)
+    delivery = await delivery_of(world)
+    await sender.send_due([delivery["_id"]], deadline_s=world.clock.passed_s + 60)
+    assert world.nudges.sent[-1] == (Work.POLL, "due")
 
 
 async def test_redirects_are_not_followed(world: BusWorld, receiver: Receiver) -> None:

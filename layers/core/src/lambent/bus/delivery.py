@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Final
 
 from lambent.bus import transitions
-from lambent.bus.ports import Nudges, Starts
+from lambent.bus.ports import Bell, NoBell, Nudges, Starts
 from lambent.bus.webhooks import WebhookQueue
 from lambent.clock import Clock
 from lambent.dispatch import Work
@@ -75,7 +75,9 @@ class Deliverer:
         webhooks: WebhookQueue,
         nudges: Nudges,
         retention: timedelta,
+        bell: Bell | None = None,
     ) -> None:
+        self._bell = bell or NoBell()
         self.events = DueDocuments(mongo, transitions.EVENTS, clock=clock)
         self._clock = clock
         self._waits = Waits(mongo, clock=clock)
@@ -231,6 +233,7 @@ class Deliverer:
         await transitions.put_off(
             self.events, fanout.lease, attempts=attempts, problem=repr(problem), due_at=later
         )
+        await self._bell.ring(later)
         return Outcome.PUT_OFF
 
     async def _set_aside(self, lease: Lease, problem: str) -> Outcome:

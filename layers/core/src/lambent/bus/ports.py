@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable, Sequence
+from datetime import datetime
 from typing import Any, Protocol
 
 from lambent.dispatch import Work
@@ -30,3 +31,17 @@ class Nudges(Protocol):
     def nudge(
         self, work: Work, ids: Iterable[str], *, news: bool = False
     ) -> Coroutine[Any, Any, int]: ...
+
+
+class Bell(Protocol):
+    """`lambent.poller.generation.PollerBell` is one: it wakes a poller for what is due soon."""
+
+    async def ring(self, due_at: datetime) -> bool: ...
+
+
+class NoBell:
+    """For where the poller's next tick is soon enough."""
+
+    async def ring(self, due_at: datetime) -> bool:
+        del due_at
+        return False

@@ -16,6 +16,7 @@ import httpcore
 from lambent.bus import transitions
 from lambent.bus.cloudevents import STRUCTURED, to_structured
 from lambent.bus.events import event_of
+from lambent.bus.ports import Bell, NoBell
 from lambent.bus.signing import signature_headers
 from lambent.bus.targets import PublicNetwork, TargetRefused
 from lambent.bus.transitions import WebhookStatus
@@ -61,8 +62,16 @@ class Answer:
 class WebhookSender:
     """Sends the deliveries that are due. Follows no redirect, reads no proxy from anywhere."""
 
-    def __init__(self, mongo: Database, *, clock: Clock, allow_loopback: bool = False) -> None:
+    def __init__(
+        self,
+        mongo: Database,
+        *,
+        clock: Clock,
+        allow_loopback: bool = False,
+        bell: Bell | None = None,
+    ) -> None:
         self._mongo = mongo
+        self._bell = bell or NoBell()
         self._clock = clock
         self._deliveries = DueDocuments(mongo, transitions.DELIVERIES, clock=clock)
         self._allow_loopback = allow_loopback
@@ -159,6 +168,7 @@ class WebhookSender:
         await transitions.record_failure(
             self._deliveries, claimed.lease, history=history, due_at=due_at
         )
+        await self._bell.ring(due_at)
         return Sent.RETRY
 
     async def _bury(self, claimed: Claimed, reason: str, history: list[Document]) -> Sent:

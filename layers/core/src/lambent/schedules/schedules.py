@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from pymongo.errors import DuplicateKeyError
 
@@ -21,6 +21,12 @@ from lambent.schedules.transitions import SCHEDULES, ScheduleStatus
 
 MAX_CATCH_UP: Final = 1000
 MAX_PREVIEW: Final = 20
+
+
+class Bell(Protocol):
+    """`lambent.poller.generation.PollerBell` is one: it wakes a poller for what is due soon."""
+
+    async def ring(self, due_at: datetime) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +46,9 @@ class Plan:
 class Schedules:
     """The schedules. `client=None` is an admin, who reaches all."""
 
-    def __init__(self, mongo: Database, *, clock: Clock) -> None:
+    def __init__(self, mongo: Database, *, clock: Clock, bell: Bell | None = None) -> None:
         self._clock = clock
+        self._bell = bell
         self._schedules = DueDocuments(mongo, SCHEDULES, clock=clock)
 
     async def ensure_indexes(self) -> None:
@@ -71,6 +78,7 @@ class Schedules:
             await guarded(self._schedules.collection.insert_one(document))
         except DuplicateKeyError:
             raise Conflict(f"There is a schedule {plan.name!r} already.") from None
+        await self._ring(tick_at)
         return document
 
     async def get(self, schedule_id: str, *, client: str | None) -> Document:
@@ -138,7 +146,14 @@ class Schedules:
         )
         if not changed:
             raise Conflict("The schedule was changed by someone else just now.")
+        if tick_at is not None:
+            await self._ring(tick_at)
         return await self.get(seen["_id"], client=None)
+
+    async def _ring(self, tick_at: datetime) -> None:
+        """A first tick within the minute must find a poller awake."""
+        if self._bell is not None:
+            await self._bell.ring(tick_at)
 
 
 def preview(cron: str, timezone: str, *, after: datetime, count: int = 5) -> list[datetime]:
