@@ -88,12 +88,13 @@ def _candidates(version: str) -> Iterator[str]:
     for folder in os.environ.get("PATH", "").split(os.pathsep):
         if found := shutil.which(name, path=folder):
             yield found
-    found_by_uv = subprocess.run(
-        ["uv", "python", "find", "--no-project", version],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if found_by_uv.returncode == 0:
-        yield found_by_uv.stdout.strip()
+    if uv := shutil.which("uv"):
+        found_by_uv = subprocess.run(
+            [uv, "python", "find", "--no-project", version],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if found_by_uv.returncode == 0:
+            yield found_by_uv.stdout.strip()
     versions = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
     yield from sorted(map(str, versions.glob(f"{version}*/bin/{name}")), reverse=True)
 

@@ -21,6 +21,7 @@ class Forwarder:
         self._address = address
         self._loop = asyncio.new_event_loop()
         self._ports: dict[int, int] = {}
+        self._servers: list[asyncio.Server] = []
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
 
@@ -51,9 +52,12 @@ class Forwarder:
             await asyncio.gather(_pump(reader, there[1]), _pump(there[0], writer))
 
         server = await asyncio.start_server(serve, self._address, 0)
+        self._servers.append(server)
         return int(server.sockets[0].getsockname()[1])
 
     async def _cancel(self) -> None:
+        for server in self._servers:
+            server.close()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
@@ -61,11 +65,12 @@ class Forwarder:
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(_CHUNK_BYTES):
-            writer.write(data)
-            await writer.drain()
-    with contextlib.suppress(OSError):
+    try:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(_CHUNK_BYTES):
+                writer.write(data)
+                await writer.drain()
+    finally:
         writer.close()
 
 

@@ -80,16 +80,7 @@ def test_the_transformed_template_passes_cfn_lint(everything: bool, tmp_path: Pa
     path = tmp_path / "transformed.json"
     path.write_text(json.dumps(transformed(everything)))
     # W7001: the map that only SAM reads. W1001: roles that exist under the condition of their user.
-    command = [
-        sys.executable,
-        "-m",
-        "cfnlint",
-        "--ignore-checks",
-        "W7001",
-        "W1001",
-        "--",
-        str(path),
-    ]
+    command = [CFN_LINT, "--ignore-checks", "W7001", "W1001", "--", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 

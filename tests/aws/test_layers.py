@@ -1,0 +1,138 @@
+"""What a real `sam build` puts into the layers: enough, no more, and the same every time."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from local.aws import layer
+from local.aws.bytecode import compile_folder, find_python
+from local.aws.transform import read_template
+from tests.aws.conftest import Built
+
+pytestmark = pytest.mark.aws
+ZIPPED_LIMIT_BYTES = 60_000_000
+UNZIPPED_LIMIT_BYTES = 250_000_000  # Lambda's own
+FUNCTIONS: dict[str, Any] = {
+    name: body["Properties"]
+    for name, body in read_template()["Resources"].items()
+    if body["Type"] == "AWS::Serverless::Function"
+}
+
+
+def layers_of(function: str) -> list[str]:
+    return [each["Ref"] for each in FUNCTIONS[function]["Layers"]]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def zipped_bytes(folder: Path) -> int:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files(folder).items():
+            archive.writestr(name, content)
+    return len(buffer.getvalue())
+
+
+def top_level(folders: Iterable[Path]) -> set[str]:
+    return {path.name for folder in folders for path in (folder / "python").iterdir()}
+
+
+def test_the_layers_of_a_function_stay_small(built: Built) -> None:
+    sizes = {each: zipped_bytes(built.folder / each) for each in
+             sorted({name for function in FUNCTIONS for name in layers_of(function)})}  # fmt: skip
+    for name, size in sizes.items():
+        print(f"{name}: {size / 1e6:.2f} MB zipped")
+    for function in FUNCTIONS:
+        total = sum(sizes[name] for name in layers_of(function))
+        print(f"{function}: {total / 1e6:.2f} MB zipped in all")
+        assert total < ZIPPED_LIMIT_BYTES
+        unzipped = [files(built.folder / name).values() for name in layers_of(function)]
+        assert sum(len(c) for contents in unzipped for c in contents) < UNZIPPED_LIMIT_BYTES
+
+
+@pytest.mark.parametrize("function", sorted(FUNCTIONS))
+def test_a_function_gets_only_what_it_needs(built: Built, function: str) -> None:
+    present = top_level(built.folder / each for each in layers_of(function))
+    assert {"lambent", "lambent_agents", "pymongo", "psycopg"} <= present
+    web = {"fastapi", "jinja2", "mangum", "pygal"}
+    assert present & web == (web if function == "Gateway" else set())
+    assert not present & {"boto3", "botocore", "awslambdaric", "pytest", "uvicorn", "bin"}
+
+
+def test_the_streaming_runtime_can_be_started_where_the_template_says(built: Built) -> None:
+    script = built.folder / "RuntimeLayer" / "lambda-stream"
+    assert script.stat().st_mode & 0o111 == 0o111
+    assert (built.folder / "RuntimeLayer/python/lambda_stream/__main__.py").exists()
+
+
+def test_every_module_is_compiled_for_the_target(built: Built) -> None:
+    for folder in built.folder.iterdir():
+        names = set(files(folder)) if folder.is_dir() else set()
+        for name in (n for n in names if n.endswith(".py")):
+            path = Path(name)
+            compiled = path.parent / "__pycache__" / f"{path.stem}.cpython-313.pyc"
+            assert str(compiled) in names
+            flags = (folder / compiled).read_bytes()[4:8]
+            assert flags == b"\x01\0\0\0"  # PEP 552: by hash, never checked
+
+
+def test_no_trace_of_this_machine_is_in_a_layer(built: Built) -> None:
+    here = str(layer.ROOT).encode()
+    for name in ("CoreLayer", "WebLayer", "AgentsLayer", "RuntimeLayer", "Chat"):
+        traced = [n for n, content in files(built.folder / name).items() if here in content]
+        assert not traced
+
+
+def test_two_builds_are_the_same(tmp_path: Path) -> None:
+    def digest(folder: Path) -> str:
+        layer.build_layer("agents", platform="x86_64-manylinux_2_28", into=folder)
+        found = sorted(files(folder).items())
+        return hashlib.sha256(repr(found).encode()).hexdigest()
+
+    assert digest(tmp_path / "one") == digest(tmp_path / "two")
+
+
+def test_the_other_processor_s_files_are_the_other_processor_s(tmp_path: Path) -> None:
+    layer.build_layer("core", platform="aarch64-manylinux_2_28", into=tmp_path)
+    machines = {
+        path.read_bytes()[18:20] for path in tmp_path.rglob("*.so") if path.is_file()
+    }  # the ELF header's e_machine
+    assert machines == {b"\xb7\0"}
+
+
+def test_without_the_target_s_python_its_image_compiles(
+    lambda_image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "one.py").write_text("answer = 42\n")
+    monkeypatch.setattr("local.aws.bytecode.find_python", lambda version: None)
+    assert lambda_image in compile_folder(tmp_path, version="3.13", shown_as="/opt/python")
+    assert (tmp_path / "__pycache__/one.cpython-313.pyc").exists()
+
+
+def test_a_layer_that_is_not_compiled_says_so_loudly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("local.aws.bytecode.find_python", lambda version: None)
+    monkeypatch.setattr("local.aws.bytecode._find_image", lambda version: None)
+    assert compile_folder(tmp_path, version="3.13", shown_as="/opt") == "NOT COMPILED"
+    assert "WITHOUT compiled files" in capfd.readouterr().out
+
+
+def test_a_python_that_does_not_run_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shim = tmp_path / "python3.13"
+    shim.write_text("#!/bin/sh\nexit 127\n")
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    assert find_python("3.13") != str(shim)

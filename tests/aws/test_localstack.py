@@ -1,0 +1,137 @@
+"""The built template itself, deployed by LocalStack's CloudFormation and used over HTTP."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from local.aws.deploy import Address, Deployed, deploy
+from local.aws.docker import Missing
+from local.aws.localstack import LocalStack
+from local.services import ModelHost, MongoHost, PostgresHost
+from tests.aws.conftest import Built, or_service_error, recorded
+from tests.conftest import started
+
+pytestmark = pytest.mark.aws
+TICK_LIMIT_S = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """A deployed stack and what was given to it."""
+
+    deployed: Deployed
+    parameters: dict[str, str]
+
+    @property
+    def key(self) -> str:
+        assert self.deployed.admin_key
+        return self.deployed.admin_key
+
+    def call(self, address: Address, method: str, path: str, **options: Any) -> httpx.Response:
+        headers = {"Host": address.host, "Authorization": f"Bearer {self.key}"}
+        return httpx.request(method, address.base + path, headers=headers, timeout=120, **options)
+
+    def invoke(self, function: str, event: dict[str, Any]) -> Any:
+        answer = self.deployed.client("lambda").invoke(
+            FunctionName=f"lambent-{function}", Qualifier="live", Payload=json.dumps(event)
+        )
+        said = json.loads(answer["Payload"].read())
+        assert "FunctionError" not in answer, said
+        return said
+
+
+@pytest.fixture(scope="session")
+def cloud(
+    built: Built,
+    postgres_server: PostgresHost,
+    mongo_server: MongoHost,
+    model_server: ModelHost,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Cloud]:
+    name = "localstack"
+
+    def start() -> LocalStack:
+        try:
+            return LocalStack.start(tmp_path_factory.mktemp("localstack"))
+        except Missing as missing:
+            raise or_service_error(missing) from missing
+
+    with started(start) as localstack:
+        parameters = {
+            "MongoUri": mongo_server.uri,
+            "MongoDbName": name,
+            # Named, not given: what the functions read is in Secrets Manager.
+            "PostgresDsn": postgres_server.create_database(name),
+            "OllamaHost": model_server.host,
+        }
+        yield Cloud(
+            deploy(built.template, endpoint=localstack.endpoint, parameters=parameters), parameters
+        )
+    postgres_server.drop_database(name)
+    mongo_server.drop_database(name)
+
+
+def test_the_gateway_reaches_every_store(cloud: Cloud) -> None:
+    answer = cloud.call(cloud.deployed.gateway, "GET", "/health/ready")
+    assert answer.status_code == 200, answer.text
+
+
+def test_a_chat_answers_through_its_function_url(cloud: Cloud) -> None:
+    body = {"agent": "chat", "input": "Say hello."}
+    answer = cloud.call(cloud.deployed.chat, "POST", "/chat/stream", json=body)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.text.rstrip().endswith("data: [DONE]")
+
+
+def test_a_request_without_a_key_is_refused(cloud: Cloud) -> None:
+    chat = cloud.deployed.chat
+    answer = httpx.post(
+        f"{chat.base}/chat", headers={"Host": chat.host}, json={"agent": "chat", "input": "Hi"}
+    )
+    assert answer.status_code == 401
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+def test_a_key_made_at_the_gateway_opens_the_chat(cloud: Cloud) -> None:
+    body = {"name": "smoke", "client": "smoke", "scopes": ["chat"]}
+    made = cloud.call(cloud.deployed.gateway, "POST", "/keys", json=body)
+    assert made.status_code == 201, made.text
+    chat = cloud.deployed.chat
+    answer = httpx.post(
+        f"{chat.base}/chat",
+        headers={"Host": chat.host, "Authorization": f"Bearer {made.json()['key']}"},
+        json={"agent": "chat", "input": "Say hello."},
+        timeout=120,
+    )
+    assert answer.status_code == 200, answer.text
+
+
+def test_functions_take_their_recorded_events(cloud: Cloud) -> None:
+    assert cloud.invoke("step", recorded("step")) == {"advanced": 0}
+    assert isinstance(cloud.invoke("deliver", recorded("deliver")), dict)
+
+
+def test_setup_may_be_invoked_again(cloud: Cloud) -> None:
+    again = cloud.invoke("setup", recorded("setup"))
+    assert again["applied"] == []
+    assert again["admin_key"] is None
+
+
+def test_the_rule_starts_the_poller(cloud: Cloud) -> None:
+    """EventBridge's minute passes for real: nothing here invokes the poller."""
+    logs = cloud.deployed.client("logs")
+    until_s = time.monotonic() + TICK_LIMIT_S
+    while time.monotonic() < until_s:
+        streams = logs.describe_log_streams(logGroupName="/aws/lambda/lambent-poller")
+        if streams["logStreams"]:
+            return
+        time.sleep(1)
+    pytest.fail("the poller was not started within its minute")
