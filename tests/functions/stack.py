@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,12 +61,14 @@ class Stack:
 
 
 @contextmanager
-def running_stack(data: Path, environ: Mapping[str, str] | None = None) -> Iterator[Stack]:
-    """`./local/up --port 0 --data DIR` from ready to stopped."""
+def running_stack(
+    data: Path, environ: Mapping[str, str] | None = None, *, flags: Sequence[str] = ()
+) -> Iterator[Stack]:
+    """`./local/up --port 0 --data DIR` (and more flags) from ready to stopped."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "PYTEST_"))}
     output = (data.parent / f"{data.name}.out").open("wb")
     process = subprocess.Popen(
-        [str(ROOT / "local/up"), "--port", "0", "--data", str(data)],
+        [str(ROOT / "local/up"), "--port", "0", "--data", str(data), *flags],
         cwd=ROOT,
         env={**inherited, **(environ or {})},
         stdin=subprocess.DEVNULL,
