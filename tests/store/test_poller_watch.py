@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest_asyncio
+from pymongo.errors import AutoReconnect
 
 from lambent.clock import FAR_FUTURE
 from lambent.dispatch import QUIET_S, Work
@@ -242,3 +243,33 @@ async def test_a_stopped_poller_says_so_and_leaves(world: PollerWorld) -> None:
     assert await watching is Left.STOPPED
     bell = PollerBell(world.mongo, clock=world.clock, nudges=world.functions)
     assert await bell.ring(world.clock.now() + timedelta(seconds=5))
+
+
+async def test_slow_looks_do_not_make_timers_late(world: PollerWorld) -> None:
+    """Each store call takes a while; what becomes due meanwhile is still sent in its second."""
+    for number in range(30):
+        await world.add(f"r{number:02}", in_s=3 + number * 0.7)
+    poller = world.poller()
+    for source in poller._sources:
+        find = source.documents.find
+
+        async def slow_find(limit: int, *, ahead_s: float = 0.0, find: Any = find) -> Any:
+            world.clock.passed_s += 0.1
+            return await find(limit, ahead_s=ahead_s)
+
+        source.documents.find = slow_find  # type: ignore[method-assign]
+    await world.watch(poller)
+    late_s = [world.functions.times_of(f"r{n:02}")[0] - (3 + n * 0.7) for n in range(30)]
+    assert max(late_s) < 0.5
+
+
+async def test_a_store_that_is_away_for_a_while_is_waited_for(world: PollerWorld) -> None:
+    class AwayMongo(MortalMongo):
+        def begin(self) -> None:
+            if 5 < world.clock.passed_s < 25:
+                raise AutoReconnect("nobody listens")
+
+    await world.add("a", in_s=15)
+    assert await world.watch(world.poller(AwayMongo(world.mongo))) is Left.IDLE
+    [at_s] = world.functions.times_of("a")
+    assert 25 <= at_s < 30

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final
+from typing import Final
 
 from lambent.clock import EPOCH, Clock
 from lambent.due import Database, DueKind
+from lambent.errors import StoreUnavailable
 from lambent.mongo import Document, guarded
 from lambent.poller.generation import HORIZON, Generation
 from lambent.poller.source import LOOK_EVERY_S, Source
+from lambent.telemetry import log_fields, logger
 
 _MIN_PAUSE_S: Final = 0.01
 
@@ -44,23 +46,35 @@ class Poller:
     async def watch(self, *, deadline_s: float) -> Left:
         """Find and nudge until there is nothing left to wait for, or `deadline_s` (monotonic)."""
         self._stopped = False
-        if not await self._anything_due():
-            return Left.IDLE
-        life = timedelta(seconds=max(0.0, deadline_s - self._clock.monotonic_s()))
-        awake_until = self._clock.now() + life
-        await self._generation.take_over(awake_until)
+        awake = False
         while True:
-            if left := await self._must_leave(deadline_s):
-                return left
-            pause_s = await self._look()
-            if pause_s is None:
-                if await self._fell_asleep():
+            try:
+                if not awake and not await self._anything_due():
                     return Left.IDLE
-                if not await self._generation.wake_up(awake_until):
-                    return Left.REPLACED
-                pause_s = _MIN_PAUSE_S
-            left_s = deadline_s - self._clock.monotonic_s()
-            await self._clock.sleep(max(_MIN_PAUSE_S, min(pause_s, left_s)))
+                if not awake:
+                    await self._generation.take_over(self._until(deadline_s))
+                    awake = True
+                if left := await self._must_leave(deadline_s):
+                    return left
+                next_s = await self._look()
+                if next_s is None:
+                    if await self._fell_asleep():
+                        return Left.IDLE
+                    if not await self._generation.wake_up(self._until(deadline_s)):
+                        return Left.REPLACED
+                    next_s = self._clock.monotonic_s()
+            except StoreUnavailable as error:
+                # The store comes back, and what is due then is late already: stay and watch.
+                logger().warning("the poller cannot look", **log_fields(problem=error.detail))
+                next_s = self._clock.monotonic_s() + error.retry_after_s
+                if self._stopped or next_s >= deadline_s:
+                    return Left.DEADLINE
+            pause_s = min(next_s, deadline_s) - self._clock.monotonic_s()
+            await self._clock.sleep(max(_MIN_PAUSE_S, pause_s))
+
+    def _until(self, deadline_s: float) -> datetime:
+        life_s = max(0.0, deadline_s - self._clock.monotonic_s())
+        return self._clock.now() + timedelta(seconds=life_s)
 
     async def _must_leave(self, deadline_s: float) -> Left | None:
         if self._stopped or self._clock.monotonic_s() >= deadline_s:
@@ -71,9 +85,12 @@ class Poller:
 
     async def _look(self) -> float | None:
         self.looks += 1
-        pauses = await asyncio.gather(*(source.look() for source in self._sources))
-        worth = [pause_s for pause_s in pauses if pause_s is not None]
-        return min([*worth, LOOK_EVERY_S]) if worth else None
+        instants = await asyncio.gather(*(source.look() for source in self._sources))
+        worth = [at_s for at_s in instants if at_s is not None]
+        if not worth:
+            return None
+        # What is quiet now may get something to do: all are looked at once a second.
+        return min([*worth, self._clock.monotonic_s() + LOOK_EVERY_S])
 
     async def _fell_asleep(self) -> bool:
         """Say so first, then look once more: whoever settled in between found us awake."""
@@ -95,7 +112,7 @@ class Poller:
         return bool(await guarded(cursor.to_list()))
 
 
-def _any_due(kind: DueKind, horizon: Any) -> list[Document]:
+def _any_due(kind: DueKind, horizon: datetime) -> list[Document]:
     match: Document = {"due_at": {"$gte": EPOCH, "$lte": horizon}}
     if kind.levels:
         # The index begins with the priority: without it the server would read the collection.

@@ -18,6 +18,8 @@ LOOK_EVERY_S: Final = 1.0
 _ROOM_EVERY_S: Final = 0.1
 # Sent so much early: a claim takes it ahead of time and waits the rest warm.
 LEAD_S: Final = 0.1
+# Further than to the next look, so that a slow look makes nothing late.
+_AHEAD_S: Final = 2 * LOOK_EVERY_S
 # How many ids are held at most: a bound on memory, whatever the backlog.
 LOOK_LIMIT: Final = 1000
 
@@ -52,24 +54,30 @@ class Source:
         self.most_held = 0
 
     async def look(self) -> float | None:
-        """One look. Seconds until the next one is worth it; None: nothing within a minute."""
+        """One look. The monotonic instant by which the next is worth it; None: not in a minute."""
         now_s = self._clock.monotonic_s()
         self._forget(now_s)
         if not self._waiting or now_s - self._found_s >= self._fresh_for_s:
             await self._find(now_s)
         ready = self._clock.now() + timedelta(seconds=LEAD_S)
         if self._waiting and self._waiting[0].due_at <= ready:
-            room = await self._room()
-            await self._send(ready, room)
+            await self._send(ready, await self._room())
             if self._waiting and self._waiting[0].due_at <= ready:
-                return _ROOM_EVERY_S
+                return now_s + _ROOM_EVERY_S
+        stale_s = self._found_s + self._fresh_for_s
         if self._waiting:
-            early = self._waiting[0].due_at - ready
-            return min(LOOK_EVERY_S, max(0.0, early.total_seconds()))
-        return LOOK_EVERY_S if self._sent else await self._until_next()
+            return min(stale_s, self._instant_s(self._waiting[0].due_at))
+        if self._sent:
+            return stale_s
+        next_at = await self.documents.next_due_at(self._clock.now() + HORIZON)
+        return None if next_at is None else min(stale_s, self._instant_s(next_at))
+
+    def _instant_s(self, due_at: datetime) -> float:
+        early_s = (due_at - self._clock.now()).total_seconds() - LEAD_S
+        return self._clock.monotonic_s() + early_s
 
     async def _find(self, now_s: float) -> None:
-        found = await self.documents.find(LOOK_LIMIT, ahead_s=LOOK_EVERY_S + LEAD_S)
+        found = await self.documents.find(LOOK_LIMIT, ahead_s=_AHEAD_S)
         ready = self._clock.now() + timedelta(seconds=LEAD_S)
         fresh = [one for one in found if one.id not in self._sent]
         # What is due comes by priority; what is only about to be, by its time.
@@ -77,9 +85,12 @@ class Source:
         soon = sorted((one for one in fresh if one.due_at > ready), key=lambda one: one.due_at)
         self._waiting = deque([*now_due, *soon])
         self._found_s = now_s
-        # Some servers read all that is due for each find: looking takes a tenth of the time.
-        took_s = self._clock.monotonic_s() - now_s
-        self._fresh_for_s = max(LOOK_EVERY_S, 10 * took_s)
+        self._fresh_for_s = LOOK_EVERY_S
+        if len(found) == LOOK_LIMIT:
+            # More waits than is held, and some servers read all that is due for each find: then
+            # looking takes a tenth of the time. What is new would have to wait anyway.
+            took_s = self._clock.monotonic_s() - now_s
+            self._fresh_for_s = max(LOOK_EVERY_S, 10 * took_s)
         self.most_held = max(self.most_held, len(self._waiting))
 
     async def _room(self) -> int:
@@ -119,14 +130,6 @@ class Source:
         await self._nudges.nudge(self.work, together)
         for one_id in alone:
             await self._nudges.nudge(self.work, [one_id])
-
-    async def _until_next(self) -> float | None:
-        now = self._clock.now()
-        next_at = await self.documents.next_due_at(now + HORIZON)
-        if next_at is None:
-            return None
-        early_s = (next_at - now).total_seconds() - LEAD_S
-        return min(LOOK_EVERY_S, max(0.0, early_s))
 
     def _forget(self, now_s: float) -> None:
         """Sent long ago and still due: the nudge was lost, so it may go out once more."""
