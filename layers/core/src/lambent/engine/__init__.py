@@ -42,8 +42,8 @@ Claims
     go on, when its time is nearly over, or at SIGTERM. A settle that would let the run sleep is
     refused if the run was signalled since it was read: the slice then looks again. Waits below two
     seconds stay in the slice. A slice that dies leaves the run due, under a lease that lapses after
-    30 s; after one such death the run goes alone, after five in a row without a new checkpoint it is
-    blocked as poison.
+    30 s; after one such death the run goes alone, after five in a row without a new checkpoint
+    it is blocked as poison.
 
 What may run twice
     * The code between steps: at every slice. It must be deterministic: what it asks for must follow
@@ -58,8 +58,8 @@ What never happens
     * A recorded checkpoint does not change; the first writer wins, and every later one gets what
       the first wrote.
     * A step is not recorded twice under one key and epoch; a late owner writes into its own epoch.
-    * An event does not count twice for one run, nor is one lost that came after the run's first
-      start (less 5 s) and before the wait's deadline.
+    * An event does not count twice for one run, nor is one lost that came after the run was
+      asked for (less 5 s) and before the wait's deadline.
     * A run does not end twice, and nobody but the owner of its lease writes its state, except by
       the commands above.
     * An `at_most_once` step is not begun twice: a mark comes before it, and a mark without a result

@@ -8,7 +8,7 @@ from lambent.clock import Clock
 from lambent.due import Database, DueDocuments, Lease
 from lambent.engine.config import EngineConfig, Nudger
 from lambent.engine.flow import Gates
-from lambent.engine.model import CHUNKS, STEPS, Debt
+from lambent.engine.model import Debt
 from lambent.engine.transitions import Transitions
 from lambent.mongo import Document, guarded
 from lambent.waits import WAITS, Waits
@@ -59,10 +59,12 @@ class Debts:
 
     async def _set_expiry(self, run: Document) -> None:
         # Only now, and never at insertion: a run may last longer than any retention.
-        await self._waits.close_run(run["_id"])
+        left = set(run.get("left", ()))
+        if WAITS in left:
+            await self._waits.close_run(run["_id"])
         stay_s = self._config.retention_s + self._config.leftovers_s
         expire_at = run["finished_at"] + timedelta(seconds=stay_s)
-        for name in (STEPS, WAITS, CHUNKS):
+        for name in sorted(left):
             await guarded(
                 self._mongo.db[name].update_many(
                     {"run": run["_id"]}, {"$set": {"expire_at": expire_at}}

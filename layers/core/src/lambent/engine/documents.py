@@ -10,8 +10,9 @@ from lambent.due import new_due_fields
 from lambent.engine.model import Status
 from lambent.mongo import Document
 
-# How far before the first start an event may have come and still be meant for the run: the
-# clocks of two machines, and a publisher that was quicker than the run it belongs to.
+# How far before its run was asked for an event may have come and still be meant for it: the
+# clocks of two machines, and a publisher that was quicker than the run it belongs to. Counted from
+# the asking, not from the first slice: that may come late, and whoever was answered may publish.
 SINCE_BEFORE_S: Final = 5.0
 
 

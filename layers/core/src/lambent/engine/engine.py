@@ -18,8 +18,9 @@ from lambent.engine.flow import Gates
 from lambent.engine.model import ENDED, RUNS, Status
 from lambent.engine.options import event_input
 from lambent.engine.registry import Registry, registry
-from lambent.engine.slices import Did, Parts, Slice, Verdict
+from lambent.engine.slices import Slice
 from lambent.engine.starter import Start, Started, Starter
+from lambent.engine.tenure import Did, Parts, Verdict
 from lambent.engine.transitions import Transitions
 from lambent.engine.values import Values
 from lambent.leases import Keeper, LeaseKeeper, NoKeeper

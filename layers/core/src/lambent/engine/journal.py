@@ -14,7 +14,7 @@ from lambent.engine.documents import visible
 from lambent.engine.model import STEPS, Kind, StepStatus, step_id
 from lambent.errors import NonDeterministic
 from lambent.mongo import Document, guarded
-from lambent.waits import Waits, WaitStatus
+from lambent.waits import WAITS, Waits, WaitStatus
 
 
 class Journal:
@@ -78,6 +78,12 @@ class Journal:
         """The key of the record that was begun last."""
         records = [*self.steps.values(), *self.waits.values()]
         return max(records, key=lambda one: one["order"])["key"] if records else None
+
+    def collections(self) -> list[str]:
+        """Where there are records of this run."""
+        earlier = self.run["epoch"] > 0
+        steps = [STEPS] if self.steps or earlier else []
+        return steps + ([WAITS] if self.waits or earlier else [])
 
     def satisfied(self) -> list[str]:
         """The `_id`s of the waits whose events reached the code."""

@@ -16,10 +16,10 @@ from lambent.due import DueDocuments, read_winner
 from lambent.engine.config import Nudger
 from lambent.engine.documents import new_run
 from lambent.engine.flow import slot_group
-from lambent.engine.model import ACTIVE, PARKED, Control, Level, Status
+from lambent.engine.model import ACTIVE, CHUNKS, PARKED, Control, Level, Status
 from lambent.engine.options import Batch, Debounce, Singleton, group_of
 from lambent.engine.registry import Registry, Workflow
-from lambent.engine.values import Values
+from lambent.engine.values import Values, is_chunked
 from lambent.errors import Conflict, RequestError, Unavailable, Unprocessable, Unserialisable
 from lambent.ids import new_ulid
 from lambent.mongo import Document, guarded
@@ -119,6 +119,8 @@ class Starter:
         if level not in list(Level):
             raise Unprocessable(f"There is no priority {level}; 0 is high, 1 normal, 2 low.")
         extra: Document = {"input_digest": _digest(workflow.name, wanted.input)}
+        if is_chunked(form):
+            extra["left"] = [CHUNKS]
         flow = workflow.flow
         if flow.concurrency is not None:
             group = _group(flow.concurrency.key, wanted)

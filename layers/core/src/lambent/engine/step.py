@@ -132,8 +132,8 @@ class Step:
     ) -> Event:
         """The first event of that type (and subject, and `where`) that this run has not had.
 
-        Also one that came before the wait, back to `since`: by default the first start of the
-        run. Raises `WaitTimedOut` after `timeout`. `where`: see `lambent.where`.
+        Also one that came before the wait, back to `since`: by default the instant at which the
+        run was asked for. Raises `WaitTimedOut` after `timeout`. `where`: see `lambent.where`.
         """
         wanted = waiting.Wanted(
             type=type,

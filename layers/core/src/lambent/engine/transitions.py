@@ -17,14 +17,17 @@ from lambent.engine.config import EngineConfig
 from lambent.engine.documents import new_cut
 from lambent.engine.model import (
     ACTIVE,
+    CHUNKS,
     ENDED,
     PARKED,
+    STEPS,
     Control,
     Debt,
     Reason,
     Status,
 )
 from lambent.mongo import Document, guarded
+from lambent.waits import WAITS
 
 _ACTIVE = [status.value for status in ACTIVE]
 _STOPPED = [status.value for status in (*ENDED, *PARKED)]
@@ -45,7 +48,6 @@ class Transitions:
     async def begin(self, lease: Lease, run: Document, *, records: int | None = None) -> bool:
         """pending, waiting, running or blocked (no code) → running.
 
-        Before the first step: `started_at` is the instant from which events count for the run.
         `records`, given after a lapse: what is recorded now; more than at the last settle means
         that the dead slice got on, so its death does not count.
         """
@@ -128,10 +130,12 @@ class Transitions:
         output: Any = None,
         error: Document | None = None,
         noted: Mapping[str, Any] | None = None,
+        left: Sequence[str] = (),
     ) -> bool:
         """Any active status → completed, failed or cancelled, with all debts, still due.
 
-        Keeps the lease, to pay at once; whoever dies leaves the debts to the next claim.
+        Keeps the lease, to pay at once; whoever dies leaves the debts to the next claim. `left`:
+        the collections in which there is something of the run.
         """
         changes = {
             **(noted or {}),
@@ -144,11 +148,13 @@ class Transitions:
             "due_at": self._clock.now(),
             "owes": debts_of(run),
         }
-        update = {"$set": changes, "$unset": dict.fromkeys(_HELD, "")}
+        update: Document = {"$set": changes, "$unset": dict.fromkeys(_HELD, "")}
+        if left:
+            update["$addToSet"] = {"left": {"$each": left}}
         unended = {"status": {"$nin": [one.value for one in ENDED]}}
         done = await self._due.write(lease, update, where=unended)
         if done:
-            run.update(changes)
+            run.update(changes, left=[*run.get("left", ()), *left])
         return done
 
     async def forget(self, lease: Lease, expire_at: datetime) -> Settled:
@@ -205,6 +211,7 @@ class Transitions:
             "finished_at": now,
             "due_at": now,
             "owes": debts_of(run),
+            "left": [STEPS, WAITS, CHUNKS],
         }
         where = {"_id": run["_id"], "status": Status.BLOCKED.value, "epoch": run["epoch"]}
         update = {"$set": changes, "$unset": dict.fromkeys(_HELD, ""), "$inc": {"signals": 1}}

@@ -10,7 +10,7 @@ import bson
 from lambent.codec import TAG, Encoded, decode, encode
 from lambent.due import Database
 from lambent.engine.config import EngineConfig
-from lambent.engine.model import CHUNKS
+from lambent.engine.model import CHUNKS, RUNS
 from lambent.errors import Unserialisable
 from lambent.mongo import Document, guarded
 
@@ -54,7 +54,13 @@ class Values:
             {"_id": f"{name}/{n}", "set": name, "n": n, "run": run, "data": _piece(data, at)}
             for n, at in enumerate(starts)
         ]
-        # Before the document that points at them: a record never misses its value.
+        # On the run first, so that what ends it knows to set their expiry, then the chunks, and
+        # only then the document that points at them: a record never misses its value.
+        await guarded(
+            self._mongo.db[RUNS.collection].update_one(
+                {"_id": run}, {"$addToSet": {"left": CHUNKS}}
+            )
+        )
         for piece in pieces:
             await guarded(self._mongo.db[CHUNKS].insert_one(piece))
         return {TAG: _CHUNKED, "v": {"set": name, "count": len(pieces), "bytes": len(data)}}

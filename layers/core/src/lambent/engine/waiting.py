@@ -98,7 +98,7 @@ async def _open(
         "type": wanted.type,
         "subject": wanted.subject,
         "where": clauses_of(wanted.where),
-        "since": wanted.since or run["started_at"] - timedelta(seconds=SINCE_BEFORE_S),
+        "since": wanted.since or run["created_at"] - timedelta(seconds=SINCE_BEFORE_S),
         "opened_at": now,
         "deadline_at": deadline_at,
         **extra,

@@ -1,0 +1,215 @@
+"""Holds a claimed run: every settle that its slice may make, and what comes before each."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from lambent.clock import FAR_FUTURE, Clock
+from lambent.due import Claimed, Database, DueDocuments, Settled
+from lambent.engine.config import EngineConfig, EventPort, ModelPort, Nudger
+from lambent.engine.context import Children
+from lambent.engine.debts import Debts
+from lambent.engine.flow import Gates
+from lambent.engine.journal import Journal
+from lambent.engine.model import Control, Reason, Status
+from lambent.engine.registry import Registry
+from lambent.engine.transitions import Transitions
+from lambent.engine.values import Values
+from lambent.errors import LeaseLost, StoreUnavailable
+from lambent.leases import Held, Keeper
+from lambent.mongo import Document, guarded
+from lambent.waits import Waits
+
+T = TypeVar("T")
+
+_STORE_RETRY_S: Final = 0.25
+
+
+class Did(StrEnum):
+    """What became of a run in a slice."""
+
+    NOTHING = "nothing"  # it was not due, or someone else had it
+    ENDED = "ended"
+    WAITING = "waiting"
+    STOPPED = "stopped"  # out of time: due at once, and nudged
+    PARKED = "parked"
+    RELEASED = "released"  # its last owner died: it must go alone
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`due_at`: when the run wants its next slice, as far as this one knows."""
+
+    did: Did
+    due_at: datetime = FAR_FUTURE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What slices are made of; one for each environment."""
+
+    mongo: Database
+    due: DueDocuments
+    registry: Registry
+    transitions: Transitions
+    gates: Gates
+    debts: Debts
+    values: Values
+    waits: Waits
+    children: Children
+    keeper: Keeper
+    nudger: Nudger
+    clock: Clock
+    config: EngineConfig
+    model: ModelPort | None = None
+    events: EventPort | None = None
+
+
+class Tenure:
+    """One run under the lease of this environment. `run` is as it was read last."""
+
+    def __init__(self, parts: Parts, claimed: Claimed) -> None:
+        self.parts = parts
+        self.run: Document = claimed.document
+        self.run_id: str = claimed.lease.id
+        self.held = Held(claimed.lease, claimed.document["signals"])
+        self.journal: Journal | None = None
+        self.leaving = False  # SIGTERM: no store call is repeated any more
+
+    async def hold(self, until: datetime) -> Verdict | None:
+        """Give it back unbegun until then."""
+        hold = self.parts.transitions.hold
+        return await self.settled(
+            lambda: hold(self.held.lease, until, seen_signals=self.held.signals, set={}),
+            Verdict(Did.WAITING, until),
+        )
+
+    async def end(self, status: Status, *, output: Any = None, error: Any = None) -> None:
+        """End the run; its debts are paid next. Raises LeaseLost."""
+        left = self.journal.collections() if self.journal is not None else ()
+        end = partial(self.parts.transitions.end, self.held.lease, self.run, status)
+        done = await self.steady(
+            lambda: end(output=output, error=error, noted=self.noted(), left=left)
+        )
+        if not done:
+            raise LeaseLost
+
+    async def give_way(self) -> Verdict | None:
+        """Out of time: due at once, elsewhere."""
+        parts, run = self.parts, self.run
+        noted = self.noted()
+        got_on = self.journal is None or self.journal.fresh > 0
+        noted["idle"] = 0 if got_on else int(run["idle"]) + 1
+        if noted["idle"] >= parts.config.idle_slices:
+            text = f"{noted['idle']} slices in a row recorded nothing."
+            return await self.block(Reason.NO_PROGRESS, text)
+        now = parts.clock.now()
+        suspend, lease = parts.transitions.suspend, self.held.lease
+        verdict = await self.settled(
+            lambda: suspend(lease, now, seen_signals=self.held.signals, noted=noted),
+            Verdict(Did.STOPPED, now),
+        )
+        await parts.nudger.nudge([self.run_id])
+        return verdict
+
+    async def block(
+        self,
+        reason: Reason,
+        detail: str,
+        *,
+        due_at: datetime = FAR_FUTURE,
+        tries: int = 0,
+    ) -> Verdict | None:
+        """Park the run until someone does something about it."""
+        await self.pass_on()
+        block = self.parts.transitions.block
+        return await self.settled(
+            lambda: block(
+                self.held.lease,
+                reason,
+                detail,
+                seen_signals=self.held.signals,
+                noted=self.noted(),
+                due_at=due_at,
+                tries=tries,
+            ),
+            Verdict(Did.PARKED, due_at),
+        )
+
+    async def pause(self) -> Verdict | None:
+        """Obey a pause."""
+        await self.pass_on()
+        pause = self.parts.transitions.pause
+        return await self.settled(
+            lambda: pause(self.held.lease, seen_signals=self.held.signals, noted=self.noted()),
+            Verdict(Did.PARKED),
+        )
+
+    async def pass_on(self) -> None:
+        # Woken for a slot and about to park: the next waiter must not sleep on because of it.
+        if group := self.run.get("slot_wait"):
+            await self.steady(lambda: self.parts.gates.pass_on(group, but=self.run_id))
+
+    async def settled(
+        self, settle: Callable[[], Awaitable[Settled]], verdict: Verdict
+    ) -> Verdict | None:
+        """The verdict, or None where the run was signalled meanwhile. Raises LeaseLost."""
+        match await self.steady(settle):
+            case Settled.DONE:
+                return verdict
+            case Settled.LOST:
+                raise LeaseLost
+            case Settled.SIGNALLED:
+                await self.reread()
+                return None
+
+    async def suspend(self, due_at: datetime) -> Settled:
+        """Let the run wait; for the pass that finds that nothing in it can go on."""
+        settled = await self.parts.transitions.suspend(
+            self.held.lease,
+            due_at,
+            seen_signals=self.held.signals,
+            noted={**self.noted(), "idle": 0},
+        )
+        if settled is Settled.DONE:
+            self.run["due_at"] = due_at
+        return settled
+
+    def noted(self) -> Document:
+        """What a settle writes down of the journal."""
+        if self.journal is None:
+            return {}
+        return {"spent": self.journal.spent, "records": self.journal.count}
+
+    async def reread(self) -> Control | None:
+        """Read the run again; what its signals are now has then been acted upon."""
+        mine = {"_id": self.run_id, "lease": self.held.lease.token}
+        found = await guarded(self.parts.due.collection.find_one(mine))
+        if found is None:
+            raise LeaseLost
+        self.held.signals = found["signals"]
+        self.run.update(found)
+        if found["control"] is None or found["ending"] is not None:
+            return None
+        return Control(found["control"])
+
+    async def report(self, progress: Document) -> None:
+        """Show how far the run is."""
+        await self.steady(lambda: self.parts.transitions.report(self.held.lease, progress))
+
+    async def steady(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Repeat while the store does not answer, as long as the lease lasts."""
+        clock = self.parts.clock
+        while True:
+            try:
+                return await write()
+            except StoreUnavailable:
+                if clock.monotonic_s() >= self.held.lease.ends_s or self.leaving:
+                    raise
+            await clock.sleep(_STORE_RETRY_S)

@@ -1,0 +1,437 @@
+"""Small workflows and the actors that meet over them, for every order of their store calls."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from lambent.engine.options import NO_RETRY, Batch, Concurrency, Retry, Singleton
+from lambent.engine.registry import Registry
+from lambent.engine.step import Step
+from lambent.errors import Conflict, Interrupted, NonRetryable, StepFailed, WaitTimedOut
+from tests.store.engine_explorer import Act
+from tests.store.engine_world import World
+
+Setup = Callable[[World], Awaitable[dict[str, Act]]]
+Check = Callable[[World], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """`setup` makes what is there before and names the actors; `check` what must have come of it.
+
+    `weight`: its share of the schedules.
+    """
+
+    name: str
+    register: Callable[[Registry, Callable[[], World]], None]
+    setup: Setup
+    check: Check
+    weight: int = 1
+
+
+async def publish_again(world: World, *numbers: int) -> None:
+    """A publisher that died, or was told nothing, publishes again: duplicates do not count."""
+    for number in numbers:
+        await world.publish("e", number)
+    await world.drain()
+
+
+async def outcome(world: World, number: int = 0) -> tuple[str, Any]:
+    run = (await world.runs())[number]
+    return run["status"], run["output"]
+
+
+# An event, published while the run gets to its wait: never lost, never twice.
+
+
+def _event(workflows: Registry, world: Callable[[], World]) -> None:
+    @workflows.workflow("event")
+    async def event(step: Step, input: Any) -> Any:
+        return (await step.wait_for_event("e", type="e")).data
+
+
+async def _event_setup(world: World) -> dict[str, Act]:
+    run = await world.start("event")
+    return {
+        "slice": lambda: world.advance(run),
+        "second": lambda: world.advance(run),
+        "publisher": lambda: world.publish("e", 1),
+    }
+
+
+async def _event_check(world: World) -> None:
+    await publish_again(world, 1)
+    assert await outcome(world) == ("completed", 1)
+
+
+# The same with somebody who cancels, and a step that has to be undone.
+
+
+def _cancel(workflows: Registry, world: Callable[[], World]) -> None:
+    @workflows.workflow("cancel")
+    async def cancel(step: Step, input: Any) -> Any:
+        here = world()
+        await step.do("a", here.effect, "a", undo=lambda _: here.effect("undo a"))
+        return (await step.wait_for_event("e", type="e")).data
+
+
+async def _cancel_setup(world: World) -> dict[str, Act]:
+    run = await world.start("cancel")
+
+    async def cancel() -> None:
+        with contextlib.suppress(Conflict):
+            await world.engine.control.cancel(run, client=world.client)
+
+    return {
+        "slice": lambda: world.advance(run),
+        "canceller": cancel,
+        "publisher": lambda: world.publish("e", 1),
+    }
+
+
+async def _cancel_check(world: World) -> None:
+    await publish_again(world, 1)
+    status, output = await outcome(world)
+    done = world.effects.count("a") > 0
+    if status == "completed":
+        assert (output, done, "undo a" in world.effects) == (1, True, False)
+        return
+    assert status == "cancelled"
+    recorded = any(key.endswith("/a") and one["status"] == "completed"
+                   for key, one in world.finals.items())  # fmt: skip
+    assert ("undo a" in world.effects) == recorded, world.effects
+
+
+# An event and the deadline of its wait: one of the two, and the event counts if it came in time.
+
+
+def _deadline(workflows: Registry, world: Callable[[], World]) -> None:
+    @workflows.workflow("deadline")
+    async def deadline(step: Step, input: Any) -> Any:
+        try:
+            return (await step.wait_for_event("e", type="e", timeout=10)).data
+        except WaitTimedOut:
+            return "late"
+
+
+async def _deadline_setup(world: World) -> dict[str, Act]:
+    run = await world.start("deadline")
+    await world.advance(run)
+    world.clock.move_s(11)
+    return {
+        "slice": lambda: world.advance(run),
+        "second": lambda: world.advance(run),
+        "publisher": lambda: world.publish("e", 1),
+    }
+
+
+async def _deadline_check(world: World) -> None:
+    status, output = await outcome(world)
+    assert status == "completed"
+    assert output in (1, "late")
+
+
+# A child that ends while its parent goes to sleep over it.
+
+
+def _child(workflows: Registry, world: Callable[[], World]) -> None:
+    @workflows.workflow("child")
+    async def child(step: Step, input: Any) -> Any:
+        return "of the child"
+
+    @workflows.workflow("parent")
+    async def parent(step: Step, input: Any) -> Any:
+        return await (await step.start("child"))
+
+
+async def _child_setup(world: World) -> dict[str, Act]:
+    run = await world.start("parent")
+
+    async def children() -> None:
+        for one in await world.engine.store.due.collection.find({"parent.run": run}).to_list():
+            await world.advance(one["_id"])
+
+    return {"parent": lambda: world.advance(run), "child": children, "again": children}
+
+
+async def _child_check(world: World) -> None:
+    for run in await world.runs():
+        assert (run["status"], run["output"]) == ("completed", "of the child")
+
+
+# Two runs, one slot.
+
+
+def _slot(workflows: Registry, world: Callable[[], World]) -> None:
+    @workflows.workflow("slot", concurrency=Concurrency(limit=1))
+    async def slot(step: Step, input: Any) -> Any:
+        await world().effect(f"in {input}")
+        await step.do("work", world().effect, f"work {input}")
+        return input
+
+
+async def _slot_setup(world: World) -> dict[str, Act]:
+    runs = [await world.start("slot", number) for number in range(2)]
+    return {
+        "one": lambda: world.advance(runs[0]),
+        "two": lambda: world.advance(runs[1]),
+    }
+
+
+async def _slot_check(world: World) -> None:
+    assert sorted([await outcome(world, 0), await outcome(world, 1)]) == [
+        ("completed", 0),
+        ("completed", 1),
+    ]
+
+
+# Steps of every kind, two slices, one of them perhaps a zombie.
+
+
+def _steps(workflows: Registry, world: Callable[[], World]) -> None:
+    @workflows.workflow("steps", retry=Retry(attempts=3, first_s=0))
+    async def steps(step: Step, input: Any) -> Any:
+        here = world()
+
+        async def flaky() -> str:
+            await here.effect("flaky")
+            if here.effects.count("flaky") == 1:
+                raise ValueError
+            return "ok"
+
+        try:
+            paid = await step.do("pay", here.effect, "paid", at_most_once=True)
+        except Interrupted:
+            paid = "unknown"
+        got = await step.gather(step.do("x", here.effect, "x"), step.do("flaky", flaky))
+        return [paid, *got]
+
+
+async def _steps_setup(world: World) -> dict[str, Act]:
+    run = await world.start("steps")
+    return {"slice": lambda: world.advance(run), "second": lambda: world.advance(run)}
+
+
+async def _steps_check(world: World) -> None:
+    status, output = await outcome(world)
+    assert (status, output[1:]) == ("completed", ["x", "ok"])
+    assert world.effects.count("paid") <= 1
+    assert output[0] == "unknown" or world.effects.count("paid") == 1
+
+
+# A failure with something to undo, two slices.
+
+
+def _undo(workflows: Registry, world: Callable[[], World]) -> None:
+    @workflows.workflow("undo", retry=NO_RETRY)
+    async def undo(step: Step, input: Any) -> Any:
+        here = world()
+
+        async def bad() -> None:
+            raise NonRetryable("bad")
+
+        await step.do("a", here.effect, "a", undo=lambda _: here.effect("undo a"))
+        await step.do("bad", bad)
+
+
+async def _undo_setup(world: World) -> dict[str, Act]:
+    run = await world.start("undo")
+    return {"slice": lambda: world.advance(run), "second": lambda: world.advance(run)}
+
+
+async def _undo_check(world: World) -> None:
+    assert (await outcome(world))[0] == "failed"
+    assert "undo a" in world.effects
+    assert world.effects.index("a") < world.effects.index("undo a")
+
+
+# Two events, each for an epoch of its own.
+
+
+def _again(workflows: Registry, world: Callable[[], World]) -> None:
+    @workflows.workflow("again")
+    async def again(step: Step, input: Any) -> Any:
+        event = await step.wait_for_event("e", type="e")
+        if input is not None:
+            return sorted([input, event.data])
+        await step.continue_as_new(event.data)
+
+
+async def _again_setup(world: World) -> dict[str, Act]:
+    run = await world.start("again")
+    await world.publish("e", 1)
+    return {
+        "slice": lambda: world.advance(run),
+        "second": lambda: world.advance(run),
+        "publisher": lambda: world.publish("e", 2),
+    }
+
+
+async def _again_check(world: World) -> None:
+    await publish_again(world, 2)
+    assert await outcome(world) == ("completed", [1, 2])
+
+
+# Pause and resume against a slice.
+
+
+def _pause(workflows: Registry, world: Callable[[], World]) -> None:
+    @workflows.workflow("pause")
+    async def pause(step: Step, input: Any) -> Any:
+        await step.do("a", world().effect, "a")
+        return (await step.wait_for_event("e", type="e")).data
+
+
+async def _pause_setup(world: World) -> dict[str, Act]:
+    run = await world.start("pause")
+    await world.publish("e", 1)
+    control = world.engine.control
+
+    async def pause() -> None:
+        with contextlib.suppress(Conflict):
+            await control.pause(run, client=world.client)
+
+    async def resume() -> None:
+        with contextlib.suppress(Conflict):
+            await control.resume(run, client=world.client)
+
+    return {"slice": lambda: world.advance(run), "pauser": pause, "resumer": resume}
+
+
+async def _pause_check(world: World) -> None:
+    run = (await world.runs())[0]
+    if run["status"] == "paused":
+        await world.engine.control.resume(run["_id"], client=world.client)
+        await world.drain()
+    assert await outcome(world) == ("completed", 1)
+
+
+# Three starts, batches of two, a slice that takes what is due.
+
+
+def _batch(workflows: Registry, world: Callable[[], World]) -> None:
+    @workflows.workflow("batch", batch=Batch(size=2, timeout_s=5))
+    async def batch(step: Step, input: Any) -> Any:
+        return input
+
+
+async def _batch_setup(world: World) -> dict[str, Act]:
+    run = await world.start("batch", 0, key="k0")
+    world.clock.move_s(6)
+
+    async def start(number: int) -> None:
+        await world.start("batch", number, key=f"k{number}")
+
+    return {
+        "slice": lambda: world.advance(run),
+        "one": lambda: start(1),
+        "two": lambda: start(2),
+    }
+
+
+async def _batch_check(world: World) -> None:
+    # A starter that died is one who tries again: by its key the start counts once.
+    for number in (1, 2):
+        await world.start("batch", number, key=f"k{number}")
+    await world.drain()
+    runs = await world.runs()
+    assert all(run["status"] == "completed" for run in runs)
+    assert sorted(number for run in runs for number in run["output"]) == [0, 1, 2]
+
+
+# A singleton that is replaced while it runs.
+
+
+def _single(workflows: Registry, world: Callable[[], World]) -> None:
+    @workflows.workflow("single", singleton=Singleton(replace=True))
+    async def single(step: Step, input: Any) -> Any:
+        await step.do("a", world().effect, f"a {input}")
+        return input
+
+
+async def _single_setup(world: World) -> dict[str, Act]:
+    run = await world.start("single", 0, key="k0")
+
+    async def start(number: int) -> None:
+        await world.start("single", number, key=f"k{number}")
+
+    return {
+        "slice": lambda: world.advance(run),
+        "one": lambda: start(1),
+        "two": lambda: start(2),
+    }
+
+
+async def _single_check(world: World) -> None:
+    await world.start("single", 9, key="k9")
+    await world.drain()
+    runs = await world.runs()
+    assert {run["status"] for run in runs} <= {"completed", "cancelled"}
+    assert [run["status"] for run in runs if run["key"] == "k9"] == ["completed"]
+
+
+# A failed run that is retried while its last slice may still be about.
+
+
+def _retry(workflows: Registry, world: Callable[[], World]) -> None:
+    @workflows.workflow("retry", retry=NO_RETRY)
+    async def retry(step: Step, input: Any) -> Any:
+        here = world()
+
+        async def once_bad() -> str:
+            await here.effect("try")
+            if here.effects.count("try") == 1:
+                raise NonRetryable("the first time")
+            return "well"
+
+        event = await step.wait_for_event("e", type="e")
+        try:
+            return [event.data, await step.do("act", once_bad)]
+        except StepFailed as error:
+            raise RuntimeError("act failed") from error
+
+
+async def _retry_setup(world: World) -> dict[str, Act]:
+    run = await world.start("retry")
+    await world.publish("e", 1)
+
+    async def retry() -> None:
+        with contextlib.suppress(Conflict):
+            await world.engine.control.retry(run, client=world.client)
+
+    async def slice_and_retry() -> None:
+        await world.advance(run)
+        await retry()
+        await world.advance(run)
+
+    return {"slice": slice_and_retry, "second": lambda: world.advance(run), "retrier": retry}
+
+
+async def _retry_check(world: World) -> None:
+    run = (await world.runs())[0]
+    if run["status"] == "failed":
+        await world.engine.control.retry(run["_id"], client=world.client)
+        await world.drain()
+    assert await outcome(world) == ("completed", [1, "well"])
+
+
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario("event", _event, _event_setup, _event_check, weight=3),
+        Scenario("cancel", _cancel, _cancel_setup, _cancel_check, weight=2),
+        Scenario("deadline", _deadline, _deadline_setup, _deadline_check),
+        Scenario("child", _child, _child_setup, _child_check),
+        Scenario("slot", _slot, _slot_setup, _slot_check),
+        Scenario("steps", _steps, _steps_setup, _steps_check),
+        Scenario("undo", _undo, _undo_setup, _undo_check),
+        Scenario("again", _again, _again_setup, _again_check),
+        Scenario("pause", _pause, _pause_setup, _pause_check),
+        Scenario("batch", _batch, _batch_setup, _batch_check),
+        Scenario("single", _single, _single_setup, _single_check),
+        Scenario("retry", _retry, _retry_setup, _retry_check),
+    )
+}

@@ -1,0 +1,168 @@
+"""Searches the schedules of the scenarios; `python -m tests.store.engine_search` searches deeper.
+
+MONGO_URI=... python -m tests.store.engine_search cancel --schedules 50000
+MONGO_URI=... python -m tests.store.engine_search cancel --replay 0,0,3,1
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import secrets
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lambent.clock import SystemClock
+from lambent.engine.registry import Registry
+from tests.store.engine_blocking import BlockingMongo
+from tests.store.engine_explorer import (
+    RandomWalk,
+    Record,
+    Scheduler,
+    Walk,
+    successors,
+)
+from tests.store.engine_scenarios import SCENARIOS, Scenario
+from tests.store.engine_world import LAPSE_S, World
+
+PREEMPTIONS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How to play it again, and what went wrong."""
+
+    scenario: str
+    schedule: list[int]
+    log: list[str]
+    problem: str
+
+    def __str__(self) -> str:
+        steps = "\n".join(f"  {choice}  {label}" for choice, label in
+                          zip(self.schedule, self.log, strict=False))  # fmt: skip
+        played = ",".join(map(str, self.schedule))
+        return f"{self.scenario} --replay {played}\n{steps}\n{self.problem}"
+
+
+class Search:
+    """One worker: its own connection and database, its share of the schedules."""
+
+    def __init__(self, mongo: BlockingMongo, scenario: Scenario) -> None:
+        self._mongo = mongo
+        self._scenario = scenario
+        self._registry = Registry()
+        self._world: World
+        scenario.register(self._registry, lambda: self._world)
+
+    async def play(self, walk: Walk) -> Failure | None:
+        """One schedule; None: everything held."""
+        world = self._world = World(self._mongo, self._registry)
+        scheduler = Scheduler(walk.choose, lambda: world.clock.move_s(LAPSE_S))
+        try:
+            actors = await self._scenario.setup(world)
+            world.gate = scheduler.gate
+            await scheduler.run(actors)
+            world.gate = None
+            await world.drain()
+            await world.check(resting=True)
+            await self._scenario.check(world)
+            await world.check()
+        except Exception:
+            problem = traceback.format_exc()
+            return Failure(self._scenario.name, walk.schedule, scheduler.log, problem)
+        return None
+
+    async def first(self, share: int, shares: int, budget: int) -> tuple[int, list[Failure]]:
+        """Depth first from the default schedule; this worker's share of its first branches."""
+        root = Walk(())
+        failures = [found] if (found := await self.play(root)) else []
+        tried = 1
+        stack = [one for i, one in enumerate(self._next(root.records, 0)) if i % shares == share]
+        while stack and tried < budget and not failures:
+            # From both ends in turn: the deep ones, and those that differ early.
+            prefix = stack.pop(0) if tried % 2 else stack.pop()
+            walk = Walk(prefix)
+            if (found := await self.play(walk)) is not None:
+                failures.append(found)
+            tried += 1
+            stack.extend(self._next(walk.records, len(prefix)))
+        return tried, failures
+
+    def _next(self, records: Sequence[Record], start: int) -> list[list[int]]:
+        return list(successors(records, start, preemptions=PREEMPTIONS))
+
+    async def random(self, seed: int, budget: int) -> tuple[int, list[Failure]]:
+        """Seeded random walks."""
+        for number in range(budget):
+            if (found := await self.play(RandomWalk(seed * 1_000_003 + number))) is not None:
+                return number + 1, [found]
+        return budget, []
+
+
+async def search(
+    uri: str, name: str, share: int, shares: int, budget: int, seed: int
+) -> tuple[int, list[Failure]]:
+    """This worker's schedules of one scenario: two thirds depth first, one third by chance."""
+    mongo = BlockingMongo(uri, f"explore_{secrets.token_hex(6)}")
+    try:
+        search = Search(mongo, SCENARIOS[name])
+        await _prepare(mongo)
+        tried, failures = await search.first(share, shares, budget * 2 // 3)
+        if not failures:
+            more, failures = await search.random(seed * shares + share, budget - tried)
+            tried += more
+        return tried, failures
+    finally:
+        mongo.drop()
+
+
+async def replay(uri: str, name: str, schedule: list[int]) -> Failure | None:
+    mongo = BlockingMongo(uri, f"explore_{secrets.token_hex(6)}")
+    try:
+        await _prepare(mongo)
+        return await Search(mongo, SCENARIOS[name]).play(Walk(schedule))
+    finally:
+        mongo.drop()
+
+
+async def _prepare(mongo: BlockingMongo) -> None:
+    from lambent.bus.events import ensure_event_indexes
+
+    await World(mongo, Registry()).engine.ensure_indexes()
+    await ensure_event_indexes(mongo, clock=SystemClock())
+
+
+def work(
+    uri: str, name: str, share: int, shares: int, budget: int, seed: int
+) -> tuple[str, int, list[str]]:
+    """For a process of its own."""
+    tried, failures = asyncio.run(search(uri, name, share, shares, budget, seed))
+    return name, tried, [str(one) for one in failures]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("scenario", choices=[*SCENARIOS, "all"])
+    parser.add_argument("--schedules", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--replay", default="")
+    given = parser.parse_args()
+    uri = os.environ["MONGO_URI"]
+    if given.replay:
+        schedule = [int(part) for part in given.replay.split(",")]
+        print(asyncio.run(replay(uri, given.scenario, schedule)) or "everything held")
+        return
+    for name in SCENARIOS if given.scenario == "all" else [given.scenario]:
+        began = time.perf_counter()
+        _, tried, failures = work(uri, name, 0, 1, given.schedules, given.seed)
+        took_s = time.perf_counter() - began
+        print(f"{name}: {tried} schedules, {took_s:.1f} s, {len(failures)} failures", flush=True)
+        for failure in failures:
+            print(failure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Crash at every await: the slice is killed at each store call of a reference workflow."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from lambent.clock import EPOCH, FAR_FUTURE
+from lambent.engine.options import Retry
+from lambent.engine.registry import Registry
+from lambent.engine.step import Step
+from lambent.errors import NonRetryable, WorkflowError
+from lambent.intercept import StoreCall
+from lambent.testing import Crash, WorkflowTest
+
+EXPECTED = [1, "retried", [10, 20], "event", 14, "slept"]
+
+
+class World:
+    """What the reference workflow does to the outside, by run."""
+
+    def __init__(self) -> None:
+        self.effects: dict[str, list[str]] = {}
+
+    def note(self, run: str, what: str) -> int:
+        seen = self.effects.setdefault(run, [])
+        seen.append(what)
+        return seen.count(what)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def registered(world: World) -> Registry:
+    workflows = Registry()
+
+    @workflows.workflow("child")
+    async def child(step: Step, input: Any) -> Any:
+        await step.sleep(5)
+        return await step.do("double", lambda: input * 2)
+
+    @workflows.workflow("w", retry=Retry(attempts=5, first_s=3, jitter=False))
+    async def w(step: Step, input: Any) -> Any:
+        run = input["name"]
+
+        async def act(what: str, value: Any) -> Any:
+            world.note(run, what)
+            return value
+
+        async def once_bad() -> str:
+            if world.note(run, "flaky") == 1:
+                raise ValueError("the first time")
+            return "retried"
+
+        async def undo(value: Any) -> None:
+            world.note(run, f"undo {value}")
+
+        async def square(n: int) -> Any:
+            return await step.do("square", act, f"square {n}", n * 10)
+
+        first = await step.do("first", act, "first", 1, undo=undo)
+        flaky = await step.do("flaky", once_bad)
+        squares = await step.map("squares", [1, 2], square)
+        event = await step.wait_for_event("event", type="e", subject=run)
+        doubled = await (await step.start("child", 7))
+        await step.sleep(3600)
+        if input["fail"]:
+            await step.do("second", act, "second", 2, undo=undo)
+            raise NonRetryable("to be undone")
+        return [first, flaky, squares, event.data, doubled, "slept"]
+
+    return workflows
+
+
+@pytest.fixture
+async def test(mongo_uri: str, mongo_db_name: str, world: World) -> AsyncIterator[WorkflowTest]:
+    started = WorkflowTest(mongo_uri, workflows=registered(world), db_name=mongo_db_name)
+    async with started as one:
+        yield one
+
+
+class Killer:
+    """Crashes the slice at the `at`-th store call that is made while one goes on."""
+
+    def __init__(self, at: int, after: bool) -> None:
+        self.at = at
+        self.after = after
+        self.calls = 0
+        self.killed: StoreCall | None = None
+
+    async def gate(self, call: StoreCall, make: Any) -> Any:
+        self.calls += 1
+        if self.calls == self.at:
+            self.killed = call
+            if self.after:
+                await make()
+            raise Crash(str(call))
+        return await make()
+
+
+async def run_once(test: WorkflowTest, name: str, killer: Killer, *, fail: bool) -> str:
+    run_id = await test.start("w", {"name": name, "fail": fail})
+    await test.send("e", "event", subject=name)
+    test.gate = killer.gate
+    try:
+        if fail:
+            with pytest.raises(WorkflowError, match="to be undone"):
+                await test.finish(run_id)
+        else:
+            assert await test.finish(run_id) == EXPECTED
+    finally:
+        test.gate = None
+    return run_id
+
+
+async def check(test: WorkflowTest, world: World, run_id: str, name: str, *, fail: bool) -> None:
+    """Nothing is left leased, due or without expiry; effects and checkpoints agree."""
+    await test.pass_time(60)
+    for document in await test.store.mongo.db["runs"].find({"lease": {"$ne": None}}).to_list():
+        raise AssertionError(f"leased: {document}")
+    run = await test.document(run_id)
+    assert (run["due_at"], run["lease_until"], run["owes"]) == (FAR_FUTURE, EPOCH, [])
+    assert run["expire_at"] > run["finished_at"]
+    steps = await test.store.mongo.db["steps"].find({"run": run_id}).to_list()
+    assert all("expire_at" in one for one in steps)
+    expected = {"first": 1, "flaky": 2, "square 1": 1, "square 2": 1}
+    if fail:
+        expected |= {"second": 1, "undo 1": 1, "undo 2": 1}
+    seen = {what: world.effects[name].count(what) for what in world.effects[name]}
+    assert seen.keys() == expected.keys()
+    # One crash: at most one effect happened without its checkpoint, and so happened again.
+    assert 0 <= sum(seen.values()) - sum(expected.values()) <= 1
+
+
+@pytest.mark.parametrize("fail", [False, True], ids=["completes", "is undone"])
+@pytest.mark.parametrize("after", [False, True], ids=["before it", "after it"])
+async def test_a_slice_may_die_at_any_store_call(
+    test: WorkflowTest, world: World, fail: bool, after: bool
+) -> None:
+    clean = Killer(0, after)
+    await run_once(test, "clean", clean, fail=fail)
+    assert clean.calls > 40
+    for at in range(1, clean.calls + 1):
+        killer = Killer(at, after)
+        name = f"crash-{at}"
+        try:
+            run_id = await run_once(test, name, killer, fail=fail)
+            await check(test, world, run_id, name, fail=fail)
+        except BaseException as error:
+            error.add_note(f"killed at call {at}: {killer.killed}, after={after}, fail={fail}")
+            raise
