@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import pytest
 
+from lambent import secrets
+from lambent.errors import ConfigError
 from local.aws.deploy import Address, Deployed, deploy
 from local.aws.docker import Missing
 from local.aws.localstack import LocalStack
@@ -20,6 +22,7 @@ from tests.conftest import started
 
 pytestmark = pytest.mark.aws
 TICK_LIMIT_S = 100.0
+RUN_LIMIT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,19 @@ class Cloud:
 
     def call(self, address: Address, method: str, path: str, **options: Any) -> httpx.Response:
         headers = {"Host": address.host, "Authorization": f"Bearer {self.key}"}
+        headers |= options.pop("headers", {})
         return httpx.request(method, address.base + path, headers=headers, timeout=120, **options)
+
+    def wait_for(self, run_id: str, until: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+        """The run, once `until` says so."""
+        seen: dict[str, Any] = {}
+        ends_s = time.monotonic() + RUN_LIMIT_S
+        while time.monotonic() < ends_s:
+            seen = self.call(self.deployed.gateway, "GET", f"/runs/{run_id}").json()
+            if until(seen):
+                return seen
+            time.sleep(0.3)
+        raise AssertionError(f"the run stands still: {seen}")
 
     def invoke(self, function: str, event: dict[str, Any]) -> Any:
         answer = self.deployed.client("lambda").invoke(
@@ -67,7 +82,6 @@ def cloud(
         parameters = {
             "MongoUri": mongo_server.uri,
             "MongoDbName": name,
-            # Named, not given: what the functions read is in Secrets Manager.
             "PostgresDsn": postgres_server.create_database(name),
             "OllamaHost": model_server.host,
         }
@@ -123,6 +137,50 @@ def test_setup_may_be_invoked_again(cloud: Cloud) -> None:
     again = cloud.invoke("setup", recorded("setup"))
     assert again["applied"] == []
     assert again["admin_key"] is None
+
+
+def test_a_run_is_nudged_waits_for_an_event_and_ends(cloud: Cloud) -> None:
+    """Over HTTP alone: gateway, step and deliver invoke each other through LocalStack."""
+    asked = {"feeds": ["http://127.0.0.1:9/feed"], "approval": True}
+    body = {"workflow": "news.digest", "input": asked}
+    run = cloud.call(cloud.deployed.gateway, "POST", "/runs", json=body).json()
+    cloud.wait_for(run["id"], lambda seen: seen["status"] == "waiting" and seen.get("waits"))
+    event = {
+        "specversion": "1.0",
+        "id": run["id"],
+        "source": "/tests/localstack",
+        "type": "news.digest.decided",
+        "subject": run["id"],
+        "data": {"approved": True},
+    }
+    headers = {"Content-Type": "application/cloudevents+json"}
+    content = json.dumps(event)
+    sent = cloud.call(cloud.deployed.gateway, "POST", "/events", content=content, headers=headers)
+    assert sent.status_code == 202, sent.text
+    ended = cloud.wait_for(run["id"], lambda seen: seen["status"] == "completed")
+    assert ended["output"]["status"] == "published"
+
+
+def test_secrets_are_looked_up_where_settings_name_them(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", cloud.deployed.endpoint)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    manager, systems = cloud.deployed.client("secretsmanager"), cloud.deployed.client("ssm")
+    manager.create_secret(Name="stores", SecretString='{"dsn": "postgresql://one"}')
+    systems.put_parameter(Name="/lambent/key", Value="k1", Type="SecureString")
+    assert secrets.resolve("secretsmanager:stores#dsn") == "postgresql://one"
+    assert secrets.resolve("ssm:/lambent/key") == "k1"
+    manager.put_secret_value(SecretId="stores", SecretString='{"dsn": "postgresql://two"}')
+    assert secrets.resolve("secretsmanager:stores#dsn") == "postgresql://one"
+    assert secrets.forget()
+    assert secrets.resolve("secretsmanager:stores#dsn") == "postgresql://two"
+    with pytest.raises(ConfigError, match="no such secret"):
+        secrets.resolve("secretsmanager:absent")
+    with pytest.raises(ConfigError, match="no JSON object with that key"):
+        secrets.resolve("secretsmanager:stores#absent")
 
 
 def test_the_rule_starts_the_poller(cloud: Cloud) -> None:
