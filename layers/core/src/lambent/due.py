@@ -218,10 +218,12 @@ class DueDocuments:
         *,
         set: Mapping[str, Any] | None = None,
         where: Mapping[str, Any] | None = None,
+        also: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Make it due now and tell its owner, if any, to look again; `set` goes into the same
-        update (a command must not be seen before its signal). False: no such wakeable document."""
+        """Make it due now and tell its owner, if any, to look again; `set`, and what `also` adds
+        to the update, is seen together with the signal. False: no such wakeable document."""
         update: Document = {"$inc": {"signals": 1}, "$min": {"due_at": self._clock.now()}}
+        update |= also or {}
         if set:
             update["$set"] = dict(set)
         guard = self.kind.wakeable if where is None else where

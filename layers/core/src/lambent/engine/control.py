@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +11,7 @@ from typing import Any, Final
 from lambent.clock import EPOCH, FAR_FUTURE
 from lambent.due import Database, DueDocuments
 from lambent.engine.config import Nudger
-from lambent.engine.documents import visible
+from lambent.engine.documents import ulid_floor, visible
 from lambent.engine.model import (
     ACTIVE,
     CHUNKS,
@@ -75,11 +74,7 @@ class RunControl:
 
     async def ensure_indexes(self) -> None:
         runs, steps = self._due.collection, self._mongo.db[STEPS]
-        for names in (("client", "created_at"), ("client", "status", "created_at")):
-            await guarded(runs.create_index([(name, 1) for name in names]))
-        await guarded(runs.create_index([("status", 1), ("created_at", 1)]))
-        await guarded(runs.create_index("created_at"))
-        await guarded(runs.create_index("parent.run"))
+        await guarded(runs.create_index([("client", 1), ("_id", 1)]))
         await guarded(runs.create_index("expire_at", expireAfterSeconds=0))
         await guarded(steps.create_index([("run", 1), ("epoch", 1)]))
         await guarded(steps.create_index("expire_at", expireAfterSeconds=0))
@@ -262,23 +257,17 @@ class RunControl:
 
     async def _find(self, wanted: RunFilter, limit: int, cursor: str | None) -> list[Document]:
         query = _query(wanted)
-        after_id = None
         if cursor is not None:
-            at, after_id = _place_of(cursor)
-            query["created_at"] = {**query["created_at"], "$lte": at}
-        found = self._due.collection.find(query).sort([("created_at", -1), ("_id", -1)])
-        # One instant may hold several runs: take those that were shown before along, and drop them.
-        extra = 50 if after_id else 0
-        runs = await guarded(found.limit(limit + extra).to_list())
-        if after_id is None:
-            return runs
-        return [run for run in runs if (run["created_at"], run["_id"]) < (at, after_id)][:limit]
+            query["_id"]["$lt"] = _place_of(cursor)
+        found = self._due.collection.find(query).sort("_id", -1).limit(limit)
+        return await guarded(found.to_list())
 
 
 def _query(wanted: RunFilter) -> Document:
-    # A range with both ends: a server may scan for one with an open end.
-    span = {"$gte": wanted.created_from or EPOCH, "$lte": wanted.created_to or FAR_FUTURE}
-    query: Document = {"created_at": span}
+    # Ids begin with the instant of their making: the order of ids is the order in time, and a
+    # span of time is a range of ids, with both ends (a server may scan for an open one).
+    since = ulid_floor(wanted.created_from or EPOCH)
+    query: Document = {"_id": {"$gte": since, "$lt": ulid_floor(wanted.created_to or FAR_FUTURE)}}
     if wanted.client is not None:
         query["client"] = wanted.client
     if wanted.status is not None:
@@ -291,15 +280,13 @@ def _query(wanted: RunFilter) -> Document:
 
 
 def _cursor(run: Document) -> str:
-    place = json.dumps([run["created_at"].isoformat(), run["_id"]])
-    return base64.urlsafe_b64encode(place.encode()).decode()
+    return base64.urlsafe_b64encode(str(run["_id"]).encode()).decode()
 
 
-def _place_of(cursor: str) -> tuple[datetime, str]:
+def _place_of(cursor: str) -> str:
     try:
-        at, run_id = json.loads(base64.urlsafe_b64decode(cursor))
-        return datetime.fromisoformat(at), str(run_id)
-    except (ValueError, TypeError):
+        return base64.urlsafe_b64decode(cursor).decode()
+    except ValueError:
         raise RequestError("This cursor is none of ours.") from None
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from lambent.due import new_due_fields
+from lambent.engine import marks
 from lambent.engine.model import Status
 from lambent.mongo import Document
 
@@ -14,6 +15,8 @@ from lambent.mongo import Document
 # clocks of two machines, and a publisher that was quicker than the run it belongs to. Counted from
 # the asking, not from the first slice: that may come late, and whoever was answered may publish.
 SINCE_BEFORE_S: Final = 5.0
+
+_CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 def new_run(
@@ -35,6 +38,7 @@ def new_run(
     return {
         "_id": id,
         "key": key,
+        "marks": [marks.identity(client, key)],
         "workflow": workflow,
         "version": version,
         "client": client,
@@ -96,3 +100,9 @@ def _beside(path: tuple[str, ...], cut: tuple[str, ...]) -> bool:
             # "gather#2[1]" and "gather#2[3]" are siblings; "gather[1]" ended before "gather#2".
             return mine.rpartition("[")[0] == other.rpartition("[")[0] != ""
     return False
+
+
+def ulid_floor(at: datetime) -> str:
+    """The smallest id that a document made at this instant may have."""
+    number = int(at.timestamp() * 1000)
+    return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(45, -1, -5))

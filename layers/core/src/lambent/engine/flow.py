@@ -1,24 +1,23 @@
 """Lets runs begin as their workflow's flow control allows; all of it stands on run documents.
 
-A concurrency slot is a unique `slot_key`, a start under a rate limit a unique `start_key`: no
-second document that a crash could leave behind.
+A concurrency slot and a start under a rate limit are unique marks (`marks.py`) of the run itself:
+no second document that a crash could leave behind.
 """
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any
 
 from pymongo.errors import DuplicateKeyError
 
 from lambent.clock import FAR_FUTURE, Clock
 from lambent.due import DueDocuments, Lease
+from lambent.engine import marks
 from lambent.engine.model import ACTIVE
 from lambent.engine.options import Concurrency, RateLimit
 from lambent.engine.registry import Workflow
 from lambent.mongo import Document, guarded
-
-_LAST_START: Final = 2**53
 
 
 class Gates:
@@ -29,11 +28,7 @@ class Gates:
         self._clock = clock
 
     async def ensure_indexes(self) -> None:
-        runs = self._due.collection
-        for name in ("slot_key", "start_key"):
-            await guarded(runs.create_index(name, unique=True, sparse=True))
-        await guarded(runs.create_index("slot_wait", sparse=True))
-        await guarded(runs.create_index([("rate_group", 1), ("rate_no", 1)], sparse=True))
+        await guarded(self._due.collection.create_index("groups", sparse=True))
 
     async def wait_until(self, lease: Lease, run: Document, workflow: Workflow) -> datetime | None:
         """None: the run may begin or go on; else the instant until which it has to be held."""
@@ -51,21 +46,20 @@ class Gates:
         while "rate_no" not in run:
             window = int(self._clock.now().timestamp() // limit.period_s)
             number = await self._next_number(run["rate_group"], window * limit.limit)
-            taken = {"start_key": f"{run['rate_group']}:{number}", "rate_no": number}
+            mark = marks.start(run["rate_group"], number)
+            update = {"$set": {"rate_no": number}, "$push": {"marks": mark}}
             try:
-                await self._due.write(lease, {"$set": taken})
+                await self._due.write(lease, update)
             except DuplicateKeyError:
                 continue
-            run.update(taken)
+            run["rate_no"] = number
         window = int(run["rate_no"]) // limit.limit
         return datetime.fromtimestamp(window * limit.period_s, UTC)
 
     async def _next_number(self, group: str, at_least: int) -> int:
-        query = {"rate_group": group, "rate_no": {"$gte": at_least, "$lte": _LAST_START}}
-        found = self._due.collection.find(query, {"rate_no": 1}).sort("rate_no", -1).limit(1)
-        for last in await guarded(found.to_list()):
-            return int(last["rate_no"]) + 1
-        return at_least
+        found = self._due.collection.find({"groups": f"start:{group}"}, {"rate_no": 1})
+        numbers = [one.get("rate_no", -1) for one in await guarded(found.to_list())]
+        return max(at_least, max(numbers, default=-1) + 1)
 
     async def _slot(self, lease: Lease, run: Document, limit: Concurrency) -> bool:
         group = run["slot_group"]
@@ -74,17 +68,21 @@ class Gates:
             # other, never by neither.
             await self._due.write(lease, {"$set": {"slot_wait": group}})
             run["slot_wait"] = group
-        names = [f"{group}:{n}" for n in range(limit.limit)]
-        query = {"slot_key": {"$in": names}}
+        names = [marks.slot(group, number) for number in range(limit.limit)]
+        query = {"marks": {"$in": names}}
         found = await guarded(self._due.collection.find(query, {"slot_key": 1}).to_list())
-        taken = {holder["slot_key"] for holder in found}
+        taken = {holder.get("slot_key") for holder in found}
         for name in names:
             if name not in taken and await self._take(lease, run, name):
                 return True
         return False
 
     async def _take(self, lease: Lease, run: Document, name: str) -> bool:
-        update: dict[str, Any] = {"$set": {"slot_key": name}, "$unset": {"slot_wait": ""}}
+        update: dict[str, Any] = {
+            "$set": {"slot_key": name},
+            "$push": {"marks": name},
+            "$unset": {"slot_wait": ""},
+        }
         try:
             taken = await self._due.write(lease, update)
         except DuplicateKeyError:
@@ -96,7 +94,11 @@ class Gates:
 
     async def pass_on(self, group: str, *, but: str) -> str | None:
         """Wake the registered waiter whose turn it is; its id, if there is one."""
-        query = {"slot_wait": group, "status": {"$in": [one.value for one in ACTIVE]}}
+        query = {
+            "groups": f"slot:{group}",
+            "slot_wait": group,
+            "status": {"$in": [one.value for one in ACTIVE]},
+        }
         found = self._due.collection.find(query, {"priority": 1, "created_at": 1})
         waiters = await guarded(found.to_list())
         waiters.sort(key=lambda one: (one["priority"], one["created_at"], one["_id"]))

@@ -13,6 +13,7 @@ from pymongo.errors import DuplicateKeyError
 from lambent.clock import Clock
 from lambent.codec import encode
 from lambent.due import DueDocuments, read_winner
+from lambent.engine import marks
 from lambent.engine.config import Nudger
 from lambent.engine.documents import new_run
 from lambent.engine.flow import slot_group
@@ -72,9 +73,7 @@ class Starter:
 
     async def ensure_indexes(self) -> None:
         runs = self._due.collection
-        await guarded(runs.create_index([("client", 1), ("key", 1)], unique=True))
-        await guarded(runs.create_index("active_key", unique=True, sparse=True))
-        await guarded(runs.create_index("gathered", unique=True, sparse=True))
+        await guarded(runs.create_index("marks", unique=True))
 
     async def start(self, wanted: Start, *, nudge: bool = True) -> Started:
         """The run under that key, now or earlier started.
@@ -121,13 +120,17 @@ class Starter:
         extra: Document = {"input_digest": _digest(workflow.name, wanted.input)}
         if is_chunked(form):
             extra["left"] = [CHUNKS]
-        flow = workflow.flow
+        flow, groups = workflow.flow, list[str]()
         if flow.concurrency is not None:
             group = _group(flow.concurrency.key, wanted)
             extra["slot_group"] = slot_group(workflow, wanted.client, group)
+            groups.append(f"slot:{extra['slot_group']}")
         if flow.rate_limit is not None:
             group = _group(flow.rate_limit.key, wanted)
             extra["rate_group"] = slot_group(workflow, wanted.client, group)
+            groups.append(f"start:{extra['rate_group']}")
+        if groups:
+            extra["groups"] = groups
         return new_run(
             id=run_id,
             key=wanted.key or run_id,
@@ -157,7 +160,7 @@ class Starter:
         return found
 
     async def _by_key(self, run: Document) -> Started | None:
-        query = {"client": run["client"], "key": run["key"]}
+        query = {"marks": marks.identity(run["client"], run["key"])}
         found = await guarded(self._due.collection.find_one(query))
         if found is None:
             return None
@@ -173,7 +176,7 @@ class Starter:
         return Started(durable or found, created=False)
 
     async def _alone(self, run: Document, wanted: Start, singleton: Singleton) -> Started:
-        run["active_key"] = _active_key(run, "one", _group(singleton.key, wanted))
+        _hold(run, "one", _group(singleton.key, wanted))
         for _ in range(_TRIES):
             if (started := await self._insert(run) or await self._by_key(run)) is not None:
                 return started
@@ -186,19 +189,17 @@ class Starter:
         raise Unavailable("The run that is there could not be replaced; try again.")
 
     async def _replace(self, holder: Document) -> None:
-        # One update: were the key moved first, two could run; were the cancel first, none might.
-        key = holder["active_key"]
-        moved: Document = {
-            "active_key": f"{key}:replaced:{holder['_id']}",
-            "control": Control.CANCEL.value,
-        }
-        active = {"active_key": key, "status": {"$in": [one.value for one in ACTIVE]}}
-        parked = {"active_key": key, "status": {"$in": [one.value for one in PARKED]}}
-        waiting = {**moved, "status": Status.WAITING.value}
-        if await self._due.wake(holder["_id"], set=moved, where=active) or await self._due.wake(
-            holder["_id"], set=waiting, where=parked
+        # One update: were the place freed first, two could run; were the cancel first, none might.
+        mark, cancel = holder["active_key"], {"control": Control.CANCEL.value}
+        freed: Document = {"$pullAll": {"marks": [mark]}, "$unset": {"active_key": ""}}
+        active = {"marks": mark, "status": {"$in": [one.value for one in ACTIVE]}}
+        parked = {"marks": mark, "status": {"$in": [one.value for one in PARKED]}}
+        waiting = {**cancel, "status": Status.WAITING.value}
+        wake, run_id = self._due.wake, holder["_id"]
+        if await wake(run_id, set=cancel, where=active, also=freed) or await wake(
+            run_id, set=waiting, where=parked, also=freed
         ):
-            await self._nudger.nudge([holder["_id"]])
+            await self._nudger.nudge([run_id])
 
     async def _debounced(self, run: Document, wanted: Start, debounce: Debounce) -> Started:
         now = self._clock.now()
@@ -213,7 +214,11 @@ class Starter:
             if holder is None:
                 continue
             changes: Document = {"input": run["input"], "due_at": min(until, holder["latest_at"])}
-            update = {"$set": changes, "$push": {"gathered": own}, "$inc": {"signals": 1}}
+            update = {
+                "$set": changes,
+                "$push": {"marks": own},
+                "$inc": {"signals": 1, "gathered": 1},
+            }
             if await self._join(holder, run, update):
                 return Started({**holder, **changes}, created=False)
         raise Unavailable("The run to join kept changing; try again.")
@@ -224,31 +229,45 @@ class Starter:
         run["input"] = [item]
         run["due_at"] = self._clock.now() + timedelta(seconds=0 if full else batch.timeout_s)
         if full:
-            del run["active_key"]
+            run["marks"].remove(run.pop("active_key"))
         for _ in range(_TRIES):
             if (started := await self._insert(run) or await self._gathered(run, own)) is not None:
                 return started
             holder = await self._holder(run)
             if holder is None:
                 continue
+            if holder["gathered"] >= batch.size:
+                await self._close(holder)
+                continue
             changes: Document = {}
             update: Document = {
-                "$push": {"gathered": own, "input": item},
-                "$inc": {"signals": 1},
+                "$push": {"marks": own, "input": item},
+                "$inc": {"signals": 1, "gathered": 1},
             }
-            if len(holder["gathered"]) + 1 >= batch.size:
-                # Full: due at once, and the next one begins a batch of its own.
+            if holder["gathered"] + 1 >= batch.size:
+                # Full: due at once. Its place is freed by its begin, or by who comes next.
                 changes = {"due_at": self._clock.now()}
-                update |= {"$set": changes, "$unset": {"active_key": ""}}
+                update["$set"] = changes
             if await self._join(holder, run, update):
                 return Started({**holder, **changes}, created=False)
         raise Unavailable("The batch to join kept changing; try again.")
 
+    async def _close(self, holder: Document) -> None:
+        """Free the place of a full batch, so that the next one may begin."""
+        mark = holder["active_key"]
+        await guarded(
+            self._due.collection.update_one(
+                {"_id": holder["_id"], "marks": mark},
+                {"$pullAll": {"marks": [mark]}, "$unset": {"active_key": ""}},
+            )
+        )
+
     def _gathers(self, run: Document, kind: str, group: str) -> str:
         """Make the run one that others join; the mark of its own start among them."""
-        own = f"{run['client']}:{run['workflow']}:{run['key']}"
-        run["active_key"] = _active_key(run, kind, group)
-        run |= {"gathers": kind, "gathered": [own]}
+        own = marks.gathered(run["client"], run["workflow"], run["key"])
+        _hold(run, kind, group)
+        run["marks"].append(own)
+        run |= {"gathers": kind, "gathered": 1}
         return own
 
     async def _join(self, holder: Document, run: Document, update: Document) -> bool:
@@ -256,7 +275,7 @@ class Starter:
         # and a slice that has just read the run begins it only if nobody joined since.
         guard = {
             "_id": holder["_id"],
-            "active_key": run["active_key"],
+            "marks": run["active_key"],
             "status": Status.PENDING.value,
             "signals": holder["signals"],
         }
@@ -268,11 +287,11 @@ class Starter:
 
     async def _gathered(self, run: Document, own: str) -> Started | None:
         """The run that has this very start among those it gathered."""
-        found = await guarded(self._due.collection.find_one({"gathered": own}))
+        found = await guarded(self._due.collection.find_one({"marks": own}))
         return Started(found, created=False) if found is not None else None
 
     async def _holder(self, run: Document) -> Document | None:
-        return await guarded(self._due.collection.find_one({"active_key": run["active_key"]}))
+        return await guarded(self._due.collection.find_one({"marks": run["active_key"]}))
 
 
 def _group(key: Any, wanted: Start) -> str:
@@ -284,8 +303,10 @@ def _group(key: Any, wanted: Start) -> str:
         raise RequestError(text) from None
 
 
-def _active_key(run: Document, kind: str, group: str) -> str:
-    return f"{run['client']}:{run['workflow']}:{kind}:{group}"
+def _hold(run: Document, kind: str, group: str) -> None:
+    """Give the run, not yet inserted, the one place of its group."""
+    run["active_key"] = marks.active(run["client"], run["workflow"], kind, group)
+    run["marks"].append(run["active_key"])
 
 
 def _digest(workflow: str, value: Any) -> str:

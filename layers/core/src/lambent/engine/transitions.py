@@ -13,6 +13,7 @@ from typing import Any
 
 from lambent.clock import FAR_FUTURE, Clock
 from lambent.due import DueDocuments, Lease, Settled
+from lambent.engine import marks
 from lambent.engine.config import EngineConfig
 from lambent.engine.documents import new_cut
 from lambent.engine.model import (
@@ -32,7 +33,7 @@ from lambent.waits import WAITS
 _ACTIVE = [status.value for status in ACTIVE]
 _STOPPED = [status.value for status in (*ENDED, *PARKED)]
 # What a run holds that others wait for; let go in the update that ends it.
-_HELD = ("slot_key", "slot_wait", "active_key")
+_HELD = ("slot_key", "slot_wait", "active_key", "groups")
 
 
 class Transitions:
@@ -64,6 +65,7 @@ class Transitions:
             guard["signals"] = run["signals"]
             changes["gathers"] = None
             update["$unset"] = {"active_key": ""}
+            update["$pullAll"] = {"marks": [run["active_key"]] if "active_key" in run else []}
         done = await self._due.write(lease, update, where=guard)
         if done:
             run.update(changes)
@@ -148,7 +150,7 @@ class Transitions:
             "due_at": self._clock.now(),
             "owes": debts_of(run),
         }
-        update: Document = {"$set": changes, "$unset": dict.fromkeys(_HELD, "")}
+        update: Document = {"$set": changes, **_let_go(run)}
         if left:
             update["$addToSet"] = {"left": {"$each": left}}
         unended = {"status": {"$nin": [one.value for one in ENDED]}}
@@ -214,7 +216,7 @@ class Transitions:
             "left": [STEPS, WAITS, CHUNKS],
         }
         where = {"_id": run["_id"], "status": Status.BLOCKED.value, "epoch": run["epoch"]}
-        update = {"$set": changes, "$unset": dict.fromkeys(_HELD, ""), "$inc": {"signals": 1}}
+        update = {"$set": changes, "$inc": {"signals": 1}, **_let_go(run)}
         answer = await guarded(self._due.collection.update_one(where, update))
         return answer.matched_count == 1
 
@@ -280,6 +282,8 @@ class Transitions:
             "owes": [],
             "lease": None,
         }
+        if run.get("slot_group"):
+            changes["groups"] = [f"slot:{run['slot_group']}"]
         update = {"$set": changes, "$inc": {"signals": 1}, "$unset": {"expire_at": ""}}
         answer = await guarded(self._due.collection.update_one(where, update))
         return answer.matched_count == 1
@@ -288,6 +292,13 @@ class Transitions:
         """When to look again for code that is not deployed: doubling from 5 s to 5 minutes."""
         rest_s = min(self._config.no_code_retry_s, 5.0 * 2 ** min(tries, 10))
         return self._clock.now() + timedelta(seconds=rest_s)
+
+
+def _let_go(run: Mapping[str, Any]) -> Document:
+    update: Document = {"$unset": dict.fromkeys(_HELD, "")}
+    if kept := marks.held(run):
+        update["$pullAll"] = {"marks": kept}
+    return update
 
 
 def debts_of(run: Mapping[str, Any]) -> list[str]:
