@@ -30,9 +30,10 @@ class Reply:
 class Turn:
     """One request to an agent.
 
-    `input` is the text of the last user message, `messages` the conversation with it. `model` and
-    `options` are what the request asks for, already defaulted and checked. `client` owns the key
-    that asked, None where keys are switched off. `runs` is None for a key without that scope.
+    `input` is the text of the last user message, `messages` the conversation with it. `model`,
+    `options` and `think` are what the request asks for, already defaulted and checked. `client`
+    owns the key that asked, None where keys are switched off. `runs` is None for a key without
+    that scope.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Turn:
     clock: Clock
     access: ModelAccess = field(repr=False)
     options: Mapping[str, Any] = field(default_factory=dict)
+    think: bool | str | None = None
     conversation: str | None = None
     runs: TurnRuns | None = field(default=None, repr=False)
 
@@ -73,7 +75,7 @@ class Turn:
             tools=tuple(tools),
             format=format,
             options={**self.options, **(options or {})},
-            think=think,
+            think=self.think if think is None else think,
         )
         async with aclosing(self.access.stream(request)) as stream:
             async for piece in stream:

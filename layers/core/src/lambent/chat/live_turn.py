@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
+from lambent.admission.decisions import LimitState
 from lambent.chat.values import Failed, Finished, Frame
 from lambent.errors import Unavailable
 from lambent.telemetry import log_fields, logger
@@ -22,18 +23,19 @@ class LiveTurn:
     """Frames in order, each told once; the last is `Finished` or `Failed`.
 
     `work` produces them through `put`; `book` is awaited once after it ended, however it ended.
+    `limit` is the caller's as it was after admission.
     """
 
     def __init__(
         self,
         *,
         id: str,
-        headers: Mapping[str, str],
+        limit: LimitState | None,
         work: Callable[[LiveTurn], Coroutine[Any, Any, None]],
         book: Callable[[], Awaitable[None]],
     ) -> None:
         self.id = id
-        self.headers = headers
+        self.limit = limit
         self._book = book
         self._frames: deque[Frame] = deque()
         self._news = asyncio.Event()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from lambent.admission import limits
-from lambent.admission.decisions import AdmissionRequest, Refused, Scope
+from lambent.admission.decisions import AdmissionRequest, LimitState, Refused, Scope
 from lambent.admission.gate import Gate
 from lambent.agents.registry import AgentRegistry
 from lambent.chat.live_turn import LiveTurn
@@ -52,41 +51,49 @@ class ChatService:
         """The request's model, else the agent's, else the deployment's."""
         if request.model is not None:
             return request.model
-        if request.agent in self.registry and (own := self.registry.info(request.agent).model):
+        agent = request.agent
+        if (
+            agent is not None
+            and agent in self.registry
+            and (own := self.registry.info(agent).model)
+        ):
             return own
         return self.settings.ollama_model
 
-    async def check(self, credential: str | None) -> Mapping[str, str] | Refusal:
-        """Key and limit alone, for what calls no model: the limit's headers, or a refusal.
+    async def check(self, credential: str | None) -> LimitState | Refusal | None:
+        """Key and limit alone, for what calls no model: the limit, if there is one, or a refusal.
 
         Raises `StoreUnavailable`.
         """
         decision = await self._gate.admit(AdmissionRequest(credential=credential, scope=Scope.CHAT))
-        headers = limits.headers(decision.limit)
-        return Refusal(decision.error, headers) if isinstance(decision, Refused) else headers
+        if isinstance(decision, Refused):
+            return Refusal(decision.error, decision.limit)
+        return decision.limit
 
     async def start(self, request: ChatRequest, *, credential: str | None) -> LiveTurn | Refusal:
         """Ask the decision tree, then let the turn run. Raises `StoreUnavailable`."""
+        agent = request.agent
         decision = await self._gate.admit(
             AdmissionRequest(
                 credential=credential,
                 scope=Scope.CHAT,
-                agent_exists=request.agent in self.registry,
+                agent_exists=agent is None or agent in self.registry,
                 host=self._models.host,
                 slot=True,
             )
         )
-        headers = limits.headers(decision.limit)
         if isinstance(decision, Refused):
-            return Refusal(decision.error, headers)
+            return Refusal(decision.error, decision.limit)
         work = TurnWork(
             request,
             decision,
-            agent=self.registry.get(request.agent),
+            agent=None if agent is None else self.registry.get(agent),
             model=self.model_for(request),
             parts=self._parts,
         )
-        live = LiveTurn(id=new_ulid(self.clock), headers=headers, work=work.run, book=work.book)
+        live = LiveTurn(
+            id=new_ulid(self.clock), limit=decision.limit, work=work.run, book=work.book
+        )
         self._live.add(live)
         live.on_end(lambda: self._live.discard(live))
         return live

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lambent.admission import decisions
 from lambent.admission.decisions import Admitted, Scope
 from lambent.admission.gate import Gate
-from lambent.agents.agent import Agent, Source
+from lambent.agents.agent import Agent, Chunk, Source
 from lambent.agents.model_access import ModelAccess
 from lambent.agents.runner import run_agent
 from lambent.agents.turn import Turn
@@ -21,6 +21,7 @@ from lambent.chat.values import ChatRequest, Failed, Finished, Queued
 from lambent.clock import Clock
 from lambent.errors import LambentError
 from lambent.models.manager import ModelManager
+from lambent.models.values import Role
 from lambent.settings import Settings
 from lambent.telemetry import log_fields, logger
 
@@ -47,7 +48,7 @@ class TurnWork:
         request: ChatRequest,
         decision: Admitted | decisions.Queued,
         *,
-        agent: type[Agent],
+        agent: type[Agent] | None,
         model: str,
         parts: Parts,
     ) -> None:
@@ -97,20 +98,28 @@ class TurnWork:
     async def _answer(self, live: LiveTurn) -> None:
         finish_reason = "stop"
         sources: list[Source] = []
-        async with aclosing(run_agent(self._agent, self._turn(live))) as chunks:
+        async with aclosing(self._chunks(self._turn(live))) as chunks:
             async for chunk in chunks:
                 finish_reason = chunk.finish_reason or finish_reason
                 sources.extend(chunk.sources)
                 await live.put(chunk)
         await live.put(Finished(finish_reason, self._access.usage, tuple(sources)))
 
+    def _chunks(self, turn: Turn) -> AsyncGenerator[Chunk, None]:
+        if self._agent is not None:
+            return run_agent(self._agent, turn)
+        return turn.generate_stream(tools=self._request.tools, format=self._request.format)
+
     def _turn(self, live: LiveTurn) -> Turn:
+        messages = self._request.messages
+        said = (one.content for one in reversed(messages) if one.role is Role.user)
         return Turn(
             id=live.id,
-            input=self._request.messages[-1].content,
-            messages=self._request.messages,
+            input=next(said, ""),
+            messages=messages,
             model=self._model,
             options=self._request.options,
+            think=self._request.think,
             conversation=self._request.conversation,
             client=self._decision.principal.client,
             settings=self._parts.settings,

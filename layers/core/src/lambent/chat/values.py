@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lambent.admission.decisions import LimitState
 from lambent.agents.agent import Chunk, Source
 from lambent.errors import LambentError
 from lambent.models.values import Message, Usage
@@ -13,13 +14,20 @@ from lambent.models.values import Message, Usage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChatRequest:
-    """One turn as asked, already checked; the last of `messages` is the user's."""
+    """One turn as asked, already checked.
 
-    agent: str
+    `agent` None asks the model itself, which then has to be named; only that takes `tools` and
+    `format`, which an agent decides for itself.
+    """
+
+    agent: str | None
     messages: tuple[Message, ...]
     model: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     conversation: str | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+    format: str | Mapping[str, Any] | None = None
+    think: bool | str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +58,7 @@ Frame = Chunk | Queued | Finished | Failed
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The decision tree said no; `headers` tell the caller's limit."""
+    """The decision tree said no; `limit` is the caller's, where it had been looked at."""
 
     error: LambentError
-    headers: Mapping[str, str]
+    limit: LimitState | None

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 from starlette.requests import Request
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lambent import __version__
-from lambent.admission.keys import credential_of
-from lambent.chat.live_turn import LiveTurn
 from lambent.chat.service import ChatService
-from lambent.chat.values import ChatRequest, Refusal
-from lambent.errors import NotFound, RequestError, TooLarge
-from lambent.http.bodies import read_json
+from lambent.chat.values import ChatRequest
+from lambent.errors import NotFound
+from lambent.http.chat_callers import Caller
 from lambent.http.chat_requests import parse_chat
-from lambent.http.chat_stream import EventStreamAnswer, JsonAnswer
-from lambent.http.problems import ProblemsMiddleware, Rejected, send_json
-
-T = TypeVar("T")
+from lambent.http.chat_stream import EventEncoder, EventStreamAnswer, Json, JsonAnswer, JsonBody
+from lambent.http.problems import ProblemsMiddleware, request_id_of
 
 
 def build_chat_app(service: ChatService, *, more: Sequence[Route] = ()) -> ASGIApp:
@@ -47,17 +43,28 @@ class ChatRoutes:
         self._service = service
 
     async def chat(self, request: Request) -> Any:
-        asked = await self._asked(request)
-        model = self._service.model_for(asked)
-        return JsonAnswer(await self._start(asked, request), agent=asked.agent, model=model)
+        caller = Caller(self._service, request)
+        asked = await caller.asked(_read)
+        live = await caller.start(asked)
+        return JsonAnswer(
+            live,
+            JsonBody(live.id, agent=asked.agent or "", model=self._service.model_for(asked)),
+            headers=caller.headers(live.limit),
+        )
 
     async def chat_stream(self, request: Request) -> Any:
-        live = await self._start(await self._asked(request), request)
-        keep_alive_s = self._service.settings.keep_alive_s
-        return EventStreamAnswer(live, keep_alive_s=keep_alive_s, clock=self._service.clock)
+        caller = Caller(self._service, request)
+        live = await caller.start(await caller.asked(_read))
+        return EventStreamAnswer(
+            live,
+            EventEncoder(request_id_of(request.scope)),
+            headers=caller.headers(live.limit),
+            keep_alive_s=self._service.settings.keep_alive_s,
+            clock=self._service.clock,
+        )
 
     async def agents(self, request: Request) -> Any:
-        headers = _allowed(await self._service.check(_credential(request)))
+        headers = await Caller(self._service, request).check()
         infos = self._service.registry.infos()
         agents = [
             {
@@ -68,48 +75,18 @@ class ChatRoutes:
             }
             for info in infos
         ]
-        return _Json({"agents": agents}, headers)
+        return Json({"agents": agents}, headers)
 
     async def health(self, request: Request) -> Any:
         # Liveness only: it asks no store, so it costs nothing and fails for nobody else's fault.
-        return _Json({"status": "ok", "version": __version__}, {})
-
-    async def _asked(self, request: Request) -> ChatRequest:
-        """The request; one that is not valid still has to bring a key and counts as one."""
-        try:
-            asked = parse_chat(await read_json(request))
-            if asked.conversation is not None:
-                raise NotFound(f"There is no conversation {asked.conversation!r}.")
-            return asked
-        except TooLarge:
-            raise
-        except RequestError as error:
-            checked = await self._service.check(_credential(request))
-            raise Rejected(error, _allowed(checked)) from None
-
-    async def _start(self, asked: ChatRequest, request: Request) -> LiveTurn:
-        credential = _credential(request)
-        return _allowed(await self._service.start(asked, credential=credential))
+        return Json({"status": "ok", "version": __version__}, {})
 
 
-def _credential(request: Request) -> str | None:
-    headers = request.headers
-    return credential_of(headers.get("authorization"), headers.get("x-api-key"))
-
-
-def _allowed(answer: T | Refusal) -> T:
-    if isinstance(answer, Refusal):
-        raise Rejected(answer.error, answer.headers)
-    return answer
-
-
-class _Json:
-    def __init__(self, body: object, headers: Mapping[str, str]) -> None:
-        self._body = body
-        self._headers = {**headers, "cache-control": "no-store"}
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send_json(send, self._body, headers=self._headers)
+def _read(body: Any) -> ChatRequest:
+    asked = parse_chat(body)
+    if asked.conversation is not None:
+        raise NotFound(f"There is no conversation {asked.conversation!r}.")
+    return asked
 
 
 def _marked(router: Router) -> ASGIApp:

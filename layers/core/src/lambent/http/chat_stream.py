@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from starlette.types import Receive, Scope, Send
 
@@ -13,8 +13,9 @@ from lambent.agents.agent import Chunk
 from lambent.chat.live_turn import LiveTurn
 from lambent.chat.values import Failed, Finished, Frame, Queued
 from lambent.clock import Clock
+from lambent.errors import LambentError
 from lambent.http import sse
-from lambent.http.problems import Rejected, encode_headers, problem, request_id_of, send_json
+from lambent.http.problems import Rejected, encode_headers, problem, send_json
 from lambent.models.values import Usage
 
 # A turn that produces nothing is looked at this often where no comment has to be sent.
@@ -73,6 +74,14 @@ class EventEncoder:
         return sse.json_event(self._id, data, event=event)
 
 
+class FrameEncoder(Protocol):
+    """Writes the frames of one stream, in their order."""
+
+    def encode(self, frames: Sequence[Frame]) -> bytes:
+        """All of them; nothing where they have nothing to tell."""
+        ...
+
+
 class EventStreamAnswer:
     """An ASGI application that streams one turn.
 
@@ -80,8 +89,18 @@ class EventStreamAnswer:
     fails early has its own status, and a front sees a sign of life in time.
     """
 
-    def __init__(self, live: LiveTurn, *, keep_alive_s: float, clock: Clock) -> None:
+    def __init__(
+        self,
+        live: LiveTurn,
+        encoder: FrameEncoder,
+        *,
+        headers: Mapping[str, str],
+        keep_alive_s: float,
+        clock: Clock,
+    ) -> None:
         self._live = live
+        self._encoder = encoder
+        self._headers = headers
         self._keep_alive_s = keep_alive_s
         self._clock = clock
 
@@ -89,13 +108,12 @@ class EventStreamAnswer:
         async with reading(self._live, receive):
             frames = await self._first_frames()
             if frames and isinstance(frames[-1], Failed) and not _has_begun(frames):
-                raise Rejected(frames[-1].error, self._live.headers)
-            headers = encode_headers({**self._live.headers, **sse.HEADERS})
+                raise Rejected(frames[-1].error, self._headers)
+            headers = encode_headers({**self._headers, **sse.HEADERS})
             await send({"type": "http.response.start", "status": 200, "headers": headers})
-            encoder = EventEncoder(request_id_of(scope))
             while True:
                 last = bool(frames) and isinstance(frames[-1], Finished | Failed)
-                data = encoder.encode(frames) if frames else sse.KEEP_ALIVE
+                data = self._encoder.encode(frames) if frames else sse.KEEP_ALIVE
                 if data or last:
                     body = {"type": "http.response.body", "body": data, "more_body": not last}
                     await send(body)
@@ -115,13 +133,21 @@ class EventStreamAnswer:
         return waiting
 
 
+class WholeBody(Protocol):
+    """Makes one document of a turn."""
+
+    def body(self, chunks: Sequence[Chunk], end: Finished) -> Mapping[str, Any]:
+        """May raise an error of ours where the chunks do not make an answer."""
+        ...
+
+
 class JsonAnswer:
     """An ASGI application that collects one turn into one document."""
 
-    def __init__(self, live: LiveTurn, *, agent: str, model: str) -> None:
+    def __init__(self, live: LiveTurn, whole: WholeBody, *, headers: Mapping[str, str]) -> None:
         self._live = live
-        self._agent = agent
-        self._model = model
+        self._whole = whole
+        self._headers = headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with reading(self._live, receive):
@@ -132,22 +158,30 @@ class JsonAnswer:
                         case Chunk():
                             chunks.append(frame)
                         case Failed():
-                            raise Rejected(frame.error, self._live.headers)
+                            raise Rejected(frame.error, self._headers)
                         case Finished():
-                            body = self._body(chunks, frame)
-                            await send_json(send, body, headers=self._headers())
+                            await self._send(send, chunks, frame)
                             return
                         case Queued():
                             pass
 
-    def _headers(self) -> dict[str, str]:
-        return {**self._live.headers, "cache-control": "no-store"}
+    async def _send(self, send: Send, chunks: list[Chunk], end: Finished) -> None:
+        try:
+            body = self._whole.body(chunks, end)
+        except LambentError as error:
+            raise Rejected(error, self._headers) from None
+        await send_json(send, body, headers={**self._headers, "cache-control": "no-store"})
 
-    def _body(self, chunks: list[Chunk], end: Finished) -> dict[str, Any]:
+
+class JsonBody:
+    """The document that `POST /chat` answers with."""
+
+    def __init__(self, id: str, *, agent: str, model: str) -> None:
+        self._named = {"id": id, "agent": agent, "model": model}
+
+    def body(self, chunks: Sequence[Chunk], end: Finished) -> Mapping[str, Any]:
         body: dict[str, Any] = {
-            "id": self._live.id,
-            "agent": self._agent,
-            "model": self._model,
+            **self._named,
             "output": "".join(chunk.delta for chunk in chunks),
             "finish_reason": end.finish_reason,
             "usage": usage_body(end.usage),
@@ -157,6 +191,17 @@ class JsonAnswer:
         if sources := [source for chunk in chunks for source in chunk.sources]:
             body["sources"] = [{"title": one.title, "url": one.url} for one in sources]
         return body
+
+
+class Json:
+    """An ASGI application that sends one document."""
+
+    def __init__(self, body: object, headers: Mapping[str, str]) -> None:
+        self._body = body
+        self._headers = {**headers, "cache-control": "no-store"}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send_json(send, self._body, headers=self._headers)
 
 
 @asynccontextmanager

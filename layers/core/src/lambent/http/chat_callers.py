@@ -1,0 +1,68 @@
+"""Who calls a chat route: the key, the checked body, and what is told about the caller's limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+
+from lambent.admission import limits
+from lambent.admission.decisions import LimitState
+from lambent.admission.keys import credential_of
+from lambent.chat.live_turn import LiveTurn
+from lambent.chat.service import ChatService
+from lambent.chat.values import ChatRequest, Refusal
+from lambent.errors import RequestError, TooLarge
+from lambent.http.bodies import read_json
+from lambent.http.problems import Rejected
+
+T = TypeVar("T")
+LimitHeaders = Callable[[LimitState | None], dict[str, str]]
+
+
+class Caller:
+    """One request's caller; every refusal is raised as `Rejected`, with the limit's headers."""
+
+    def __init__(
+        self,
+        service: ChatService,
+        request: Request,
+        *,
+        limit_headers: LimitHeaders = limits.headers,
+    ) -> None:
+        self._service = service
+        self._request = request
+        self._limit_headers = limit_headers
+        sent = request.headers
+        self.credential = credential_of(sent.get("authorization"), sent.get("x-api-key"))
+
+    async def check(self) -> Mapping[str, str]:
+        """Key and limit alone; the headers that tell the limit."""
+        return self._limit_headers(self.allowed(await self._service.check(self.credential)))
+
+    async def asked(self, read: Callable[[Any], T]) -> T:
+        """What `read` makes of the JSON body.
+
+        A body that is not valid still has to bring a key and counts as one request.
+        """
+        try:
+            return read(await read_json(self._request))
+        except TooLarge:
+            raise
+        except RequestError as error:
+            raise Rejected(error, await self.check()) from None
+
+    async def start(self, asked: ChatRequest) -> LiveTurn:
+        """The turn, running."""
+        return self.allowed(await self._service.start(asked, credential=self.credential))
+
+    def headers(self, limit: LimitState | None) -> dict[str, str]:
+        """What tells this caller its limit."""
+        return self._limit_headers(limit)
+
+    def allowed(self, answer: T | Refusal) -> T:
+        """The answer, if it is no refusal."""
+        if isinstance(answer, Refusal):
+            raise Rejected(answer.error, self._limit_headers(answer.limit))
+        return answer
