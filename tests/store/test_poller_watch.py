@@ -6,11 +6,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest_asyncio
-from pymongo.errors import AutoReconnect
 
 from lambent.clock import FAR_FUTURE
 from lambent.dispatch import QUIET_S, Work
 from lambent.due import DueDocuments, DueKind, new_due_fields
+from lambent.errors import StoreUnavailable
 from lambent.mongo import Mongo
 from lambent.poller.generation import PollerBell
 from lambent.poller.poller import Left, Poller
@@ -267,7 +267,7 @@ async def test_a_store_that_is_away_for_a_while_is_waited_for(world: PollerWorld
     class AwayMongo(MortalMongo):
         def begin(self) -> None:
             if 5 < world.clock.passed_s < 25:
-                raise AutoReconnect("nobody listens")
+                raise StoreUnavailable("MongoDB does not answer.")
 
     await world.add("a", in_s=15)
     assert await world.watch(world.poller(AwayMongo(world.mongo))) is Left.IDLE
