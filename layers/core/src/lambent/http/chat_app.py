@@ -1,4 +1,4 @@
-"""The chat function's HTTP application: `/chat`, `/chat/stream`, `/agents`, `/health`."""
+"""The chat function's HTTP application: `/chat`, `/chat/stream`, `/v1`, `/agents`, `/health`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from lambent.errors import NotFound
 from lambent.http.chat_callers import Caller
 from lambent.http.chat_requests import parse_chat
 from lambent.http.chat_stream import EventEncoder, EventStreamAnswer, Json, JsonAnswer, JsonBody
+from lambent.http.openai_errors import OpenAiErrors
+from lambent.http.openai_routes import openai_routes
 from lambent.http.problems import ProblemsMiddleware, request_id_of
 
 
@@ -28,12 +30,14 @@ def build_chat_app(service: ChatService, *, more: Sequence[Route] = ()) -> ASGIA
             Route("/chat/stream", routes.chat_stream, methods=["POST"]),
             Route("/agents", routes.agents, methods=["GET"]),
             Route("/health", routes.health, methods=["GET"]),
+            *openai_routes(service),
             *more,
         ],
         redirect_slashes=False,
         default=_nothing_here,
     )
-    return ProblemsMiddleware(_marked(router), clock=service.clock)
+    openai = OpenAiErrors(_marked(router), clock=service.clock)
+    return ProblemsMiddleware(openai, clock=service.clock)
 
 
 class ChatRoutes:

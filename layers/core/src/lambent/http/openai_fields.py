@@ -1,0 +1,66 @@
+"""What of OpenAI's requests has no effect here, and what is refused: data, and its two readers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from lambent.http.openai_errors import Unsupported
+from lambent.http.openai_shapes import shown
+
+_SAMPLED = "the model server gives no probabilities of tokens"
+_TEXT_ONLY = "models answer in text"
+
+# Whatever their value: they change nothing that a client could see in an answer.
+IDLE_CHAT: Final[Mapping[str, str]] = {
+    "metadata": "a note to the request; requests are not kept",
+    "prediction": "a hint that only makes answers faster",
+    "prompt_cache_key": "the model server decides itself what it caches",
+    "prompt_cache_options": "the model server decides itself what it caches",
+    "prompt_cache_retention": "the model server decides itself what it caches",
+    "safety_identifier": "the key already says who asks",
+    "service_tier": "there is one tier",
+    "user": "the key already says who asks",
+}
+IDLE_EMBEDDINGS: Final[Mapping[str, str]] = {"user": "the key already says who asks"}
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """`neutral` are the values that ask for nothing; any other is refused because of `why`."""
+
+    why: str
+    neutral: tuple[Any, ...] = ()
+
+
+REFUSED_CHAT: Final[Mapping[str, Refused]] = {
+    "audio": Refused(_TEXT_ONLY),
+    "function_call": Refused("it was replaced by tool_choice"),
+    "functions": Refused("it was replaced by tools"),
+    "logit_bias": Refused("the model server cannot favour tokens", ({},)),
+    "logprobs": Refused(_SAMPLED, (False,)),
+    "modalities": Refused(_TEXT_ONLY, (["text"],)),
+    "moderation": Refused("nothing here moderates"),
+    "n": Refused("a request has one answer", (1,)),
+    "store": Refused("completions are not kept; /v1/responses keeps", (False,)),
+    "top_logprobs": Refused(_SAMPLED, (0,)),
+    "verbosity": Refused("models have no such setting; ask for it in the prompt", ("medium",)),
+    "web_search_options": Refused("the model does not search; an agent may"),
+}
+
+
+def settle(
+    body: Mapping[str, Any], *, idle: Mapping[str, str], refused: Mapping[str, Refused]
+) -> dict[str, Any]:
+    """The body without idle and neutral fields; raises `Unsupported` for what cannot be kept."""
+    left: dict[str, Any] = {}
+    for name, value in body.items():
+        if name in idle or value is None:
+            continue
+        if name not in refused:
+            left[name] = value
+        elif value not in refused[name].neutral:
+            why = refused[name].why
+            raise Unsupported(f"{name} {shown(value)} is not supported: {why}.", param=name)
+    return left
