@@ -41,8 +41,8 @@ class Counts:
     chat_invocations: float = 1
     chat_postgres_calls: float = 2  # admit, finish
     step_mongo_writes: float = 1  # the checkpoint
-    run_mongo_writes: float = 5  # insert, claim, settle with debts, last settle, and one to spare
-    run_mongo_reads: float = 4
+    run_mongo_writes: float = 6  # from its insert to its last settle, without its steps
+    run_mongo_reads: float = 1
     run_invocations: float = 2  # the gateway's request and one slice; waits add one each
 
 

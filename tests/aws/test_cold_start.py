@@ -1,0 +1,30 @@
+"""Cold start inside the Lambda base image, against a FastAPI + Mangum hello world."""
+
+from __future__ import annotations
+
+import pytest
+
+from local.aws.cold_start import Start, measure, show
+from tests.aws.conftest import Built
+
+pytestmark = pytest.mark.aws
+# Shares of the hello world's import time, its drivers included: ratios of the same run.
+LIMITS = {"Step": 0.6, "Deliver": 0.6, "Poller": 0.6, "Chat": 1.25, "Setup": 1.0}
+GATEWAY_LIMIT = 1.25
+
+
+@pytest.fixture(scope="module")
+def starts(lambda_image: str, built: Built) -> dict[str, Start]:
+    measured = measure(built.folder, rounds=5)
+    print(show(measured))
+    return {each.name: each for each in measured}
+
+
+@pytest.mark.parametrize("function", sorted(LIMITS))
+def test_a_function_imports_little(starts: dict[str, Start], function: str) -> None:
+    assert starts[function].share <= LIMITS[function], show(list(starts.values()))
+
+
+@pytest.mark.xfail(reason="the validators of all its routes are built at import", strict=False)
+def test_the_gateway_imports_little_more_than_its_framework(starts: dict[str, Start]) -> None:
+    assert starts["Gateway"].share <= GATEWAY_LIMIT, show(list(starts.values()))

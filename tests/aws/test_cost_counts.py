@@ -1,0 +1,172 @@
+"""What a chat and a step really ask of the stores, against what the cost calculator assumes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import psycopg
+import pymongo.monitoring
+import pytest
+
+from lambent.admission.migrate import migrate
+from lambent.app import Platform
+from lambent.engine.config import EngineConfig
+from lambent.engine.engine import MongoStore, WorkflowEngine
+from lambent.engine.registry import Registry
+from lambent.engine.step import Step
+from lambent.http.chat_app import build_chat_app
+from lambent.settings import load_settings
+from local.cost import Counts, Load, bill, table
+from local.services import ScriptedModel
+
+WRITES = {"insert", "update", "delete", "findAndModify"}
+READS = {"find", "aggregate", "getMore", "count"}
+CHATS = 10
+STEPS = 6
+
+
+class Commands(pymongo.monitoring.CommandListener):
+    """Counts what is sent to MongoDB while it is on."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[str] = Counter()
+        self.on = False
+
+    def started(self, event: pymongo.monitoring.CommandStartedEvent) -> None:
+        if self.on:
+            self.seen[event.command_name] += 1
+
+    def succeeded(self, event: pymongo.monitoring.CommandSucceededEvent) -> None: ...
+
+    def failed(self, event: pymongo.monitoring.CommandFailedEvent) -> None: ...
+
+    def count(self, names: set[str]) -> int:
+        return sum(self.seen[name] for name in names)
+
+
+@pytest.fixture
+def commands() -> Iterator[Commands]:
+    listeners = pymongo.monitoring._LISTENERS
+    before = list(listeners.command_listeners)
+    listener = Commands()
+    pymongo.monitoring.register(listener)
+    yield listener
+    listeners.command_listeners[:] = before
+
+
+@pytest.fixture
+async def parts(
+    postgres_dsn: str, mongo_uri: str, mongo_db_name: str, scripted_model: ScriptedModel
+) -> AsyncIterator[Platform]:
+    settings = {
+        "POSTGRES_DSN": postgres_dsn,
+        "MONGO_URI": mongo_uri,
+        "MONGO_DB_NAME": mongo_db_name,
+        "OLLAMA_HOST": scripted_model.host,
+    }
+    parts = Platform(load_settings(settings))
+    await migrate(parts.postgres)
+    yield parts
+    await parts.mongo.close()
+    await parts.postgres.close()
+    await parts.models.close()
+
+
+async def test_a_chat_asks_postgres_twice(parts: Platform, postgres_dsn: str) -> None:
+    admin = (await parts.keys.ensure_admin()).text
+    app = build_chat_app(parts.chats)
+    headers = {"Authorization": f"Bearer {admin}"}
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://chat") as client:
+
+        async def chat(times: int) -> None:
+            for _ in range(times):
+                body = {"agent": "chat", "input": "Hi"}
+                answer = await client.post("/chat", json=body, headers=headers)
+                assert answer.status_code == 200, answer.text
+            # The connection's counters are settled when it ends.
+            await asyncio.sleep(0.1)
+            await parts.postgres.close()
+
+        await chat(1)
+        before = settled_transactions(postgres_dsn)
+        await chat(CHATS)
+        asked = settled_transactions(postgres_dsn) - before
+    assert asked / CHATS <= Counts().chat_postgres_calls + 0.2  # the new connection's own
+
+
+def settled_transactions(dsn: str) -> int:
+    """Transactions in that database so far, once the number stands still."""
+    name = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
+    query = "SELECT xact_commit FROM pg_stat_database WHERE datname = %s"
+    with psycopg.connect(psycopg.conninfo.make_conninfo(dsn, dbname="postgres")) as connection:
+        connection.autocommit = True
+        last = -1
+        for _ in range(50):
+            (now,) = connection.execute(query, (name,)).fetchone() or (0,)
+            if now == last:
+                return int(now)
+            last = now
+            time.sleep(0.2)
+    raise AssertionError("Postgres does not come to rest")
+
+
+async def test_a_step_costs_one_write(parts: Platform, commands: Commands) -> None:
+    registry = Registry()
+
+    @registry.workflow("counted")
+    async def counted(step: Step, input: Any) -> int:
+        for number in range(input):
+            await step.do(f"step {number}", str, number)
+        return int(input)
+
+    config = EngineConfig()
+    keeper = parts.engine.store.keeper
+    store = MongoStore(parts.mongo, clock=parts.clock, config=config, keeper=keeper)
+    engine = WorkflowEngine(store, workflows=registry, config=config)
+    await engine.ensure_indexes()
+
+    async def cost_of(steps: int) -> tuple[int, int]:
+        commands.seen.clear()
+        commands.on = True
+        started = await engine.start("counted", steps, client="c", key=f"{steps}")
+        ends_s = parts.clock.monotonic_s() + 900  # as Lambda gives the step function
+        await engine.advance([started.run["_id"]], ends_s=ends_s)
+        commands.on = False
+        seen = await engine.control.get(started.run["_id"], client="c")
+        assert seen.status == "completed", seen
+        return commands.count(WRITES), commands.count(READS)
+
+    bare_writes, bare_reads = await cost_of(1)
+    writes, reads = await cost_of(1 + STEPS)
+    print(f"a run: {bare_writes - 1} writes and {bare_reads} reads")
+    print(f"a step: {(writes - bare_writes) / STEPS:g} writes")
+    assert (writes - bare_writes) / STEPS == Counts().step_mongo_writes
+    assert reads == bare_reads
+    assert bare_writes - 1 == Counts().run_mongo_writes
+    assert bare_reads == Counts().run_mongo_reads
+
+
+def test_an_idle_platform_costs_its_alarms_and_little_more() -> None:
+    idle = bill(Load())
+    assert idle.chat_functions == idle.run_functions == 0
+    assert idle.poller < 0.10
+    assert idle.aws - idle.watching < 1
+
+
+def test_twice_the_load_is_twice_the_functions() -> None:
+    one, two = bill(Load(chats=1000, runs=500)), bill(Load(chats=2000, runs=1000))
+    assert two.chat_functions == pytest.approx(2 * one.chat_functions)
+    assert two.run_functions == pytest.approx(2 * one.run_functions)
+    assert two.mongo_writes == 2 * one.mongo_writes
+
+
+def test_the_table_names_the_peers_prices() -> None:
+    shown = table(Load(runs=1_000_000, steps=1, waits=0))
+    assert "16.00 $" in shown  # two durable operations a run
+    assert "50.00 $" in shown  # two transitions a run
