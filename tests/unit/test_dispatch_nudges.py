@@ -1,6 +1,8 @@
 """Nudges over a real HTTP server: batches, the quiet time, failures, credentials."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -154,3 +156,23 @@ async def test_without_any_credentials_the_nudge_is_lost_and_nothing_raises() ->
     dispatch = Dispatch(LANES, clock=ManualClock(), region="r")
     assert await dispatch.nudge(Work.RUNS, ["a"]) == 0
     await dispatch.close()
+
+
+def test_the_first_nudge_of_a_process_finds_everything_imported() -> None:
+    # A function that is told to go has about a tenth of a second to settle and to nudge.
+    script = """
+import asyncio, sys
+from lambent.clock import SystemClock
+from lambent.dispatch import Dispatch, Lane, Work
+
+dispatch = Dispatch(
+    {Work.RUNS: Lane("step", 1)}, clock=SystemClock(), region="x", endpoint_url=sys.argv[1]
+)
+known = set(sys.modules)
+sent = asyncio.run(dispatch.nudge(Work.RUNS, ["a"]))
+print(sent, *sorted(set(sys.modules) - known))
+"""
+    with lambda_api() as api:
+        command = [sys.executable, "-c", script, api.url]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["1"]

@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Final
 from urllib.parse import quote
 
+import anyio._backends._asyncio  # noqa: F401 - or httpcore imports it at the first nudge
 import httpx
 
 from lambent.aws_signing import Credentials, credentials_from_endpoint, sign_post
@@ -93,7 +94,11 @@ class Dispatch:
         if endpoint_url and not (self._source.given or self._source.endpoint):
             # An emulator checks no signature, so one made with placeholders will do.
             self._credentials = Credentials("local", "local")
-        self._client: httpx.AsyncClient | None = None
+        secure = self._base.startswith("https:")
+        # Read once: the trusted roots take tens of milliseconds, and each thaw needs a new client.
+        self._trust = httpx.create_ssl_context(trust_env=False) if secure else False
+        # All that can be is made ahead: a function that is told to go has no time to import.
+        self._client: httpx.AsyncClient | None = self._new_client()
         self._used_at = clock.now()
         self._nudged: dict[tuple[Work, str], float] = {}
         self._in_flight = asyncio.Semaphore(_IN_FLIGHT)
@@ -175,9 +180,12 @@ class Dispatch:
             # Frozen in between: its sockets may be dead without knowing it. No goodbye on them.
             self._client = None
         if self._client is None:
-            self._client = httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False)
+            self._client = self._new_client()
         self._used_at = now
         return self._client
+
+    def _new_client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False, verify=self._trust)
 
     async def _signing_credentials(self) -> Credentials:
         current = self._credentials
