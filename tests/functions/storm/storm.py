@@ -37,7 +37,7 @@ class Plan:
     outage_at_s: float | None = None
     outage_s: float = 20.0
     patience_s: float = 300.0
-    lasts_s: float = 0.1
+    lasts_s: float = 0.06
     seed: int = field(default_factory=lambda: random.randrange(1_000_000))
 
 

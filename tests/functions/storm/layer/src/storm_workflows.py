@@ -94,6 +94,15 @@ async def storm(step, input):
     return {"first": first, "pair": pair, "late": late, "digest": tale.digest()}
 
 
+@workflow("plod")
+async def plod(step, input):
+    """One step after the other, for tests that do something to the process in between."""
+    tale = Tale(step, input)
+    for number in range(input["steps"]):
+        await tale.act(f"n{number}")
+    return tale.digest()
+
+
 @workflow("storm-leaf")
 async def leaf(step, input):
     """A child; its parent waits for it."""
