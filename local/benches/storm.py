@@ -30,9 +30,11 @@ def main() -> None:
         patience_s=given.kills_s + 600,
         **({} if given.seed is None else {"seed": given.seed}),
     )
-    with tempfile.TemporaryDirectory(prefix="lambent-storm-") as folder:
-        with deployed(Path(folder) / "data") as stack:
-            toll = asyncio.run(Storm(stack, plan).rage())
+    with (
+        tempfile.TemporaryDirectory(prefix="lambent-storm-") as folder,
+        deployed(Path(folder) / "data") as stack,
+    ):
+        toll = asyncio.run(Storm(stack, plan).rage())
     console = Console()
     console.print(_table(plan, toll))
     for problem in toll.findings.problems:
