@@ -14,6 +14,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
+ANSWER_LIMIT_BYTES = 6_291_556
 CHUNK_LINE = re.compile(rb"[0-9a-f]{1,8}")
 FIELD = re.compile(rb"([A-Za-z0-9\-]+): ([\x20-\x7e\x80-\xff]*)")
 INVOCATION = re.compile(r"/2018-06-01/runtime/invocation/([^/]+)/(response|error)")
@@ -122,6 +123,13 @@ class _Connection:
         lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items() if value]
         self.sock.sendall("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
+
+
+def _refusal(call: Call) -> int | None:
+    """The status of an answer in one piece that is not taken."""
+    if call.fault is not None and call.fault.status is not None:
+        return call.fault.status
+    return 413 if len(call.body) > ANSWER_LIMIT_BYTES else None
 
 
 class StrictRuntimeAPI:
@@ -294,9 +302,9 @@ class StrictRuntimeAPI:
         else:
             call.body = connection.exactly(int(headers["content-length"]))
             call.ended_cleanly = going_on = True
-            if kind == "response" and call.fault is not None and call.fault.status is not None:
+            if kind == "response" and (status := _refusal(call)):
                 call.kind = ""  # refused: an error may still follow
-                connection.answer(call.fault.status, b'{"errorType":"Refused"}')
+                connection.answer(status, b'{"errorType":"Refused"}')
                 return True
             call.settled = True
             connection.answer(202, b'{"status":"OK"}')

@@ -52,6 +52,13 @@ async def echo(scope, receive, send):
 
 
 @route
+async def size(scope, receive, send):
+    request = await receive()
+    await start(send)
+    await body(send, b"%d" % len(request["body"]))
+
+
+@route
 async def frames(scope, receive, send):
     query = parse_qs(scope["query_string"].decode())
     count, gap_s = int(query["n"][0]), float(query.get("gap", ["0"])[0])
@@ -206,6 +213,7 @@ async def pending(scope, receive, send):
     await start(send, 200, "text/event-stream")
     try:
         await body(send, b"data: 1\n\n", True)
+        print(*parse_qs(scope["query_string"].decode()).get("say", ()), flush=True)
         await asyncio.sleep(60)
     except asyncio.CancelledError:
         print("CANCELLED", gone.done() and gone.result()["type"], flush=True)
