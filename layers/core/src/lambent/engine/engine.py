@@ -192,13 +192,21 @@ class WorkflowEngine:
         self._slices.update(slices)
         try:
             alone = len(slices) == 1
-            verdicts = await asyncio.gather(*(one.advance(alone=alone) for one in slices))
+            outcomes = await asyncio.gather(
+                *(one.advance(alone=alone) for one in slices), return_exceptions=True
+            )
         finally:
             self._slices.difference_update(slices)
-        found = dict(zip(unique, verdicts, strict=True))
+        by_id = dict(zip(unique, outcomes, strict=True))
+        found = {run_id: one for run_id, one in by_id.items() if isinstance(one, Verdict)}
         for run_id, verdict in found.items():
             if verdict.did is Did.RELEASED:
                 await self._nudger.nudge([run_id])
+        # Raised only when all slices are over: else the others would go on, with their leases,
+        # in a function that has given its answer and may be frozen at any moment.
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
         return found
 
     def stop(self) -> None:

@@ -7,7 +7,7 @@ no second document that a crash could leave behind.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from pymongo.errors import DuplicateKeyError
 
@@ -19,6 +19,8 @@ from lambent.engine.options import Concurrency, RateLimit
 from lambent.engine.registry import Workflow
 from lambent.mongo import Document, guarded
 
+_LAST_START: Final = 2**53
+
 
 class Gates:
     """What a run passes before its code runs. Each answers None: go on; or when to look again."""
@@ -28,7 +30,8 @@ class Gates:
         self._clock = clock
 
     async def ensure_indexes(self) -> None:
-        await guarded(self._due.collection.create_index("groups", sparse=True))
+        names = [("groups", 1), ("rate_no", 1)]
+        await guarded(self._due.collection.create_index(names, sparse=True))
 
     async def wait_until(self, lease: Lease, run: Document, workflow: Workflow) -> datetime | None:
         """None: the run may begin or go on; else the instant until which it has to be held."""
@@ -43,23 +46,29 @@ class Gates:
 
     async def _start(self, lease: Lease, run: Document, limit: RateLimit) -> datetime:
         """The start of the window in which this run's number lies."""
+        first = int(self._clock.now().timestamp() // limit.period_s) * limit.limit
         while "rate_no" not in run:
-            window = int(self._clock.now().timestamp() // limit.period_s)
-            number = await self._next_number(run["rate_group"], window * limit.limit)
+            number = await self._next_number(run["rate_group"], first)
             mark = marks.start(run["rate_group"], number)
             update = {"$set": {"rate_no": number}, "$push": {"marks": mark}}
             try:
                 await self._due.write(lease, update)
             except DuplicateKeyError:
+                first = number + 1
                 continue
             run["rate_no"] = number
         window = int(run["rate_no"]) // limit.limit
         return datetime.fromtimestamp(window * limit.period_s, UTC)
 
     async def _next_number(self, group: str, at_least: int) -> int:
-        found = self._due.collection.find({"groups": f"start:{group}"}, {"rate_no": 1})
-        numbers = [one.get("rate_no", -1) for one in await guarded(found.to_list())]
-        return max(at_least, max(numbers, default=-1) + 1)
+        query = {
+            "groups": marks.start_group(group),
+            "rate_no": {"$gte": at_least, "$lte": _LAST_START},
+        }
+        found = self._due.collection.find(query, {"rate_no": 1}).sort("rate_no", -1).limit(1)
+        for last in await guarded(found.to_list()):
+            return int(last["rate_no"]) + 1
+        return at_least
 
     async def _slot(self, lease: Lease, run: Document, limit: Concurrency) -> bool:
         group = run["slot_group"]
@@ -95,7 +104,7 @@ class Gates:
     async def pass_on(self, group: str, *, but: str) -> str | None:
         """Wake the registered waiter whose turn it is; its id, if there is one."""
         query = {
-            "groups": f"slot:{group}",
+            "groups": marks.slot_group(group),
             "slot_wait": group,
             "status": {"$in": [one.value for one in ACTIVE]},
         }

@@ -34,6 +34,16 @@ def start(group: str, number: int) -> str:
     return f"start:{group}:{number}"
 
 
+def slot_group(group: str) -> str:
+    """Among a run's `groups`: it has a slot of this group, or wants one."""
+    return f"slot:{group}"
+
+
+def start_group(group: str) -> str:
+    """Among a run's `groups`: its start counts against the rate limit of this group."""
+    return f"start:{group}"
+
+
 def held(run: Mapping[str, Any]) -> list[str]:
     """What the run lets go when it ends: others wait for these."""
     return [run[name] for name in ("active_key", "slot_key") if run.get(name)]

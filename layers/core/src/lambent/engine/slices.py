@@ -39,12 +39,16 @@ class Slice:
 
     async def advance(self, *, alone: bool) -> Verdict:
         """Do what can be done. `alone`: nobody else goes down with this run if it kills us."""
-        claimed = await self._parts.due.claim(self._run_id)
-        if claimed is None:
-            return Verdict(Did.NOTHING)
-        if claimed.document["claims"] > 1 and not alone:
-            await self._parts.due.release(claimed.lease)
-            return Verdict(Did.RELEASED, claimed.document["due_at"])
+        try:
+            claimed = await self._parts.due.claim(self._run_id)
+            if claimed is None:
+                return Verdict(Did.NOTHING)
+            if claimed.document["claims"] > 1 and not alone:
+                await self._parts.due.release(claimed.lease)
+                return Verdict(Did.RELEASED, claimed.document["due_at"])
+        except StoreUnavailable:
+            # A lease that this may have taken lapses.
+            return Verdict(Did.LOST)
         self._tenure = Tenure(self._parts, claimed)
         with self._parts.keeper.keep(self._tenure.held, self._told):
             try:

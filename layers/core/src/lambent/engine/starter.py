@@ -124,11 +124,11 @@ class Starter:
         if flow.concurrency is not None:
             group = _group(flow.concurrency.key, wanted)
             extra["slot_group"] = slot_group(workflow, wanted.client, group)
-            groups.append(f"slot:{extra['slot_group']}")
+            groups.append(marks.slot_group(extra["slot_group"]))
         if flow.rate_limit is not None:
             group = _group(flow.rate_limit.key, wanted)
             extra["rate_group"] = slot_group(workflow, wanted.client, group)
-            groups.append(f"start:{extra['rate_group']}")
+            groups.append(marks.start_group(extra["rate_group"]))
         if groups:
             extra["groups"] = groups
         return new_run(

@@ -33,7 +33,7 @@ from lambent.waits import WAITS
 _ACTIVE = [status.value for status in ACTIVE]
 _STOPPED = [status.value for status in (*ENDED, *PARKED)]
 # What a run holds that others wait for; let go in the update that ends it.
-_HELD = ("slot_key", "slot_wait", "active_key", "groups")
+_HELD = ("slot_key", "slot_wait", "active_key")
 
 
 class Transitions:
@@ -282,9 +282,13 @@ class Transitions:
             "owes": [],
             "lease": None,
         }
+        update: Document = {
+            "$set": changes,
+            "$inc": {"signals": 1},
+            "$unset": {"expire_at": ""},
+        }
         if run.get("slot_group"):
-            changes["groups"] = [f"slot:{run['slot_group']}"]
-        update = {"$set": changes, "$inc": {"signals": 1}, "$unset": {"expire_at": ""}}
+            update["$addToSet"] = {"groups": marks.slot_group(run["slot_group"])}
         answer = await guarded(self._due.collection.update_one(where, update))
         return answer.matched_count == 1
 
@@ -296,8 +300,14 @@ class Transitions:
 
 def _let_go(run: Mapping[str, Any]) -> Document:
     update: Document = {"$unset": dict.fromkeys(_HELD, "")}
+    pulled: Document = {}
     if kept := marks.held(run):
-        update["$pullAll"] = {"marks": kept}
+        pulled["marks"] = kept
+    if run.get("slot_group"):
+        # A start stays counted; a slot's group is only of those who have or want one.
+        pulled["groups"] = [marks.slot_group(run["slot_group"])]
+    if pulled:
+        update["$pullAll"] = pulled
     return update
 
 
