@@ -1,7 +1,7 @@
 """API keys: shown once, stored as hashes, and what is done to them counts at once."""
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 
 import pytest
 
@@ -144,6 +144,7 @@ async def test_what_cannot_be_a_key_is_not_made_and_every_problem_is_named(
                 limit=0,
                 expires_at=SystemClock().now() - timedelta(days=1),
             )
+        assert caught.value.detail == "Not valid: client, name, scopes, limit, expires_at."
         named = [error["field"] for error in caught.value.fields["errors"]]
         assert named == ["client", "name", "scopes", "limit", "expires_at"]
         for key_id in ("nobody", "bad\x00id", ""):
@@ -209,3 +210,12 @@ async def test_a_revoked_first_admin_key_comes_back_only_with_a_new_secret(
         assert not await good(place, f"lam_admin_{stolen}", Scope.ADMIN)
         await place.keys.ensure_admin(secret=fresh)
         assert await good(place, f"lam_admin_{fresh}", Scope.ADMIN)
+
+
+async def test_an_expiry_that_could_not_be_read_back_is_refused(postgres_dsn: str) -> None:
+    late = datetime(9999, 12, 31, 23, 59, tzinfo=timezone(timedelta(hours=-23)))
+    async with stand(postgres_dsn) as place:
+        with pytest.raises(Unprocessable) as caught:
+            await place.keys.create("acme", "for ever", scopes=[Scope.CHAT], expires_at=late)
+        assert caught.value.fields["errors"][0]["field"] == "expires_at"
+        assert all(key.name != "for ever" for key in (await place.keys.list()).keys)

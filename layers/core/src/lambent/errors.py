@@ -43,11 +43,15 @@ class RequestError(LambentError):
 
 
 class Unauthenticated(RequestError):
-    """No key, or one that is unknown, revoked or expired."""
+    """No key, or one that is unknown, revoked or expired: the answer is the same."""
 
     status = 401
     code = "unauthenticated"
     title = "A valid API key is required"
+
+    def __init__(self, detail: str = "", *, fields: Mapping[str, Any] | None = None) -> None:
+        how = "Send a key that is known and neither revoked nor expired, as a bearer token "
+        super().__init__(detail or f"{how}in Authorization, or in X-API-Key.", fields=fields)
 
 
 class Forbidden(RequestError):

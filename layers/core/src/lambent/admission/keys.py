@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -26,6 +26,8 @@ _KEY_ID: Final = re.compile(r"[0-9A-Za-z]{1,32}", re.ASCII)
 _ADMIN_ID: Final = "admin"
 _LONGEST_NAME: Final = 100
 _LONGEST_GRACE_S: Final = 30 * 86400.0
+# Postgres keeps later instants, which no datetime here can hold: such a row could not be read.
+_LATEST: Final = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ def parse_credential(text: str | None) -> Credential:
     if text is not None and len(text) <= _LONGEST:
         match = _CREDENTIAL.fullmatch(text)
     if match is None:
-        raise Unauthenticated("A valid API key is required: Authorization: Bearer lam_...")
+        raise Unauthenticated()
     return Credential(match[1], _hash(match[2]))
 
 
@@ -136,7 +138,7 @@ class KeyStore:
     ) -> KeyPage:
         """A page of keys, of one client or of all, revoked and expired ones included."""
         if cursor is not None and not _KEY_ID.fullmatch(cursor):
-            raise Unprocessable(fields={"errors": [{"field": "cursor", "problem": "not a cursor"}]})
+            raise _invalid({"cursor": "must be a cursor of an earlier answer"})
         if client is not None and not _is_name(client):
             return KeyPage((), None)
         rows = await self._postgres.fetch(
@@ -152,8 +154,7 @@ class KeyStore:
         `Conflict` for a revoked key, `Unprocessable` for a grace over 30 days.
         """
         if not 0 <= grace_s <= _LONGEST_GRACE_S:
-            problem = f"must be from 0 to {_LONGEST_GRACE_S:g}"
-            raise Unprocessable(fields={"errors": [{"field": "grace_s", "problem": problem}]})
+            raise _invalid({"grace_s": f"must be from 0 to {_LONGEST_GRACE_S:g}"})
         if not _KEY_ID.fullmatch(key_id):
             raise NotFound("No such key.")
         secret = random_base62(_SECRET_LENGTH)
@@ -216,17 +217,18 @@ class KeyStore:
             if not scopes or not known.issuperset(scopes)
             else None,
             "limit": "1 or more" if limit is not None and not 1 <= limit <= 1_000_000 else None,
-            "expires_at": "an instant in the future"
-            if expires_at is not None and expires_at <= self._clock.now()
+            "expires_at": "an instant in the future, before the year 9999"
+            if expires_at is not None and not self._clock.now() < expires_at < _LATEST
             else None,
         }
-        errors = [
-            {"field": field, "problem": f"must be {problem}"}
-            for field, problem in problems.items()
-            if problem
-        ]
-        if errors:
-            raise Unprocessable(fields={"errors": errors})
+        wrong = {field: f"must be {problem}" for field, problem in problems.items() if problem}
+        if wrong:
+            raise _invalid(wrong)
+
+
+def _invalid(problems: Mapping[str, str]) -> Unprocessable:
+    errors = [{"field": field, "message": message} for field, message in problems.items()]
+    return Unprocessable(f"Not valid: {', '.join(problems)}.", fields={"errors": errors})
 
 
 def _is_name(text: str) -> bool:

@@ -84,7 +84,7 @@ def _describe_chats(app: FastAPI) -> None:
 async def _answer(request: Request, error: Exception) -> Response:
     failure, headers = as_lambent(error)
     request_id = request_id_of(request.scope)
-    if failure.status == 500:
+    if failure.status == 500 and isinstance(error, LambentError):  # others come out and are logged
         logger().error("A request failed", exc_info=error, **log_fields(request_id=request_id))
     return JSONResponse(
         problem(failure, request_id),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from lambent.telemetry import log_fields, logger, redact
 
 _PROBLEM: Final = b"application/problem+json"
 _JSON: Final = b"application/json"
+_CAUSE_LENGTH: Final = 500
 
 
 class Rejected(Exception):
@@ -121,6 +122,14 @@ def as_lambent(error: Exception) -> tuple[LambentError, Mapping[str, str]]:
             return LambentError("Something went wrong; the request id finds it in the log."), {}
 
 
+def _uncached(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers, with the word that a front must keep no copy unless the answer allows it."""
+    kept = list(headers)
+    if all(name.lower() != b"cache-control" for name, _ in kept):
+        kept.append((b"cache-control", b"no-store"))
+    return kept
+
+
 class ProblemsMiddleware:
     """Gives each request an id and answers every error that comes out of the application."""
 
@@ -135,13 +144,15 @@ class ProblemsMiddleware:
         request_id = self._new_id(scope)
         scope["lambent.request_id"] = request_id
         id_header = (b"x-request-id", request_id.encode("latin-1"))
-        started = False
+        started = ended = False
 
         async def noting(message: Message) -> None:
-            nonlocal started
+            nonlocal started, ended
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message.get("headers", ()), id_header]
+                message["headers"] = [*_uncached(message.get("headers", ())), id_header]
+            else:
+                ended = not message.get("more_body", False)
             await send(message)
 
         try:
@@ -151,6 +162,8 @@ class ProblemsMiddleware:
                 return  # nobody is there to be answered
             failure, headers = as_lambent(error)
             self._log(error, failure, request_id)
+            if ended:  # FastAPI answers first, and then raises what it answered
+                return
             if started:
                 raise
             await send_problem(noting, failure, request_id=request_id, headers=headers)
@@ -164,5 +177,10 @@ class ProblemsMiddleware:
         if type(failure) is LambentError or failure.status == 500:
             logger().error("A request failed", exc_info=error, **log_fields(request_id=request_id))
         elif isinstance(failure, RetryLater) and failure.status >= 503:
-            why = log_fields(request_id=request_id, code=failure.code, detail=failure.detail)
+            # A client is told that a store is away; why it is (refused, wrong password) is here.
+            cause = failure.__cause__
+            said = f"{type(cause).__name__}: {cause}"[:_CAUSE_LENGTH] if cause else None
+            why = log_fields(
+                request_id=request_id, code=failure.code, detail=failure.detail, cause=said
+            )
             logger().warning("A request was turned away", **why)
