@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -32,12 +33,18 @@ class DataFolder:
         """Whether someone asked that this service stay down: a file `hold-<service>`."""
         return (self.path / f"hold-{service}").exists()
 
-    def read_admin_key(self) -> str | None:
-        path = self.path / "admin.key"
+    def admin_key_path(self, named_dsn: str | None = None) -> Path:
+        """Each database has a key of its own: ours, and each that a person names."""
+        if named_dsn is None:
+            return self.path / "admin.key"
+        return self.path / f"admin-{sha256(named_dsn.encode()).hexdigest()[:12]}.key"
+
+    def read_admin_key(self, named_dsn: str | None = None) -> str | None:
+        path = self.admin_key_path(named_dsn)
         return path.read_text().strip() or None if path.exists() else None
 
-    def keep_admin_key(self, key: str) -> None:
-        _write_private(self.path / "admin.key", key + "\n")
+    def keep_admin_key(self, key: str, named_dsn: str | None = None) -> None:
+        _write_private(self.admin_key_path(named_dsn), key + "\n")
 
     def write_ready(self, content: Mapping[str, Any]) -> None:
         """Replace ready.json at once, so that a reader never sees half of it."""
