@@ -12,6 +12,9 @@ from typing import Any
 # A prompt is read in pieces of this many tokens; between two, a client that left is noticed.
 PROMPT_PIECE_TOKENS = 64
 EMBED_CONTEXT = 2048
+# Threads meet at hundreds of spinning barriers a token. As many threads as cores is a little faster
+# on an idle machine and ten times slower on a busy one, and the rest of the stack is our neighbour.
+THREADS = max(1, (os.cpu_count() or 1) // 2)
 
 Chunk = dict[str, Any]
 
@@ -81,8 +84,9 @@ class Engine:
         params.endpoint_slots = False
         params.verbosity = 0
         params.api_keys = [self._key]  # the port of its own that llama.cpp opens is ours alone
-        params.cpuparams.n_threads = os.cpu_count() or 1
-        params.cpuparams.poll = 0  # threads that spin starve whoever shares the machine
+        for threads in (params.cpuparams, params.cpuparams_batch):
+            threads.n_threads = THREADS
+            threads.poll = 0
         if embedding:
             params.embedding = True
             params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN

@@ -46,7 +46,8 @@ async def until(http: httpx.AsyncClient, **wanted: int) -> dict[str, Any]:
 
 async def test_a_full_queue_is_503_in_ollamas_words(http: httpx.AsyncClient) -> None:
     async with http.stream("POST", "/api/chat", json=ENDLESS) as talking:
-        await anext(talking.aiter_lines())
+        lines = talking.aiter_lines()  # held: its end would close the connection
+        await anext(lines)
         waiting = asyncio.create_task(http.post("/api/chat", json=ENDLESS))
         await until(http, in_flight=1, waiting=1)
         refused = await http.post("/api/chat", json=ASK)
