@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -11,7 +11,7 @@ from typing import Any
 
 from lambent.errors import LambentError, ModelBusy, ModelUnavailable
 from lambent.models.manager import ModelManager
-from lambent.models.values import ModelChunk, ModelRequest, Usage
+from lambent.models.values import Embeddings, ModelChunk, ModelRequest, Usage
 
 
 class Answered(StrEnum):
@@ -82,6 +82,17 @@ class ModelAccess:
         finally:
             self._open = None
             opened.ended.set()
+
+    async def embed(self, model: str, inputs: Sequence[str]) -> Embeddings:
+        """One vector for each input, booked like a generation."""
+        try:
+            found = await self._models.embed(model, inputs, host=self._host)
+        except LambentError as error:
+            self.answered = _judge(error)
+            raise
+        self.answered = Answered.success
+        self.usage = self.usage + found.usage
+        return found
 
     async def close(self) -> None:
         """End what is still being generated; later calls are refused."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from lambent.admission.decisions import AdmissionRequest, LimitState, Refused, Scope
 from lambent.admission.gate import Gate
 from lambent.agents.registry import AgentRegistry
+from lambent.chat.embedding import Embedded, embed
 from lambent.chat.live_turn import LiveTurn
 from lambent.chat.turn_work import Parts, TurnWork
 from lambent.chat.values import ChatRequest, Refusal
 from lambent.clock import Clock
+from lambent.errors import LambentError
 from lambent.ids import new_ulid
 from lambent.models.manager import ModelManager
+from lambent.models.values import ModelInfo
 from lambent.settings import Settings
 
 if TYPE_CHECKING:
@@ -97,6 +100,30 @@ class ChatService:
         self._live.add(live)
         live.on_end(lambda: self._live.discard(live))
         return live
+
+    async def embed(
+        self, model: str, inputs: Sequence[str], *, credential: str | None
+    ) -> Embedded | Refusal:
+        """One vector for each input, through the same gate as a turn.
+
+        Raises `StoreUnavailable`, and what `chat.embedding` raises.
+        """
+        asked = AdmissionRequest(
+            credential=credential, scope=Scope.CHAT, host=self._models.host, slot=True
+        )
+        decision = await self._gate.admit(asked)
+        if isinstance(decision, Refused):
+            return Refusal(decision.error, decision.limit)
+        try:
+            return await embed(
+                decision, self._gate, models=self._models, model=model, inputs=inputs
+            )
+        except LambentError as error:
+            return Refusal(error, decision.limit)
+
+    async def models(self) -> tuple[ModelInfo, ...]:
+        """What the model server holds; neither breaker nor slot is asked. Raises `Unavailable`."""
+        return await self._models.list_models()
 
     def stop(self) -> None:
         """End every turn now, with an error frame each: the environment is going away."""

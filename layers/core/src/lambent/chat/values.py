@@ -58,7 +58,7 @@ Frame = Chunk | Queued | Finished | Failed
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The decision tree said no; `limit` is the caller's, where it had been looked at."""
+    """The answer is an error; `limit` is the caller's, where it had been looked at."""
 
     error: LambentError
     limit: LimitState | None

@@ -1,24 +1,36 @@
-"""OpenAI's API on the chat function: /v1/chat/completions."""
+"""OpenAI's API on the chat function: chat completions, models and embeddings."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
 from starlette.routing import Route
 
 from lambent.chat.service import ChatService
+from lambent.errors import LambentError
 from lambent.http.chat_callers import Caller
-from lambent.http.chat_stream import EventStreamAnswer, JsonAnswer
+from lambent.http.chat_stream import EventStreamAnswer, Json, JsonAnswer
 from lambent.http.openai_answers import ChunkEncoder, CompletionBodyOf, Naming
+from lambent.http.openai_embeddings import embedding_body, parse_embedding
 from lambent.http.openai_errors import openai_limit_headers
+from lambent.http.openai_models import list_of, one_of_all
 from lambent.http.openai_requests import parse_completion
+from lambent.http.problems import Rejected
+from lambent.models.values import ModelInfo
 
 
 def openai_routes(service: ChatService) -> list[Route]:
     """Its routes; `OpenAiErrors` has to stand around them."""
     routes = OpenAiRoutes(service)
-    return [Route("/v1/chat/completions", routes.completions, methods=["POST"])]
+    return [
+        Route("/v1/chat/completions", routes.completions, methods=["POST"]),
+        Route("/v1/embeddings", routes.embeddings, methods=["POST"]),
+        Route("/v1/models", routes.models, methods=["GET"]),
+        # Names of models hold slashes and colons: "hf.co/team/model:q4".
+        Route("/v1/models/{id:path}", routes.model, methods=["GET"]),
+    ]
 
 
 class OpenAiRoutes:
@@ -43,6 +55,36 @@ class OpenAiRoutes:
             keep_alive_s=self._service.settings.keep_alive_s,
             clock=self._service.clock,
         )
+
+    async def embeddings(self, request: Request) -> Any:
+        caller = self._caller(request)
+        asked = await caller.asked(parse_embedding)
+        done = caller.allowed(
+            await self._service.embed(asked.model, asked.inputs, credential=caller.credential)
+        )
+        headers = caller.headers(done.limit)
+        try:
+            return Json(embedding_body(asked, done.embeddings), headers)
+        except LambentError as error:
+            raise Rejected(error, headers) from None
+
+    async def models(self, request: Request) -> Any:
+        headers = await self._caller(request).check()
+        return Json(list_of(await self._models(headers), self._service.registry.infos()), headers)
+
+    async def model(self, request: Request) -> Any:
+        headers = await self._caller(request).check()
+        models, agents = await self._models(headers), self._service.registry.infos()
+        try:
+            return Json(one_of_all(request.path_params["id"], models, agents), headers)
+        except LambentError as error:
+            raise Rejected(error, headers) from None
+
+    async def _models(self, headers: Mapping[str, str]) -> tuple[ModelInfo, ...]:
+        try:
+            return await self._service.models()
+        except LambentError as error:
+            raise Rejected(error, headers) from None
 
     def _caller(self, request: Request) -> Caller:
         return Caller(self._service, request, limit_headers=openai_limit_headers)

@@ -4,7 +4,7 @@
 |---|---|---|
 | no connection, a limit passed, 5xx, a broken or senseless stream | `ModelUnavailable` | failure |
 | 404 that names the model | `UnknownModel` | the host answered |
-| any other 4xx | `ModelRefused` | the host answered |
+| any other 4xx, 501 | `ModelRefused` | the host answered |
 | 401, 403: our own credentials | `Unavailable` | the host answered |
 | its queue is full (503 with its reason, 429) | `ModelBusy` | no verdict |
 """
@@ -61,6 +61,9 @@ def status_failure(status: int, headers: Mapping[str, str], body: bytes) -> Lamb
             return UnknownModel(tidy(said))
         case 429:
             return ModelBusy(retry_after_s=_retry_after_s(headers))
+        # What it will never do, such as vectors from a model that makes none.
+        case 501:
+            return ModelRefused(tidy(said) or "The model server does not know how to do that.")
         # A 503 without Ollama's reason comes from something in front of a host that is down.
         case 503 if said:
             return ModelBusy(retry_after_s=_retry_after_s(headers))

@@ -84,7 +84,10 @@ class ModelManager:
         body = {"model": model, "input": list(inputs)}
         # A model may have to be loaded first, as for a first token.
         record = await self._call("/api/embed", body, host=host, limit_s=self._first_token_s)
-        return _read(wire.read_embeddings, record)
+        found = _read(wire.read_embeddings, record)
+        if len(found.vectors) != len(inputs):
+            raise ModelUnavailable("The model server gave another number of vectors than texts.")
+        return found
 
     async def list_models(self, *, host: str | None = None) -> tuple[ModelInfo, ...]:
         """The models that the server holds."""
