@@ -69,6 +69,7 @@ class Exchange:
         self._connection = connection
         self._chunked = False
         self._bodiless = False
+        self._due_bytes: int | None = None
 
     async def body(self, limit_bytes: int | None = None) -> bytes:
         """The whole request body; `BodyTooLarge` as soon as it is known to pass the limit."""
@@ -126,11 +127,20 @@ class Exchange:
             reason = b""
         head = h11.Response(status_code=status, headers=lines, reason=reason)
         self._connection.write_event(head)
+        if has_length and not self._bodiless:  # h11 has checked that it is a number
+            self._due_bytes = int(next(v for k, v in lines if k.lower() == b"content-length"))
+
+    @property
+    def complete(self) -> bool:
+        """Whether the client has been sent all that the head promised."""
+        return self._due_bytes is not None and self._due_bytes <= 0
 
     def send(self, data: bytes) -> None:
         """Send a piece of the body now: one chunk, one write."""
         if self._bodiless or not data:
             return
+        if self._due_bytes is not None:
+            self._due_bytes -= len(data)
         if self._chunked:  # h11 wrote the head and will write the end; the middle needs no state
             self._connection.write(b"%x\r\n%b\r\n" % (len(data), data))
         else:

@@ -60,7 +60,13 @@ class FunctionUrls:
             await _refuse_body(exchange)
             return
         invocation = Invocation(payload, function.arn(function.alias))
-        exchange.gone.add_done_callback(lambda _: invocation.reply.abandon())
+
+        def leave(_: object) -> None:
+            # A client that has all it was promised may go: the function is told of no break.
+            if not exchange.complete:
+                invocation.reply.abandon()
+
+        exchange.gone.add_done_callback(leave)
         try:
             pool.submit(invocation)
             await pool.admitted(invocation)
