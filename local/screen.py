@@ -31,8 +31,10 @@ class Screen:
             return
         colour = self._colours.setdefault(function, _COLOURS[len(self._colours) % len(_COLOURS)])
         style = {Level.WARNING: "yellow", Level.ERROR: "red"}.get(level, "")
-        line = Text.assemble((f"{function:>8} ", colour), ("│ ", "dim"), (text, style))
-        self._console.print(line)
+        # Lambda's runtimes write an error and its trace as one event, parted by carriage returns.
+        for part in text.split("\r"):
+            line = Text.assemble((f"{function:>8} ", colour), ("│ ", "dim"), (part, style))
+            self._console.print(line)
 
     def note(self, text: str) -> None:
         self._console.print(Text(text, style="dim"))
