@@ -52,7 +52,7 @@ async def test_a_listed_host_with_its_port_is_read() -> None:
         ("http://elsewhere.org/", "not allowed"),
         ("http://example.org.evil.net/", "not allowed"),
         ("http://evilexample.org/", "not allowed"),
-        ("http://example.org:8080/", "not allowed"),
+        ("http://example.org:8080/", "host example.org:8080, which is not allowed"),
         ("http://localhost/", "not public"),
         ("http://127.0.0.1/", "not public"),
         ("http://2130706433/", "not"),

@@ -150,7 +150,8 @@ class Settings:
     )
     news_feed_hosts: tuple[str, ...] = setting(
         _names,
-        "Hosts the news agent may read feeds from; `*` before a dot stands for any sub-domain.",
+        "Hosts the news agent may read feeds from; `*` before a dot stands for any sub-domain. "
+        "Another port, or an address that is not public, counts only as `host:port`.",
         default=("hnrss.org", "feeds.bbci.co.uk"),
     )
     keep_alive_s: float = setting(

@@ -117,7 +117,8 @@ class WebReader:
         host = url.raw_host.decode("ascii").lower().rstrip(".")
         with_port = f"{host}:{port}" in self._allowed
         if not with_port and not self._is_listed(host, port):
-            raise FetchFailed(f"is on the host {host}, which is not allowed")
+            where = host if port == _PORTS[url.scheme] else f"{host}:{port}"
+            raise FetchFailed(f"is on the host {where}, which is not allowed")
         address = await _resolve(host, port)
         if not with_port and not is_public(address):
             raise FetchFailed(f"is on the host {host}, whose network address is not public")
