@@ -42,8 +42,17 @@ async def examine(
     seen: Mapping[str, Document],
 ) -> Findings:
     """`run_ids`: by subject. `seen`: final checkpoints as they were when they were first seen."""
-    store = await _read(db)
-    lines = read_traces(traces)
+    return judge(await _read(db), run_ids, read_traces(traces), seen=seen)
+
+
+def judge(
+    store: Mapping[str, list[Document]],
+    run_ids: Mapping[str, str],
+    lines: list[Document],
+    *,
+    seen: Mapping[str, Document],
+) -> Findings:
+    """`store`: all documents of its collections, by name; `lines`: all traces."""
     problems = [
         *_unfinished(store["runs"]),
         *_missing_runs(store["runs"], run_ids),
@@ -155,7 +164,7 @@ def _story(workflow: str, found: Mapping[str, Document]) -> dict[str, str]:
 
     def tell(*keys: str) -> None:
         for key in keys:
-            digests[key.rpartition("/")[2]] = _digest(told)
+            digests[key.rpartition("/")[2]] = told_digest(told)
         told.extend(_given(found[key]) for key in keys if key in found)
 
     order: list[tuple[str, ...]] = [(key,) for key in ACTS]
@@ -168,7 +177,7 @@ def _story(workflow: str, found: Mapping[str, Document]) -> dict[str, str]:
         order[15:15] = [("result of storm-leaf",)]
     for keys in order:
         tell(*keys)
-    digests["end"] = _digest(told)
+    digests["end"] = told_digest(told)
     return digests
 
 
@@ -182,7 +191,8 @@ def _given(record: Document) -> Any:
             return record["output"]
 
 
-def _digest(told: list[Any]) -> str:
+def told_digest(told: list[Any]) -> str:
+    """As the storm's workflows make it of all that they were given so far."""
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
