@@ -166,6 +166,7 @@ class Platform:
             webhooks=WebhookQueue(self.mongo, clock=self.clock),
             nudges=self.dispatch,
             retention=timedelta(days=self.settings.retention_days),
+            bell=self.bell,
         )
 
     @cached_property
@@ -186,13 +187,13 @@ class Platform:
         from lambent.bus.sending import WebhookSender
 
         allow = self.settings.webhook_allow_loopback
-        return WebhookSender(self.mongo, clock=self.clock, allow_loopback=allow)
+        return WebhookSender(self.mongo, clock=self.clock, allow_loopback=allow, bell=self.bell)
 
     @cached_property
     def schedules(self) -> Schedules:
         from lambent.schedules.schedules import Schedules
 
-        return Schedules(self.mongo, clock=self.clock)
+        return Schedules(self.mongo, clock=self.clock, bell=self.bell)
 
     @cached_property
     def ticker(self) -> Ticker:
