@@ -11,10 +11,9 @@ from lambent.admission.gate import Gate
 from lambent.admission.keys import credential_of, parse_credential
 from lambent.clock import SystemClock
 from lambent.errors import StoreUnavailable, Unauthenticated
-from lambent.ids import random_base62
 from lambent.postgres import Postgres
 
-GOOD = f"lam_01ARZ3NDEKTSV4RRFFQ69G5FAV_{random_base62(43)}"
+GOOD = f"lam_01ARZ3NDEKTSV4RRFFQ69G5FAV_{'k3Y' * 14}x"
 # Nothing listens there: whoever asks the store is told StoreUnavailable.
 NOWHERE = "postgresql://nobody@127.0.0.1:1/nothing"
 
