@@ -22,7 +22,10 @@ from local.services import ModelServer, Mongo, Postgres, ServiceError
 from local.state import DataFolder
 
 SETUP_FUNCTION = "setup"
-_DRAIN_S = 1.5
+# A stop takes the drain, the time that is left to who did not end, and that of the services:
+# together less than the five seconds that a person waits.
+_DRAIN_S = 1.8
+_AFTER_DRAIN_S = 0.3
 _SERVICE_STOP_S = 2.0
 _WARM = (front.CHAT_FUNCTION, front.GATEWAY_FUNCTION)
 
@@ -93,7 +96,7 @@ class Stack:
             watch.cancel()
         await asyncio.gather(*self._watches, return_exceptions=True)
         if self._emulator is not None:
-            await _either(self._emulator.drain(_DRAIN_S), hurry)
+            await _either(self._emulator.drain(_DRAIN_S + _AFTER_DRAIN_S), hurry)
             await self._emulator.close()
         patience_s = 0.1 if hurry.is_set() else _SERVICE_STOP_S
         await asyncio.gather(*(each.stop(patience_s) for each in self._services.values()))
@@ -144,6 +147,7 @@ class Stack:
         settings = EmulatorSettings(
             log_folder=self._folder.logs,
             max_environments=self._options.max_environments,
+            drain_s=_DRAIN_S,
             overrides={
                 "POSTGRES_DSN": self._postgres_dsn,
                 "MONGO_URI": self._mongo_uri,

@@ -13,7 +13,7 @@ from local.emulator.process import exit_words, peak_memory_mb, process_environme
 from local.emulator.reply import Failure, Invocation
 from local.emulator.runtime_api import RuntimeApi
 from local.emulator.settings import EmulatorSettings
-from local.emulator.template import Function
+from local.emulator.template import Function, UrlMode
 from local.emulator.wire import Server
 
 
@@ -77,17 +77,29 @@ class Environment:
         self._enter(State.BUSY)
         self._api.deliver(invocation, deadline_ms=int((time.time() + timeout_s) * 1000))
 
-    async def stop(self, reason: str = "spindown") -> None:
-        """SIGTERM where an extension asks for it, then SIGKILL; returns when nothing is left."""
+    async def stop(self, reason: str = "spindown", *, drain: bool = False) -> None:
+        """SIGTERM where an extension asks for it, then SIGKILL; returns when nothing is left.
+
+        With `drain` a streamed answer has the time that the settings give it; a later stop
+        without it cuts that short.
+        """
+        grace_s = self._settings.grace_s if self._api.has_extension else 0.0
+        if drain and self.function.url is UrlMode.RESPONSE_STREAM:
+            grace_s += self._settings.drain_s
         if self.state not in (State.STOPPING, State.GONE):
             self._enter(State.STOPPING)
-            grace_s = self._settings.grace_s if self._api.has_extension else 0.0
             self._api.shutdown(reason, deadline_ms=int((time.time() + grace_s) * 1000))
             if grace_s and self.pid is not None:
                 kill_group(self.pid, SIGTERM)
-                await asyncio.wait({self._life}, timeout=grace_s)
-            self._kill()
+        if grace_s:
+            await asyncio.wait({self._life}, timeout=grace_s)
+        self._kill()
         await asyncio.wait({self._life})
+
+    @property
+    def drains(self) -> bool:
+        """Busy, and able to end its work in order once it gets SIGTERM."""
+        return self.state is State.BUSY and self._api.has_extension
 
     @property
     def alive(self) -> bool:
@@ -192,7 +204,8 @@ class Environment:
         invocation = self._invocation
         if invocation is None:
             return
-        if not self._timed_out:
+        ended_in_order = self.state is State.STOPPING and invocation.reply.ended
+        if not (self._timed_out or ended_in_order):
             message = f"RequestId: {invocation.request_id} Error: {words}"
             level = Level.WARNING if self.state is State.STOPPING else Level.ERROR
             self._log.line(message, level)

@@ -45,6 +45,7 @@ class Pool:
         self._urgent: deque[Invocation] = deque()
         self._patient: deque[Invocation] = deque()
         self._stopping: set[asyncio.Task[None]] = set()
+        self._draining = False
         self._closed = False
 
     @property
@@ -58,7 +59,9 @@ class Pool:
 
     @property
     def busy(self) -> bool:
-        return bool(self._urgent) or any(env.state is State.BUSY for env in self._environments)
+        """Work is under way, or about to be; once it drains, an environment that is stopping."""
+        at_work = {State.BUSY, State.STOPPING} if self._draining else {State.BUSY}
+        return bool(self._urgent) or any(env.state in at_work for env in self._environments)
 
     def submit(self, invocation: Invocation, *, patient: bool = False) -> None:
         """Queue it for the next free environment. A caller that is not patient may be refused:
@@ -126,6 +129,13 @@ class Pool:
                 self._stop(env)
         self._work()
 
+    def drain(self) -> None:
+        """Start nothing that can wait, and tell busy environments to stop; `busy` until done."""
+        self._draining = True
+        for env in self._environments:
+            if env.drains:
+                self._stop(env, drain=True)
+
     async def close(self) -> None:
         """Refuse new requests and stop everything."""
         self._closed = True
@@ -147,7 +157,7 @@ class Pool:
         )
         while idle and (invocation := self._pop()) is not None:
             idle.pop().assign(invocation)
-        waiting = len(self._urgent) + len(self._patient)
+        waiting = len(self._urgent) + (0 if self._draining else len(self._patient))
         starting = sum(env.state is State.STARTING for env in self._environments)
         finishing = sum(
             env.answered_for_s is not None and env.answered_for_s < _FINISHING_S
@@ -159,7 +169,7 @@ class Pool:
             self._add()
 
     def _pop(self) -> Invocation | None:
-        for queue in (self._urgent, self._patient):
+        for queue in (self._urgent,) if self._draining else (self._urgent, self._patient):
             while queue:
                 invocation = queue.popleft()
                 if not invocation.reply.abandoned and not invocation.reply.ended:
@@ -170,8 +180,8 @@ class Pool:
         self._environments.append(self._start(self._changed))
         self._on_change()
 
-    def _stop(self, env: Environment) -> None:
-        task = asyncio.get_running_loop().create_task(env.stop())
+    def _stop(self, env: Environment, *, drain: bool = False) -> None:
+        task = asyncio.get_running_loop().create_task(env.stop(drain=drain))
         self._stopping.add(task)
         task.add_done_callback(self._stopping.discard)
 

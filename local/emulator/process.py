@@ -9,7 +9,7 @@ from pathlib import Path
 
 from local.emulator.intrinsics import TemplateError, Unresolved
 from local.emulator.settings import EmulatorSettings
-from local.emulator.template import REGION, Function
+from local.emulator.template import REGION, Function, UrlMode
 
 # A function's process sees the template's variables and Lambda's own; these few of the machine
 # are what it takes to run a process here at all, or to reach the network from behind a proxy.
@@ -70,6 +70,8 @@ def process_environment(
         "PYTHONUTF8": "1",
     }
     endpoint = {"AWS_ENDPOINT_URL_LAMBDA": invoke_url}
+    if settings.drain_s and function.url is UrlMode.RESPONSE_STREAM:
+        endpoint["LAMBDA_STREAM_DRAIN_MS"] = str(int(settings.drain_s * 1000))
     declared = declared_environment(function, settings)
     return inherited | endpoint | dict(settings.extra) | declared | lambda_own
 

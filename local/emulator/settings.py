@@ -20,6 +20,9 @@ class EmulatorSettings:
     """An environment that had nothing to do for so long is scaled in."""
     grace_s: float = 0.5
     """Between SIGTERM and SIGKILL; AWS gives an internal extension about as much."""
+    drain_s: float = 0.0
+    """How long a streamed answer may go on after the SIGTERM of a drain: a person's machine can
+    wait where Lambda does not. It comes before `grace_s`."""
     init_s: float = 20.0
     """Start-up time before the function's own timeout begins to count."""
     retry_delays_s: tuple[float, ...] = (60.0, 120.0)

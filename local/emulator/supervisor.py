@@ -129,11 +129,19 @@ class Emulator:
         self._tasks.append(asyncio.get_running_loop().create_task(task))
 
     async def drain(self, timeout_s: float) -> None:
-        """Take no new requests and let the present ones end."""
-        for server in self._servers[1:]:
+        """Take no new requests and let the present ones end.
+
+        Busy functions get SIGTERM at once: a slice or a poller hands on what it has, and a
+        streamed answer may go on for the settings' `drain_s`. Those that know no SIGTERM go on.
+        """
+        fronts = self._servers[1:]
+        for server in fronts:
             server.stop_listening()
+        for each in self.pools.values():
+            each.drain()
         end_s = asyncio.get_running_loop().time() + timeout_s
-        while any(pool.busy for pool in self.pools.values()):
+        pools = self.pools.values()
+        while any(pool.busy for pool in pools) or any(front.busy for front in fronts):
             if asyncio.get_running_loop().time() >= end_s:
                 return
             await asyncio.sleep(0.02)

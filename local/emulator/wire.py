@@ -38,6 +38,7 @@ class _Connection(asyncio.Protocol):
         self._raw: bytearray | None = None
         self._pending_bytes = 0
         self._discarding = False
+        self._answering = False
         self._outgoing = bytearray()
         self._more: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
@@ -84,6 +85,11 @@ class _Connection(asyncio.Protocol):
             self.gone.set_result(None)
         _wake(self._more)
         self.resume_writing()
+
+    @property
+    def busy(self) -> bool:
+        unsent = bool(self._outgoing) or self._transport.get_write_buffer_size() > 0
+        return self._answering or unsent
 
     # What an exchange calls.
 
@@ -171,7 +177,11 @@ class _Connection(asyncio.Protocol):
         event = await self._event()
         if not isinstance(event, h11.Request):
             return False
-        await self._handler(Exchange(self, _request_of(event)))
+        self._answering = True
+        try:
+            await self._handler(Exchange(self, _request_of(event)))
+        finally:
+            self._answering = False
         if self.gone.done():
             return False
         if self._http.our_state is h11.SEND_RESPONSE or self._http.our_state is h11.SEND_BODY:
@@ -245,6 +255,11 @@ class Server:
         )
         self.port = self._server.sockets[0].getsockname()[1]
         return self
+
+    @property
+    def busy(self) -> bool:
+        """A request is being answered, or an answer has not wholly left."""
+        return any(connection.busy for connection in self._connections)
 
     def stop_listening(self) -> None:
         if self._server is not None:
