@@ -40,7 +40,7 @@ async def publish_again(world: World, *numbers: int) -> None:
 
 
 async def outcome(world: World, number: int = 0) -> tuple[str, Any]:
-    run = (await world.runs())[number]
+    run = world.last[number]
     return run["status"], run["output"]
 
 
@@ -158,7 +158,7 @@ async def _child_setup(world: World) -> dict[str, Act]:
 
 
 async def _child_check(world: World) -> None:
-    for run in await world.runs():
+    for run in world.last:
         assert (run["status"], run["output"]) == ("completed", "of the child")
 
 
@@ -302,7 +302,7 @@ async def _pause_setup(world: World) -> dict[str, Act]:
 
 
 async def _pause_check(world: World) -> None:
-    run = (await world.runs())[0]
+    run = world.last[0]
     if run["status"] == "paused":
         await world.engine.control.resume(run["_id"], client=world.client)
         await world.drain()
@@ -337,7 +337,7 @@ async def _batch_check(world: World) -> None:
     for number in (1, 2):
         await world.start("batch", number, key=f"k{number}")
     await world.drain()
-    runs = await world.runs()
+    runs = world.last
     assert all(run["status"] == "completed" for run in runs)
     assert sorted(number for run in runs for number in run["output"]) == [0, 1, 2]
 
@@ -368,7 +368,7 @@ async def _single_setup(world: World) -> dict[str, Act]:
 async def _single_check(world: World) -> None:
     await world.start("single", 9, key="k9")
     await world.drain()
-    runs = await world.runs()
+    runs = world.last
     assert {run["status"] for run in runs} <= {"completed", "cancelled"}
     assert [run["status"] for run in runs if run["key"] == "k9"] == ["completed"]
 
@@ -411,7 +411,7 @@ async def _retry_setup(world: World) -> dict[str, Act]:
 
 
 async def _retry_check(world: World) -> None:
-    run = (await world.runs())[0]
+    run = world.last[0]
     if run["status"] == "failed":
         await world.engine.control.retry(run["_id"], client=world.client)
         await world.drain()

@@ -67,7 +67,6 @@ class Search:
             await scheduler.run(actors)
             world.gate = None
             await world.drain()
-            await world.check(resting=True)
             await self._scenario.check(world)
             await world.check()
         except Exception:

@@ -181,8 +181,8 @@ class WorkflowTest:
         self.clock = VirtualClock()
         self.model = ScriptedAnswers()
         self._mongo = Mongo(mongo_uri, db_name or f"test_{secrets.token_hex(6)}", clock=_REAL)
-        self.gate: Gate | None = None  # set it to stand between the slices and their store
-        self._in_slice = False
+        self.gate: Gate | None = None  # set it to stand between engine and store
+        self.in_slice = False
         self._crashes: list[CrashAt] = []
         self._seen: list[int] = []
         # No warm waits: whatever has to wait settles, and the test moves the time.
@@ -250,13 +250,13 @@ class WorkflowTest:
 
     async def advance(self, run_ids: Sequence[str]) -> bool:
         """One slice of these runs; False: it was killed by a crash."""
-        self._in_slice = True
+        self.in_slice = True
         try:
             await self.engine.advance(run_ids)
         except Crash:
             return False
         finally:
-            self._in_slice = False
+            self.in_slice = False
         return True
 
     async def pass_time(self, duration: timedelta | float) -> None:
@@ -304,19 +304,24 @@ class WorkflowTest:
         return found or {"_id": run_id, "due_at": EPOCH}
 
     async def _gate(self, call: StoreCall, make: Callable[[], Awaitable[Any]]) -> Any:
-        if not self._in_slice:
-            return await make()  # the test's own look at things
         if self.gate is not None:
             return await self.gate(call, make)
+        if not self.in_slice:
+            return await make()  # the test's own look at things
+        crash = self._crash_here(call)
+        if crash is None:
+            return await make()
+        if crash.after:
+            await make()
+        raise Crash(str(call))
+
+    def _crash_here(self, call: StoreCall) -> CrashAt | None:
+        found = None
         for index, crash in enumerate(self._crashes):
-            if not crash.matches(call):
-                continue
-            self._seen[index] += 1
-            if self._seen[index] == crash.nth:
-                if crash.after:
-                    await make()
-                raise Crash(str(call))
-        return await make()
+            if crash.matches(call):
+                self._seen[index] += 1
+                found = crash if self._seen[index] == crash.nth else found
+        return found
 
 
 _REAL: Final[Clock] = SystemClock()
