@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from local.services import ServiceError
+from local.services.process import Child
 
 ROOT = Path(__file__).resolve().parents[2]
 WORK = ROOT / ".lambent" / "aws"
@@ -54,32 +57,28 @@ def running() -> Iterator[None]:
     try:
         yield
     finally:
-        daemon.terminate()
-        try:
-            daemon.wait(20)
-        except subprocess.TimeoutExpired:
-            daemon.kill()
-            daemon.wait()
+        daemon.stop([signal.SIGTERM], timeout_s=20)
 
 
-def _start() -> subprocess.Popen[bytes]:
+def _start() -> Child:
     WORK.mkdir(parents=True, exist_ok=True)
-    log_path = WORK / "dockerd.log"
+    problem = ""
     for options in _DRIVERS:
-        with log_path.open("ab") as log:
-            daemon = subprocess.Popen(
-                ["dockerd", *options],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        until_s = time.monotonic() + START_LIMIT_S
-        while daemon.poll() is None and time.monotonic() < until_s:
-            if answers():
-                return daemon
-            time.sleep(0.2)
-        daemon.kill()
-        daemon.wait()
-    tail = log_path.read_text(errors="replace").splitlines()[-5:]
-    raise Missing("dockerd does not start: " + " | ".join(tail))
+        # A child on our leash: it ends with us, however we end.
+        daemon = Child(
+            "dockerd",
+            ["dockerd", *options],
+            log_path=WORK / "dockerd.log",
+            death_signal=signal.SIGTERM,
+        )
+        try:
+            daemon.wait_until_ready(_ping, timeout_s=START_LIMIT_S)
+            return daemon
+        except ServiceError as error:
+            problem = str(error)
+    raise Missing(problem)
+
+
+def _ping() -> None:
+    if not answers():
+        raise ConnectionError("the daemon does not answer")
