@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import errno
 import json
+import socket
 import sys
 import time
 import urllib.request
@@ -17,11 +19,14 @@ from local.emulator.guardian import Guardian
 from local.emulator.settings import EmulatorSettings
 from local.emulator.supervisor import Emulator, FunctionError
 from local.emulator.template import Template, read_template
+from local.readiness import silent_services
 from local.screen import Screen
 from local.services import ModelServer, Mongo, Postgres, ServiceError
 from local.state import DataFolder
 
 SETUP_FUNCTION = "setup"
+_OWN_SERVICES = ("postgres", "mongo", "model")
+_OWN_KEY = '"Authorization: Bearer $ADMIN_KEY"'
 # A stop takes the drain, the time that is left to who did not end, and that of the services:
 # together less than the five seconds that a person waits.
 _DRAIN_S = 1.8
@@ -72,17 +77,21 @@ class Stack:
     async def start(self) -> None:
         began_s = time.monotonic()
         template = read_template(self._options.template)
+        _check_port(self._options.port)
         async with self._screen.progress():
             await self._start_services()
             self._emulator = await self._start_functions(template)
             await self._open_front(self._emulator)
             await self._prepare(self._emulator)
+            silent = await self._ask_named_services()
         self._emulator.start_schedules()
         if self._options.reload:
             self._emulator.watch_files()
         self._watches = [asyncio.create_task(each.watch()) for each in self._services.values()]
         self._ready = True
         self._show_ready(time.monotonic() - began_s)
+        for sentence in silent:
+            self._screen.warn(sentence)
         self._write_ready()
 
     async def stop(self, *, hurry: asyncio.Event) -> bool:
@@ -171,8 +180,7 @@ class Stack:
         try:
             server = await emulator.serve(front.route, port=port)
         except OSError as error:
-            message = f"port {port} cannot be used ({error.strerror}); choose another with --port"
-            raise StackError(message) from error
+            raise _port_error(port, error) from error
         self._url = f"http://127.0.0.1:{server.port}"
 
     async def _prepare(self, emulator: Emulator) -> None:
@@ -184,7 +192,19 @@ class Stack:
             steps.append(self._set_up(emulator))
         if "model" in self._services:
             steps.append(self._load_model())
-        await asyncio.gather(*steps)
+        tasks = [asyncio.create_task(step) for step in steps]
+        try:
+            await asyncio.gather(*tasks)
+        finally:  # one that failed says why; what became of the others is of no interest then
+            for task in tasks:
+                task.cancel()
+
+    async def _ask_named_services(self) -> list[str]:
+        """Our own services are known to answer; for a person's own it is worth a question."""
+        if len(self._services) == len(_OWN_SERVICES):
+            return []
+        with self._screen.step("asking the named services"):
+            return await asyncio.to_thread(silent_services, self._url)
 
     async def _warm(self, emulator: Emulator, name: str) -> None:
         pool = emulator.pools[name]
@@ -194,16 +214,21 @@ class Stack:
                 self._screen.warn(f"{name} did not start; see {self._folder.logs / name}.log")
 
     async def _set_up(self, emulator: Emulator) -> None:
+        named_dsn = self._options.postgres_dsn
+        kept = self._folder.read_admin_key(named_dsn)
+        event = {"action": "setup"}
+        if kept and named_dsn is None:  # somebody else may use the key of a database of their own
+            event["admin_secret"] = kept
         with self._screen.step("setting up"):
             try:
-                answer = await emulator.invoke(SETUP_FUNCTION, {"action": "setup"})
+                answer = await emulator.invoke(SETUP_FUNCTION, event)
             except FunctionError as error:
                 log = self._folder.logs / f"{SETUP_FUNCTION}.log"
                 raise StackError(f"setup failed: {error}\nIts log: {log}") from error
         key = answer.get("admin_key") if isinstance(answer, dict) else None
         if key:
-            self._folder.keep_admin_key(str(key))
-        self._admin_key = self._folder.read_admin_key()
+            self._folder.keep_admin_key(str(key), named_dsn)
+        self._admin_key = self._folder.read_admin_key(named_dsn)
 
     async def _load_model(self) -> None:
         """Ask for the model without a prompt, so that the first answer does not wait for it."""
@@ -239,17 +264,33 @@ class Stack:
             "model": self._ollama_host,
         }
         if self._admin_key:
-            facts["admin key"] = str(self._folder.path / "admin.key")
+            facts["admin key"] = str(self._folder.admin_key_path(self._options.postgres_dsn))
+        elif self._options.authenticated:
+            facts["admin key"] = "made earlier, and not from this folder: put it into $ADMIN_KEY"
         self._screen.ready(url=self._url, facts=facts, curl=self._curl(), took_s=took_s)
         sys.stdout.flush()
 
     def _curl(self) -> str:
         body = json.dumps({"agent": "chat", "input": "Hello! Who are you?"})
         lines = [f"curl -N {self._url}/chat/stream"]
-        if self._admin_key and self._options.authenticated:
-            lines.append(f"-H 'Authorization: Bearer {self._admin_key}'")
+        if self._options.authenticated:
+            given = f"'Authorization: Bearer {self._admin_key}'"
+            lines.append(f"-H {given if self._admin_key else _OWN_KEY}")
         lines += ["-H 'Content-Type: application/json'", f"-d '{body}'"]
         return " \\\n  ".join(lines)
+
+
+def _check_port(port: int) -> None:
+    """Before anything is started, which takes a while: that a port is taken is known at once."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        raise _port_error(port, error) from error
+
+
+def _port_error(port: int, error: OSError) -> StackError:
+    why = "it is taken" if error.errno == errno.EADDRINUSE else error.strerror
+    return StackError(f"port {port} cannot be used: {why}; choose another with --port")
 
 
 async def _either(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> None:
