@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.routing import Route
@@ -12,13 +12,14 @@ from lambent.chat.service import ChatService
 from lambent.errors import LambentError
 from lambent.http.chat_callers import Caller
 from lambent.http.chat_stream import EventStreamAnswer, Json, JsonAnswer
-from lambent.http.openai_answers import ChunkEncoder, CompletionBodyOf, Naming
-from lambent.http.openai_embeddings import embedding_body, parse_embedding
 from lambent.http.openai_errors import openai_limit_headers
-from lambent.http.openai_models import list_of, one_of_all
-from lambent.http.openai_requests import parse_completion
 from lambent.http.problems import Rejected
-from lambent.models.values import ModelInfo
+
+if TYPE_CHECKING:
+    from lambent.models.values import ModelInfo
+
+# Bodies and answers are imported by the first request that needs them: their schemas take a few
+# milliseconds to build, which a function that only serves /chat shall not pay when it starts.
 
 
 def openai_routes(service: ChatService) -> list[Route]:
@@ -40,6 +41,9 @@ class OpenAiRoutes:
         self._service = service
 
     async def completions(self, request: Request) -> Any:
+        from lambent.http.openai_answers import ChunkEncoder, CompletionBodyOf, Naming
+        from lambent.http.openai_requests import parse_completion
+
         caller = self._caller(request)
         asked = await caller.asked(parse_completion)
         live = await caller.start(asked.request)
@@ -57,6 +61,8 @@ class OpenAiRoutes:
         )
 
     async def embeddings(self, request: Request) -> Any:
+        from lambent.http.openai_embeddings import embedding_body, parse_embedding
+
         caller = self._caller(request)
         asked = await caller.asked(parse_embedding)
         done = caller.allowed(
@@ -69,10 +75,14 @@ class OpenAiRoutes:
             raise Rejected(error, headers) from None
 
     async def models(self, request: Request) -> Any:
+        from lambent.http.openai_models import list_of
+
         headers = await self._caller(request).check()
         return Json(list_of(await self._models(headers), self._service.registry.infos()), headers)
 
     async def model(self, request: Request) -> Any:
+        from lambent.http.openai_models import one_of_all
+
         headers = await self._caller(request).check()
         models, agents = await self._models(headers), self._service.registry.infos()
         try:
