@@ -59,7 +59,7 @@ class Difference(StrEnum):
     NO_TRAILERS = "does not pass on an error that comes after the start"
     BUFFERED = "is answered in one JSON document (AWS_SAM_LOCAL)"
     NO_LEAVING = "does not see that its caller has left"
-    DROPS_CALLER = "answers nothing any more once it is told to stop"
+    DROPS_CALLER = "may answer nothing any more once it is told to stop"
     SIX_MEGABYTES = "takes no streamed answer over 6 MB"
 
 

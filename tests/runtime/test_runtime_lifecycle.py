@@ -70,6 +70,29 @@ def test_sigterm_ends_a_stream_in_flight(start_runtime: Start) -> None:
     assert environment.process.wait() == 0
 
 
+def test_with_a_drain_time_a_stream_ends_by_itself_first(start_runtime: Start) -> None:
+    environment = start_runtime(LAMBDA_STREAM_DRAIN_MS="20000")
+    call = environment.api.invoke(url_event("/frames?n=8&gap=0.1"))
+    environment.api.invoke(url_event("/hello"))  # never taken
+    assert call.began.wait(10)
+    environment.process.terminate()
+    assert call.wait().payload.count(b"data:") == 8
+    assert environment.process.wait() == 0
+    assert "SHUTDOWN" in environment.process.output
+    assert "LIFESPAN DOWN" in environment.process.output
+
+
+def test_after_the_drain_time_a_stream_has_what_lambda_gives(start_runtime: Start) -> None:
+    environment = start_runtime(LAMBDA_STREAM_DRAIN_MS="500")
+    call = environment.api.invoke(url_event("/forever"))
+    assert call.began.wait(10)
+    environment.process.terminate()
+    began_s = time.monotonic()
+    environment.process.wait_for("SHUTDOWN")
+    assert time.monotonic() - began_s > 0.4
+    assert call.wait(3).trailers["lambda-runtime-function-error-type"] == "Runtime.Shutdown"
+
+
 def test_a_blocking_handler_does_not_hold_up_sigterm(start_runtime: Start) -> None:
     environment = start_runtime("sample.plain")
     call = environment.api.invoke({"sleep": 30})

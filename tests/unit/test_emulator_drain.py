@@ -11,7 +11,8 @@ import pytest
 from tests.unit.emulator_toys import STREAM_URL, STREAMING, URL, Toys, eventually, gone
 
 COUNTER = """
-import asyncio, os
+import asyncio, os, lambda_stream
+lambda_stream.on_shutdown(lambda: print("told to end"))
 async def handler(scope, receive, send):
     start = {"type": "http.response.start", "status": 200}
     await send(start | {"headers": [(b"content-type", b"text/event-stream")]})
@@ -63,11 +64,11 @@ async def read(url: str, began: asyncio.Event) -> str:
 async def drained_while_it_streams(toys: Toys, frames: int, **settings: Any) -> str:
     """What the client of a stream of so many tenths of a second gets when a drain begins."""
     toys.add("chat", COUNTER, env=STREAMING, **STREAM_URL)
-    async with toys.run(**settings) as emulator:
+    async with toys.run(grace_s=10.0, **settings) as emulator:
         url, began = await emulator.serve_function("chat"), asyncio.Event()
         reading = asyncio.create_task(read(f"{url}/?{frames}", began))
         await began.wait()
-        await emulator.drain(settings.get("drain_s", 0) + 2)
+        await emulator.drain(settings.get("drain_s", 0) + 20)
         assert emulator.pids() == {"chat": []}
         return await reading
 
@@ -76,14 +77,16 @@ async def test_a_chat_under_way_ends_by_itself(toys: Toys) -> None:
     text = await drained_while_it_streams(toys, 10, drain_s=20.0)
     assert text.endswith("data: [DONE]\n\n")
     assert text.count(" of ") == 10
-    assert "Error" not in toys.log("chat")
+    log = toys.log("chat")
+    assert "Error" not in log
+    assert log.index("END RequestId") > log.index("told to end") > log.index("START RequestId")
 
 
 async def test_a_chat_that_would_go_on_is_ended_in_order(toys: Toys) -> None:
     text = await drained_while_it_streams(toys, 6000, drain_s=0.5)
     assert "event: error" in text
     assert "[DONE]" not in text
-    assert "cancelled in order" in toys.log("chat")
+    assert toys.log("chat").index("told to end") < toys.log("chat").index("cancelled in order")
 
 
 async def test_without_a_drain_time_a_stream_has_what_lambda_gives(toys: Toys) -> None:

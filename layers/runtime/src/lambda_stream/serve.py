@@ -40,6 +40,7 @@ class Server:
         self._worker = Worker()
         self._stopping = asyncio.Event()
         self._in_flight: Callable[[Stop], None] | None = None
+        self.busy = False
         self.state: dict[str, Any] | None = None
 
     async def run(self) -> None:
@@ -52,12 +53,22 @@ class Server:
                 coming.cancel()
                 await asyncio.gather(coming, return_exceptions=True)
                 break
+            self.busy = True
             await self._handle(coming.result())
+            self.busy = False
         stopping.cancel()
+
+    @property
+    def refuses(self) -> bool:
+        return self._stopping.is_set()
+
+    def refuse(self) -> None:
+        """Take no further invocation."""
+        self._stopping.set()
 
     def stop(self, *, drain_s: float) -> None:
         """Take no further invocation; what is in flight has `drain_s` to end by itself."""
-        self._stopping.set()
+        self.refuse()
         asyncio.get_running_loop().call_later(drain_s, self._stop_in_flight)
 
     def _stop_in_flight(self) -> None:

@@ -48,6 +48,7 @@ class Environment:
         self._address = address
         self._logs = logs
         self._extension: Extension | None = None
+        self._announced = False
 
     def run(self) -> int:
         try:
@@ -110,6 +111,8 @@ class Environment:
         except SystemExit as error:
             return error.code if isinstance(error.code, int) else EXIT_INIT
         finally:
+            if server.refuses:
+                self._announce(server)
             await end_background(self._logs, timeout_s=SHUTDOWN_S)
             if lifespan is not None and not await lifespan.stop(timeout_s=SHUTDOWN_S):
                 self._logs.warning("The application's shutdown failed or was cut short")
@@ -118,9 +121,22 @@ class Environment:
         return 0
 
     def _shut_down(self, server: Server) -> None:
+        """SIGTERM: nothing new is taken; what is in flight may be given time to end by itself."""
+        server.refuse()
+        patience_s = _patience_s() if server.busy else 0.0
+        if patience_s:
+            asyncio.get_running_loop().call_later(patience_s, self._announce, server)
+        else:
+            self._announce(server)
+
+    def _announce(self, server: Server) -> None:
+        """Tell the callbacks, once, that the little time which Lambda leaves begins now."""
+        if self._announced:
+            return
+        self._announced = True
         for callback in list(lifetime.callbacks):
             self._call(callback)
-        server.stop(drain_s=_drain_s())
+        server.stop(drain_s=DRAIN_S)
 
     def _call(self, callback: Callable[[], object]) -> None:
         try:
@@ -168,7 +184,7 @@ def _wants_buffered() -> bool:
     return os.environ.get("AWS_SAM_LOCAL", "").lower() == "true"
 
 
-def _drain_s() -> float:
-    """Seconds that work in flight has after SIGTERM; LAMBDA_STREAM_DRAIN_MS where one has more."""
+def _patience_s() -> float:
+    """Seconds that work in flight has before the callbacks learn of SIGTERM; none on Lambda."""
     text = os.environ.get("LAMBDA_STREAM_DRAIN_MS", "")
-    return int(text) / 1000 if text.isdigit() else DRAIN_S
+    return int(text) / 1000 if text.isdigit() else 0.0
