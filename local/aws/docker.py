@@ -62,12 +62,12 @@ def running() -> Iterator[None]:
 
 def _start() -> Child:
     WORK.mkdir(parents=True, exist_ok=True)
-    problem = ""
+    problem, program = "", shutil.which("dockerd") or "dockerd"
     for options in _DRIVERS:
         # A child on our leash: it ends with us, however we end.
         daemon = Child(
             "dockerd",
-            ["dockerd", *options],
+            [program, *options],
             log_path=WORK / "dockerd.log",
             death_signal=signal.SIGTERM,
         )
