@@ -32,7 +32,7 @@ class _RedactingFormatter(LambdaPowertoolsFormatter):
 @lru_cache(maxsize=1)
 def logger() -> Logger:
     """The platform's logger; its level is set by `set_level` once settings are read."""
-    # A level is given: left to itself Powertools reads LOG_LEVEL, and an empty one is an error to it.
+    # A level is given: Powertools itself reads LOG_LEVEL, and an empty one is an error to it.
     return Logger(service="lambent", level="INFO", logger_formatter=_RedactingFormatter())
 
 
