@@ -123,4 +123,5 @@ async def _bury(context: RunContext, spec: ChildSpec) -> None:
 
 async def _cancel(context: RunContext, run_id: str) -> None:
     if (context.run["ending"] or {}).get("status") == Status.CANCELLED:
-        await context.execution.persist(lambda: context.children.cancel_child(run_id))
+        cancel, parent = context.children.cancel_child, context.run["_id"]
+        await context.execution.persist(lambda: cancel(run_id, parent=parent))

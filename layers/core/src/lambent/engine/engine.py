@@ -25,6 +25,7 @@ from lambent.engine.transitions import Transitions
 from lambent.engine.values import Values
 from lambent.leases import Keeper, LeaseKeeper, NoKeeper
 from lambent.mongo import Document, Mongo, guarded
+from lambent.telemetry import log_fields, logger
 from lambent.waits import Waits
 
 
@@ -222,6 +223,17 @@ class WorkflowEngine:
         return await self.store.values.fetch(run["output"])
 
 
+def _verdict(run_id: str, end: Verdict | BaseException) -> Verdict:
+    if isinstance(end, Exception):
+        # A fault of the engine itself, or of its store, not of the author: the lease lapses, the
+        # next slice tries again, and a run that always ends so is blocked as poison.
+        logger().error("slice failed", exc_info=end, **log_fields(run=run_id))
+        return Verdict(Did.LOST)
+    if isinstance(end, BaseException):
+        raise end
+    return end
+
+
 class _Children:
     """How runs reach other runs."""
 
@@ -242,9 +254,11 @@ class _Children:
     async def read(self, run_id: str) -> Document | None:
         return await guarded(self._due.collection.find_one({"_id": run_id}))
 
-    async def cancel_child(self, run_id: str) -> None:
+    async def cancel_child(self, run_id: str, *, parent: str) -> None:
         run = await self.read(run_id)
-        if run is not None and run["status"] not in ENDED and run["parent"] is not None:
+        if run is None or (run["parent"] or {}).get("run") != parent:
+            return  # a singleton that was there before: somebody else's
+        if run["status"] not in ENDED:
             await self._transitions.ask_cancel(run_id)
             await self._nudger.nudge([run_id])
 

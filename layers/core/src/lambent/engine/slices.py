@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from lambent.engine.model import ENDED, Control, Reason, Status
 from lambent.engine.registry import Workflow
 from lambent.engine.step import Step
 from lambent.engine.tenure import Did, Parts, Tenure, Verdict
-from lambent.engine.tidying import failure_document, tidy
+from lambent.engine.tidying import expire_epoch, failure_document, tidy
 from lambent.engine.undo import undo_all
 from lambent.errors import LeaseLost, Stopped, StoreUnavailable, Unserialisable
 
@@ -285,4 +286,7 @@ class Slice:
         renew = partial(parts.transitions.continue_as_new, tenure.held.lease, tenure.run, form)
         if not await tenure.steady(lambda: renew(journal.spent)):
             raise LeaseLost
+        gone_at = parts.clock.now() + timedelta(seconds=parts.config.leftovers_s)
+        ended = tenure.run["epoch"] - 1
+        await tenure.steady(lambda: expire_epoch(parts.mongo, tenure.run, ended, gone_at))
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from datetime import datetime
 
 from lambent.due import Database
 from lambent.engine.context import Children, error_document
@@ -26,7 +27,16 @@ async def tidy(mongo: Database, children: Children, run: Document) -> None:
     cut_off = {"run": run["_id"], "kind": Kind.CHILD.value}
     for step in await guarded(mongo.db[STEPS].find(cut_off).to_list()):
         if step["epoch"] < run["epoch"] and "child" in step and not visible(run, step):
-            await children.cancel_child(step["child"])
+            await children.cancel_child(step["child"], parent=run["_id"])
+
+
+async def expire_epoch(mongo: Database, run: Document, epoch: int, expire_at: datetime) -> None:
+    """After `continue_as_new`: the steps of the epoch that ended go, though the run lives on.
+
+    Its waits stay: they say which events the run has had.
+    """
+    of_epoch = {"run": run["_id"], "epoch": epoch}
+    await guarded(mongo.db[STEPS].update_many(of_epoch, {"$set": {"expire_at": expire_at}}))
 
 
 def failure_document(error: Exception) -> Document:

@@ -114,7 +114,7 @@ async def _satisfied(context: RunContext, wait: Document) -> Document:
     async def changed() -> bool:
         nonlocal wait
         wait = await waits.read(wait["_id"])
-        if wait["status"] == WaitStatus.OPEN and context.run["cuts"]:
+        if wait["status"] == WaitStatus.OPEN and context.run["epoch"] > 0:
             # The deliverer may have found its event held by a wait that a restart cut off.
             wait = await waits.look_back(wait, stale=stale)
         return bool(wait["status"] != WaitStatus.OPEN)
