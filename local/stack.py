@@ -29,9 +29,9 @@ _OWN_SERVICES = ("postgres", "mongo", "model")
 _OWN_KEY = '"Authorization: Bearer $ADMIN_KEY"'
 # A stop takes the drain, the time that is left to who did not end, and that of the services:
 # together less than the five seconds that a person waits.
-_DRAIN_S = 1.8
+_DRAIN_S = 1.5
 _AFTER_DRAIN_S = 0.3
-_SERVICE_STOP_S = 2.0
+_SERVICE_STOP_S = 1.5
 _WARM = (front.CHAT_FUNCTION, front.GATEWAY_FUNCTION)
 
 
