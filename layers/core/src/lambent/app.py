@@ -9,6 +9,7 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from lambent.clock import SystemClock
+from lambent.errors import StoreUnavailable
 from lambent.settings import Settings, load_settings
 from lambent.telemetry import logger, set_level
 
@@ -355,9 +356,16 @@ async def run_setup(event: dict[str, Any]) -> dict[str, Any]:
     from lambent.admission.migrate import migrate
 
     parts = platform()
-    applied = await migrate(parts.postgres)
-    await _ensure_indexes(parts)
-    admin = await parts.keys.ensure_admin(secret=event.get("admin_secret"))
+    try:
+        applied = await migrate(parts.postgres)
+        await _ensure_indexes(parts)
+        admin = await parts.keys.ensure_admin(secret=event.get("admin_secret"))
+    except StoreUnavailable as error:
+        # The operator's own log may say why: refused, unknown host, wrong password.
+        logger().error(
+            "Setup failed", extra={"detail": error.detail, "cause": str(error.__cause__)}
+        )
+        raise
     logger().info("Setup is done", extra={"applied": applied, "admin_key_made": bool(admin.text)})
     return {"applied": applied, "admin_key": admin.text}
 

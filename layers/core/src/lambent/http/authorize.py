@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import assert_never
+from typing import Final, assert_never
 
+import pymongo
 from fastapi import Request
 from starlette import types
 from starlette.datastructures import Headers
@@ -25,6 +26,9 @@ from lambent.errors import Forbidden
 from lambent.http.problems import Rejected, encode_headers
 
 Authorize = Callable[[Scope], Callable[[Request], Awaitable[Principal]]]
+
+# MongoDB gets this much of a gateway request; then it is a 503.
+_STORES_LIMIT_S: Final = 5.0
 
 
 def authorize(scope: Scope) -> Callable[[Request], Awaitable[Principal]]:
@@ -67,7 +71,9 @@ class AdmissionMiddleware:
                 raise AssertionError("no slot was asked for")
             case never:
                 assert_never(never)
-        await self._app(scope, receive, _adding(send, headers))
+        # For all store calls of the request together: several in a row must not add their limits.
+        with pymongo.timeout(_STORES_LIMIT_S):
+            await self._app(scope, receive, _adding(send, headers))
 
 
 def _adding(send: Send, headers: Mapping[str, str]) -> Send:
