@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from local.model_server.engine import packaged_model
+from local.model_server.engine import THREADS, packaged_model
 from local.model_server.prompts import STOPS, TEMPLATE
 from local.services.model import ModelHost
 from local.services.process import Child, ServiceError, free_port
@@ -74,8 +74,12 @@ class Ollama(ModelHost):
 
     def _create(self, binary: Path, data_dir: Path, environment: dict[str, str]) -> None:
         stops = "".join(f"PARAMETER stop {stop}\n" for stop in STOPS)
+        # As few as our own server takes: see local/model_server/engine.py.
+        threads = f"PARAMETER num_thread {THREADS}\n"
         modelfile = data_dir / "Modelfile"
-        modelfile.write_text(f'FROM {packaged_model()}\nTEMPLATE """{TEMPLATE}"""\n{stops}')
+        modelfile.write_text(
+            f'FROM {packaged_model()}\nTEMPLATE """{TEMPLATE}"""\n{stops}{threads}'
+        )
         created = Child(
             "ollama create",
             [binary, "create", self.model, "-f", modelfile],
