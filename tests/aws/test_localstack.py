@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from lambent import secrets
+from lambent import secret_references
 from lambent.errors import ConfigError
 from local.aws.deploy import Address, Deployed, deploy
 from local.aws.docker import Missing
@@ -177,16 +177,16 @@ def test_secrets_are_looked_up_where_settings_name_them(
     manager, systems = cloud.deployed.client("secretsmanager"), cloud.deployed.client("ssm")
     manager.create_secret(Name="stores", SecretString='{"dsn": "postgresql://one"}')
     systems.put_parameter(Name="/lambent/key", Value="k1", Type="SecureString")
-    assert secrets.resolve("secretsmanager:stores#dsn") == "postgresql://one"
-    assert secrets.resolve("ssm:/lambent/key") == "k1"
+    assert secret_references.resolve("secretsmanager:stores#dsn") == "postgresql://one"
+    assert secret_references.resolve("ssm:/lambent/key") == "k1"
     manager.put_secret_value(SecretId="stores", SecretString='{"dsn": "postgresql://two"}')
-    assert secrets.resolve("secretsmanager:stores#dsn") == "postgresql://one"
-    assert secrets.forget()
-    assert secrets.resolve("secretsmanager:stores#dsn") == "postgresql://two"
+    assert secret_references.resolve("secretsmanager:stores#dsn") == "postgresql://one"
+    assert secret_references.forget()
+    assert secret_references.resolve("secretsmanager:stores#dsn") == "postgresql://two"
     with pytest.raises(ConfigError, match="no such secret"):
-        secrets.resolve("secretsmanager:absent")
+        secret_references.resolve("secretsmanager:absent")
     with pytest.raises(ConfigError, match="no JSON object with that key"):
-        secrets.resolve("secretsmanager:stores#absent")
+        secret_references.resolve("secretsmanager:stores#absent")
 
 
 def test_the_rule_starts_the_poller(cloud: Cloud) -> None:

@@ -112,3 +112,17 @@ def readable(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return str(value)
+
+
+def test_a_secret_that_cannot_be_looked_up_is_one_of_the_problems(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError) as caught:
+        load_settings({**REQUIRED, "MONGO_URI": "ssm:/lambent/mongo", "LOG_LEVEL": "LOUD"})
+    assert [problem.split()[0].rstrip(":") for problem in caught.value.problems] == [
+        "MONGO_URI",
+        "LOG_LEVEL",
+    ]

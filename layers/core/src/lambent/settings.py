@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lambent.errors import ConfigError
+from lambent.secret_references import resolve
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
@@ -210,7 +211,8 @@ class Settings:
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Read and check everything; raises `ConfigError` that lists every problem at once.
 
-    An empty variable counts as unset: templates cannot leave a variable out.
+    An empty variable counts as unset: templates cannot leave a variable out. A secret may be
+    named instead of given: `secretsmanager:<id>[#key]` or `ssm:<name>`.
     """
     source = os.environ if environ is None else environ
     values: dict[str, Any] = {}
@@ -223,7 +225,10 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
                 problems.append(f"{name} is not set: {one.metadata['doc']}")
             continue
         try:
-            values[one.name] = one.metadata["parse"](raw)
+            text = resolve(raw) if one.metadata["secret"] else raw
+            values[one.name] = one.metadata["parse"](text)
+        except ConfigError as error:
+            problems.append(f"{name}: {error.detail}")
         except ValueError as error:
             said = "***" if one.metadata["secret"] else repr(raw)
             problems.append(f"{name} {error} (is {said})")

@@ -8,6 +8,7 @@ run twice and what never does.
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -184,9 +185,15 @@ class Step:
         The first failure gives the other branches up and is raised, unless `return_exceptions`.
         """
         starts: list[branches.Start] = [_as_is(one) for one in branch]
-        return await branches.side_by_side(
-            self._context, "gather", starts, return_exceptions=return_exceptions
-        )
+        try:
+            return await branches.side_by_side(
+                self._context, "gather", starts, return_exceptions=return_exceptions
+            )
+        finally:
+            # Unwinding may come before a branch was begun; Python would warn of it.
+            for one in branch:
+                if inspect.iscoroutine(one):
+                    one.close()
 
     async def map(
         self,
