@@ -69,6 +69,11 @@ class Scheduler:
         self._made = asyncio.Event()
         self.log: list[str] = []
 
+    @property
+    def faulty(self) -> bool:
+        """Whether an actor died or stalled."""
+        return self._faults == 0
+
     async def gate(self, call: StoreCall, make: Make) -> Any:
         """Where the store calls of the actors come through."""
         actor = _ACTOR.get()
@@ -198,7 +203,15 @@ class RandomWalk(Walk):
         return chosen
 
 
-def successors(records: Sequence[Record], start: int, *, preemptions: int) -> Iterator[list[int]]:
+@dataclass(frozen=True)
+class Branching:
+    """The beginning of a schedule, and how many preemptions and faults it has."""
+
+    schedule: list[int]
+    preemptions: int
+
+
+def successors(records: Sequence[Record], start: int, *, preemptions: int) -> Iterator[Branching]:
     """The schedules that differ from this one first at or after `start`, within the bound."""
     used = sum(record.preempts[record.chosen] for record in records[:start])
     for at in range(start, len(records)):
@@ -206,6 +219,7 @@ def successors(records: Sequence[Record], start: int, *, preemptions: int) -> It
         for other in range(len(record.options)):
             if other == record.chosen:
                 continue
-            if used + record.preempts[other] <= preemptions:
-                yield [*(one.chosen for one in records[:at]), other]
+            count = used + record.preempts[other]
+            if count <= preemptions:
+                yield Branching([*(one.chosen for one in records[:at]), other], count)
         used += record.preempts[record.chosen]

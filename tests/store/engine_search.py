@@ -12,6 +12,7 @@ import os
 import secrets
 import time
 import traceback
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from lambent.clock import SystemClock
 from lambent.engine.registry import Registry
 from tests.store.engine_blocking import BlockingMongo
 from tests.store.engine_explorer import (
+    Branching,
     RandomWalk,
     Record,
     Scheduler,
@@ -66,6 +68,7 @@ class Search:
             world.gate = scheduler.gate
             await scheduler.run(actors)
             world.gate = None
+            world.faulty = scheduler.faulty
             await world.drain()
             await self._scenario.check(world)
             await world.check()
@@ -75,22 +78,28 @@ class Search:
         return None
 
     async def first(self, share: int, shares: int, budget: int) -> tuple[int, list[Failure]]:
-        """Depth first from the default schedule; this worker's share of its first branches."""
+        """From the default schedule, those with one preemption or fault first, then those with
+        two; this worker's share of the first branches."""
         root = Walk(())
         failures = [found] if (found := await self.play(root)) else []
         tried = 1
-        stack = [one for i, one in enumerate(self._next(root.records, 0)) if i % shares == share]
-        while stack and tried < budget and not failures:
-            # From both ends in turn: the deep ones, and those that differ early.
-            prefix = stack.pop(0) if tried % 2 else stack.pop()
-            walk = Walk(prefix)
+        first = self._next(root.records, 0)
+        frontier: list[deque[Branching]] = [deque() for _ in range(PREEMPTIONS + 1)]
+        for one in first[share::shares]:
+            frontier[one.preemptions].append(one)
+        while any(frontier) and tried < budget and not failures:
+            queue = next(one for one in frontier if one)
+            # From both ends in turn: what differs early, and what differs late.
+            branching = queue.popleft() if tried % 2 else queue.pop()
+            walk = Walk(branching.schedule)
             if (found := await self.play(walk)) is not None:
                 failures.append(found)
             tried += 1
-            stack.extend(self._next(walk.records, len(prefix)))
+            for one in self._next(walk.records, len(branching.schedule)):
+                frontier[one.preemptions].append(one)
         return tried, failures
 
-    def _next(self, records: Sequence[Record], start: int) -> list[list[int]]:
+    def _next(self, records: Sequence[Record], start: int) -> list[Branching]:
         return list(successors(records, start, preemptions=PREEMPTIONS))
 
     async def random(self, seed: int, budget: int) -> tuple[int, list[Failure]]:

@@ -41,6 +41,7 @@ class World:
         self.client = secrets.token_hex(6)
         self.gate: Gate | None = None
         self.published = False
+        self.faulty = False  # whether an actor died or stalled in this schedule
         self.last: list[Document] = []  # the runs, as the last drain found them at rest
         self.effects: list[str] = []
         self.ends: dict[str, int] = {}
