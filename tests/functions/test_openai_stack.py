@@ -100,6 +100,21 @@ def test_a_real_model_makes_embeddings(real: OpenAI) -> None:
     assert made.data[0].embedding != made.data[1].embedding
 
 
+def test_a_real_model_goes_on_from_its_response(real: OpenAI) -> None:
+    first = real.responses.create(model=MODEL, input="Why is the sky blue?", max_output_tokens=8)
+    *_, last = real.responses.create(
+        model=MODEL, input="Go on.", previous_response_id=first.id, max_output_tokens=8, stream=True
+    )
+    # Whether it came to its end or to its limit is up to the model.
+    assert last.type == "response.completed" or last.type == "response.incomplete"
+    second = last.response
+    assert second.output_text
+    assert first.usage is not None
+    assert second.usage is not None
+    assert second.usage.input_tokens > first.usage.input_tokens
+    assert real.responses.retrieve(second.id).output_text == second.output_text
+
+
 def test_models_and_agents_are_listed_and_found(real: OpenAI) -> None:
     names = {one.id for one in real.models.list()}
     assert {MODEL, "agent:chat", "agent:news"} <= names

@@ -23,6 +23,7 @@ from lambent.chat.service import ChatService
 from lambent.clock import SystemClock
 from lambent.http.chat_app import build_chat_app
 from lambent.models.manager import ModelManager
+from lambent.mongo import Mongo
 from lambent.postgres import Postgres
 from lambent.settings import Settings
 from lambent_agents.chat import ChatAgent
@@ -63,7 +64,12 @@ class ChatSite:
 
 @asynccontextmanager
 async def chat_site(
-    dsn: str, model_host: str, *, agents: Iterable[type[Agent]] = (), **changed: Any
+    dsn: str,
+    model_host: str,
+    *,
+    agents: Iterable[type[Agent]] = (),
+    mongo: Mongo | None = None,
+    **changed: Any,
 ) -> AsyncIterator[ChatSite]:
     """A site with the two agents that come along and `agents`; settings as in `changed`."""
     clock = SystemClock()
@@ -79,6 +85,7 @@ async def chat_site(
     service = ChatService(
         gate=gate, models=models, settings=settings, clock=clock,
         registry=AgentRegistry([ChatAgent, NewsAgent, *agents]),
+        mongo=None if mongo is None else lambda: mongo,
     )  # fmt: skip
     made = await keys.create("tests", "test", scopes=[Scope.CHAT])
     app = build_chat_app(service)

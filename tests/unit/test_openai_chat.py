@@ -204,7 +204,7 @@ async def test_sources_of_an_agent_become_annotations() -> None:
 
     encoder = ChunkEncoder(Naming("x", "agent:news", 0), ToolPlan(), include_usage=False)
     told = [Chunk(delta="Blue."), Chunk(sources=(Source("Sky", "https://x/"),))]
-    data = encoder.encode([*told, Finished("stop", Usage(), ())]).decode()
+    data = (await encoder.encode([*told, Finished("stop", Usage(), ())])).decode()
     chunks = [ChatCompletionChunk.model_validate(one) for one in frames(data)[:-1]]
     cited = json.loads(chunks[2].model_dump_json())["choices"][0]["delta"]["annotations"]
     assert cited[0]["url_citation"] == {

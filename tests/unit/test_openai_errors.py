@@ -14,12 +14,20 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 from openai.types.embedding_create_params import EmbeddingCreateParams
+from openai.types.responses.response_create_params import ResponseCreateParamsBase
 
 from lambent.agents.agent import Agent, Chunk, agent
 from lambent.agents.turn import Turn
 from lambent.http.openai_embeddings import EmbeddingBody
-from lambent.http.openai_fields import IDLE_CHAT, IDLE_EMBEDDINGS, REFUSED_CHAT
+from lambent.http.openai_fields import (
+    IDLE_CHAT,
+    IDLE_EMBEDDINGS,
+    IDLE_RESPONSES,
+    REFUSED_CHAT,
+    REFUSED_RESPONSES,
+)
 from lambent.http.openai_requests import CompletionBody
+from lambent.http.openai_response_requests import ResponseBody
 from local.services import Reply, ScriptedModel
 from local.services.script import Fault
 from tests.unit.chat_site import ChatSite, chat_site, frames
@@ -216,6 +224,8 @@ async def test_a_bad_body_still_has_to_bring_a_key(site: ChatSite) -> None:
 def test_every_parameter_of_the_official_client_has_its_place() -> None:
     chat = set(CompletionBody.model_fields) | set(IDLE_CHAT) | set(REFUSED_CHAT)
     assert set(CompletionCreateParamsBase.__annotations__) - chat == set()
+    responses = set(ResponseBody.model_fields) | set(IDLE_RESPONSES) | set(REFUSED_RESPONSES)
+    assert set(ResponseCreateParamsBase.__annotations__) - responses == set()
     embeddings = set(EmbeddingBody.model_fields) | set(IDLE_EMBEDDINGS)
     assert set(EmbeddingCreateParams.__annotations__) - embeddings == set()
 
@@ -230,20 +240,29 @@ anything = st.recursive(
     ),
     max_leaves=12,
 )  # fmt: skip
-FIELDS = st.sampled_from(sorted({*CompletionCreateParamsBase.__annotations__, "stream", "input"}))
-BODIES = anything | st.dictionaries(FIELDS | st.text(max_size=5), anything, max_size=6).map(
-    lambda changed: {**ASKED, **changed}
+FIELDS = st.sampled_from(
+    sorted(
+        {*CompletionCreateParamsBase.__annotations__, *ResponseCreateParamsBase.__annotations__}
+        - {"previous_response_id", "store"}  # they ask the store, which this site does not have
+        | {"stream"}
+    )
 )
-PATHS = st.sampled_from([COMPLETIONS, "/v1/embeddings"])
+CHANGES = st.dictionaries(FIELDS | st.text(max_size=5), anything, max_size=6)
+GOOD = {
+    COMPLETIONS: ASKED,
+    "/v1/embeddings": {"model": MODEL, "input": "x"},
+    "/v1/responses": {"model": MODEL, "input": "x", "store": False},
+}
 
 
 @hypothesis_settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(path=PATHS, body=BODIES)
+@given(path=st.sampled_from(list(GOOD)), changed=CHANGES | anything)
 async def test_any_body_gets_an_answer_or_openais_error(
-    site: ChatSite, path: str, body: Any
+    site: ChatSite, path: str, changed: Any
 ) -> None:
+    body = {**GOOD[path], **changed} if isinstance(changed, dict) else changed
     content = json.dumps(body).encode()
     headers = {"content-type": "application/json"}
     async with site.client() as client:

@@ -23,18 +23,20 @@ class LiveTurn:
     """Frames in order, each told once; the last is `Finished` or `Failed`.
 
     `work` produces them through `put`; `book` is awaited once after it ended, however it ended.
-    `limit` is the caller's as it was after admission.
+    `client` owns it; `limit` is that client's as it was after admission.
     """
 
     def __init__(
         self,
         *,
         id: str,
+        client: str,
         limit: LimitState | None,
         work: Callable[[LiveTurn], Coroutine[Any, Any, None]],
         book: Callable[[], Awaitable[None]],
     ) -> None:
         self.id = id
+        self.client = client
         self.limit = limit
         self._book = book
         self._frames: deque[Frame] = deque()

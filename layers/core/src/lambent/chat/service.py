@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache, cached_property
 from typing import TYPE_CHECKING
 
-from lambent.admission.decisions import AdmissionRequest, LimitState, Refused, Scope
+from lambent.admission.decisions import AdmissionRequest, Refused, Scope
 from lambent.admission.gate import Gate
 from lambent.agents.registry import AgentRegistry
 from lambent.chat.embedding import Embedded, embed
 from lambent.chat.live_turn import LiveTurn
 from lambent.chat.turn_work import Parts, TurnWork
-from lambent.chat.values import ChatRequest, Refusal
+from lambent.chat.values import ChatRequest, Known, Refusal
 from lambent.clock import Clock
 from lambent.errors import LambentError
 from lambent.ids import new_ulid
@@ -20,7 +21,9 @@ from lambent.models.values import ModelInfo
 from lambent.settings import Settings
 
 if TYPE_CHECKING:
+    from lambent.chat.responses import ResponseStore
     from lambent.engine.engine import WorkflowEngine
+    from lambent.mongo import Mongo
 
 
 class ChatService:
@@ -35,7 +38,9 @@ class ChatService:
         settings: Settings,
         clock: Clock,
         engine: Callable[[], WorkflowEngine] | None = None,
+        mongo: Callable[[], Mongo] | None = None,
     ) -> None:
+        """`engine` and `mongo` are called at their first use: few turns need them."""
         self._gate = gate
         self.registry = registry
         self.settings = settings
@@ -49,6 +54,14 @@ class ChatService:
             engine=engine,
         )
         self._live: set[LiveTurn] = set()
+        self._mongo = mongo or cache(self._own_mongo)
+
+    @cached_property
+    def responses(self) -> ResponseStore:
+        """What /v1/responses keeps."""
+        from lambent.chat.responses import ResponseStore
+
+        return ResponseStore(self._mongo, clock=self.clock)
 
     def model_for(self, request: ChatRequest) -> str:
         """The request's model, else the agent's, else the deployment's."""
@@ -63,15 +76,12 @@ class ChatService:
             return own
         return self.settings.ollama_model
 
-    async def check(self, credential: str | None) -> LimitState | Refusal | None:
-        """Key and limit alone, for what calls no model: the limit, if there is one, or a refusal.
-
-        Raises `StoreUnavailable`.
-        """
+    async def check(self, credential: str | None) -> Known | Refusal:
+        """Key and limit alone, for what calls no model. Raises `StoreUnavailable`."""
         decision = await self._gate.admit(AdmissionRequest(credential=credential, scope=Scope.CHAT))
         if isinstance(decision, Refused):
             return Refusal(decision.error, decision.limit)
-        return decision.limit
+        return Known(decision.principal.client, decision.limit)
 
     async def start(self, request: ChatRequest, *, credential: str | None) -> LiveTurn | Refusal:
         """Ask the decision tree, then let the turn run. Raises `StoreUnavailable`."""
@@ -95,7 +105,11 @@ class ChatService:
             parts=self._parts,
         )
         live = LiveTurn(
-            id=new_ulid(self.clock), limit=decision.limit, work=work.run, book=work.book
+            id=new_ulid(self.clock),
+            client=decision.principal.client,
+            limit=decision.limit,
+            work=work.run,
+            book=work.book,
         )
         self._live.add(live)
         live.on_end(lambda: self._live.discard(live))
@@ -124,6 +138,12 @@ class ChatService:
     async def models(self) -> tuple[ModelInfo, ...]:
         """What the model server holds; neither breaker nor slot is asked. Raises `Unavailable`."""
         return await self._models.list_models()
+
+    def _own_mongo(self) -> Mongo:
+        from lambent.mongo import Mongo
+
+        settings = self.settings
+        return Mongo(settings.mongo_uri, settings.mongo_db_name, clock=self.clock)
 
     def stop(self) -> None:
         """End every turn now, with an error frame each: the environment is going away."""

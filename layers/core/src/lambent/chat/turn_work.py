@@ -21,7 +21,7 @@ from lambent.chat.values import ChatRequest, Failed, Finished, Queued
 from lambent.clock import Clock
 from lambent.errors import LambentError
 from lambent.models.manager import ModelManager
-from lambent.models.values import Role
+from lambent.models.values import Message, Role
 from lambent.settings import Settings
 from lambent.telemetry import log_fields, logger
 
@@ -98,7 +98,10 @@ class TurnWork:
     async def _answer(self, live: LiveTurn) -> None:
         finish_reason = "stop"
         sources: list[Source] = []
-        async with aclosing(self._chunks(self._turn(live))) as chunks:
+        messages = self._request.messages
+        if self._request.recall is not None:
+            messages = await self._request.recall(live.client)
+        async with aclosing(self._chunks(self._turn(live, messages))) as chunks:
             async for chunk in chunks:
                 finish_reason = chunk.finish_reason or finish_reason
                 sources.extend(chunk.sources)
@@ -110,8 +113,7 @@ class TurnWork:
             return run_agent(self._agent, turn)
         return turn.generate_stream(tools=self._request.tools, format=self._request.format)
 
-    def _turn(self, live: LiveTurn) -> Turn:
-        messages = self._request.messages
+    def _turn(self, live: LiveTurn, messages: tuple[Message, ...]) -> Turn:
         said = (one.content for one in reversed(messages) if one.role is Role.user)
         return Turn(
             id=live.id,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,8 @@ class ChatRequest:
     """One turn as asked, already checked.
 
     `agent` None asks the model itself, which then has to be named; only that takes `tools` and
-    `format`, which an agent decides for itself.
+    `format`, which an agent decides for itself. `recall`, where it is given, makes all messages
+    out of what is kept for the client who turned out to ask; it may raise errors of ours.
     """
 
     agent: str | None
@@ -28,6 +29,7 @@ class ChatRequest:
     tools: tuple[Mapping[str, Any], ...] = ()
     format: str | Mapping[str, Any] | None = None
     think: bool | str | None = None
+    recall: Callable[[str], Awaitable[tuple[Message, ...]]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,14 @@ class Failed:
 
 
 Frame = Chunk | Queued | Finished | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Whose key it is, and that client's limit, if there is one."""
+
+    client: str
+    limit: LimitState | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from lambent.admission.decisions import LimitState
 from lambent.admission.keys import credential_of
 from lambent.chat.live_turn import LiveTurn
 from lambent.chat.service import ChatService
-from lambent.chat.values import ChatRequest, Refusal
+from lambent.chat.values import ChatRequest, Known, Refusal
 from lambent.errors import RequestError, TooLarge
 from lambent.http.bodies import read_json
 from lambent.http.problems import Rejected
@@ -37,9 +37,13 @@ class Caller:
         sent = request.headers
         self.credential = credential_of(sent.get("authorization"), sent.get("x-api-key"))
 
+    async def known(self) -> Known:
+        """Who it is, by key and limit alone."""
+        return self.allowed(await self._service.check(self.credential))
+
     async def check(self) -> Mapping[str, str]:
         """Key and limit alone; the headers that tell the limit."""
-        return self._limit_headers(self.allowed(await self._service.check(self.credential)))
+        return self._limit_headers((await self.known()).limit)
 
     async def asked(self, read: Callable[[Any], T]) -> T:
         """What `read` makes of the JSON body.

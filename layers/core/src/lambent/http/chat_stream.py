@@ -39,7 +39,7 @@ class EventEncoder:
         self._request_id = request_id
         self._id = 0
 
-    def encode(self, frames: Sequence[Frame]) -> bytes:
+    async def encode(self, frames: Sequence[Frame]) -> bytes:
         return b"".join([piece for frame in frames for piece in self._events(frame)])
 
     def _events(self, frame: Frame) -> list[bytes]:
@@ -77,7 +77,7 @@ class EventEncoder:
 class FrameEncoder(Protocol):
     """Writes the frames of one stream, in their order."""
 
-    def encode(self, frames: Sequence[Frame]) -> bytes:
+    async def encode(self, frames: Sequence[Frame]) -> bytes:
         """All of them; nothing where they have nothing to tell."""
         ...
 
@@ -113,7 +113,7 @@ class EventStreamAnswer:
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             while True:
                 last = bool(frames) and isinstance(frames[-1], Finished | Failed)
-                data = self._encoder.encode(frames) if frames else sse.KEEP_ALIVE
+                data = await self._encoder.encode(frames) if frames else sse.KEEP_ALIVE
                 if data or last:
                     body = {"type": "http.response.body", "body": data, "more_body": not last}
                     await send(body)
@@ -136,7 +136,7 @@ class EventStreamAnswer:
 class WholeBody(Protocol):
     """Makes one document of a turn."""
 
-    def body(self, chunks: Sequence[Chunk], end: Finished) -> Mapping[str, Any]:
+    async def body(self, chunks: Sequence[Chunk], end: Finished) -> Mapping[str, Any]:
         """May raise an error of ours where the chunks do not make an answer."""
         ...
 
@@ -167,7 +167,7 @@ class JsonAnswer:
 
     async def _send(self, send: Send, chunks: list[Chunk], end: Finished) -> None:
         try:
-            body = self._whole.body(chunks, end)
+            body = await self._whole.body(chunks, end)
         except LambentError as error:
             raise Rejected(error, self._headers) from None
         await send_json(send, body, headers={**self._headers, "cache-control": "no-store"})
@@ -179,7 +179,7 @@ class JsonBody:
     def __init__(self, id: str, *, agent: str, model: str) -> None:
         self._named = {"id": id, "agent": agent, "model": model}
 
-    def body(self, chunks: Sequence[Chunk], end: Finished) -> Mapping[str, Any]:
+    async def body(self, chunks: Sequence[Chunk], end: Finished) -> Mapping[str, Any]:
         body: dict[str, Any] = {
             **self._named,
             "output": "".join(chunk.delta for chunk in chunks),

@@ -147,7 +147,7 @@ class ChunkEncoder:
         before, _, after = self._chunk({"content": marker}).rpartition(json.dumps(marker))
         self._before, self._after = before, after
 
-    def encode(self, frames: Sequence[Frame]) -> bytes:
+    async def encode(self, frames: Sequence[Frame]) -> bytes:
         text = "".join([piece for frame in frames for piece in self._told(frame)])
         return text.encode(errors="replace")
 
@@ -204,7 +204,7 @@ class CompletionBodyOf:
         self._naming = naming
         self._plan = plan
 
-    def body(self, chunks: Sequence[Chunk], end: Finished) -> Mapping[str, Any]:
+    async def body(self, chunks: Sequence[Chunk], end: Finished) -> Mapping[str, Any]:
         choice = Choice(self._plan)
         deltas = [delta for chunk in chunks for delta in choice.deltas(chunk)]
         held, reason = choice.last(end)

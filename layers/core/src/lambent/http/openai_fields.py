@@ -25,6 +25,17 @@ IDLE_CHAT: Final[Mapping[str, str]] = {
 }
 IDLE_EMBEDDINGS: Final[Mapping[str, str]] = {"user": "the key already says who asks"}
 
+IDLE_RESPONSES: Final[Mapping[str, str]] = {
+    "max_tool_calls": "it limits tools that OpenAI runs; here the client runs them",
+    "prompt_cache_key": "the model server decides itself what it caches",
+    "prompt_cache_options": "the model server decides itself what it caches",
+    "prompt_cache_retention": "the model server decides itself what it caches",
+    "safety_identifier": "the key already says who asks",
+    "service_tier": "there is one tier",
+    "stream_options": "padding against an eavesdropper who counts bytes; TLS ends before this",
+    "user": "the key already says who asks",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:
@@ -47,6 +58,21 @@ REFUSED_CHAT: Final[Mapping[str, Refused]] = {
     "top_logprobs": Refused(_SAMPLED, (0,)),
     "verbosity": Refused("models have no such setting; ask for it in the prompt", ("medium",)),
     "web_search_options": Refused("the model does not search; an agent may"),
+}
+
+REFUSED_RESPONSES: Final[Mapping[str, Refused]] = {
+    "access_programs": Refused("there are none"),
+    "background": Refused("start a run for work that nobody waits for", (False,)),
+    "background_options": Refused("start a run for work that nobody waits for"),
+    "context_management": Refused("the whole conversation goes to the model"),
+    "conversation": Refused("go on from a response with previous_response_id"),
+    "image": Refused(_TEXT_ONLY),
+    # Thinking is told as it is, so there is nothing to encrypt.
+    "include": Refused("nothing more can be told", ([], ["reasoning.encrypted_content"])),
+    "moderation": Refused("nothing here moderates"),
+    "prompt": Refused("no prompts are kept"),
+    "top_logprobs": Refused(_SAMPLED, (0,)),
+    "truncation": Refused("nothing is left out silently", ("disabled",)),
 }
 
 

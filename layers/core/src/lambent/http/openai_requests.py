@@ -86,7 +86,7 @@ def parse_completion(value: Any) -> Asked:
         )
     agent, model = which(body.model)
     if agent is not None:
-        _check_agent(plan, format)
+        check_agent(plan, format, format_name="response_format")
     messages = read_messages(body.messages)
     request = ChatRequest(
         agent=agent,
@@ -154,8 +154,9 @@ def _read_format(value: Any) -> str | Mapping[str, Any] | None:
             return None
 
 
-def _check_agent(plan: ToolPlan, format: object) -> None:
-    for name, asked in (("tools", plan.offered or plan.forced), ("response_format", format)):
+def check_agent(plan: ToolPlan, format: object, *, format_name: str) -> None:
+    """Raises `Unsupported` for what only the model itself can be asked."""
+    for name, asked in (("tools", plan.offered or plan.forced), (format_name, format)):
         if asked:
             raise Unsupported(
                 f"{name} is not supported for an agent: it decides that itself.", param=name

@@ -1,4 +1,4 @@
-"""OpenAI's API on the chat function: chat completions, models and embeddings."""
+"""OpenAI's API on the chat function: chat completions, models, embeddings and responses."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ def openai_routes(service: ChatService) -> list[Route]:
     return [
         Route("/v1/chat/completions", routes.completions, methods=["POST"]),
         Route("/v1/embeddings", routes.embeddings, methods=["POST"]),
+        Route("/v1/responses", routes.respond, methods=["POST"]),
+        Route("/v1/responses/{id}", routes.response, methods=["GET", "DELETE"]),
         Route("/v1/models", routes.models, methods=["GET"]),
         # Names of models hold slashes and colons: "hf.co/team/model:q4".
         Route("/v1/models/{id:path}", routes.model, methods=["GET"]),
@@ -71,6 +73,36 @@ class OpenAiRoutes:
         headers = caller.headers(done.limit)
         try:
             return Json(embedding_body(asked, done.embeddings), headers)
+        except LambentError as error:
+            raise Rejected(error, headers) from None
+
+    async def respond(self, request: Request) -> Any:
+        from lambent.http.openai_response_turns import ResponseTurn, parse_response
+
+        caller = self._caller(request)
+        turn = ResponseTurn(await caller.asked(parse_response), self._service.responses)
+        live = await caller.start(turn.request)
+        created_s = int(self._service.clock.now().timestamp())
+        headers = caller.headers(live.limit)
+        if not turn.stream:
+            return JsonAnswer(live, turn.body_of(live, created_s=created_s), headers=headers)
+        return EventStreamAnswer(
+            live,
+            turn.encoder_of(live, created_s=created_s),
+            headers=headers,
+            keep_alive_s=self._service.settings.keep_alive_s,
+            clock=self._service.clock,
+        )
+
+    async def response(self, request: Request) -> Any:
+        caller = self._caller(request)
+        known = await caller.known()
+        headers, id = caller.headers(known.limit), request.path_params["id"]
+        try:
+            if request.method == "DELETE":
+                await self._service.responses.delete(id, client=known.client)
+                return Json({"id": id, "object": "response", "deleted": True}, headers)
+            return Json(await self._service.responses.get(id, client=known.client), headers)
         except LambentError as error:
             raise Rejected(error, headers) from None
 
