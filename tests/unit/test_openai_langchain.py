@@ -88,3 +88,18 @@ async def test_embeddings_are_made_of_texts(site: ChatSite, http: httpx.AsyncCli
     )  # fmt: skip
     vectors = await embeddings.aembed_documents(["sky", "grass"])
     assert [len(one) for one in vectors] == [8, 8]
+
+
+async def test_it_speaks_the_responses_api_too(
+    site: ChatSite, http: httpx.AsyncClient, scripted_model: ScriptedModel
+) -> None:
+    chat = ChatOpenAI(
+        model=MODEL, base_url=f"{site.url}/v1", api_key=SecretStr(site.key), max_retries=0,
+        http_async_client=http, use_responses_api=True, store=False,
+    )  # fmt: skip
+    assert (await chat.ainvoke(ASKED)).text == "Hello from the script."
+    pieces = [piece async for piece in chat.astream(ASKED)]
+    assert "".join(piece.text for piece in pieces) == "Hello from the script."
+    scripted_model.script(Reply.text('{"colour": "blue"}'))
+    structured = chat.with_structured_output(Sky, method="json_schema")
+    assert await structured.ainvoke(ASKED) == Sky(colour="blue")
