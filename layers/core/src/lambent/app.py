@@ -97,6 +97,7 @@ class Platform:
             settings=self.settings,
             clock=self.clock,
             engine=lambda: self.engine,
+            mongo=lambda: self.mongo,
         )
 
     @cached_property
