@@ -112,6 +112,8 @@ class Scheduler:
     async def _live(self, name: str, act: Act) -> None:
         _ACTOR.set(name)
         with contextlib.suppress(Crash):
+            # It looks at the clock only once it is let in: it may arrive after any stall.
+            await self.gate(StoreCall("it", "begins", None), _nothing)
             await act()
 
     async def _next(self) -> None:
@@ -165,6 +167,10 @@ class Scheduler:
             still = still + 1 if not loop._ready else 0
 
 
+async def _nothing() -> None:
+    """What is behind the gate through which an actor comes in."""
+
+
 class Walk:
     """Chooses by a list first and then by default (go on with the same actor)."""
 
@@ -184,23 +190,44 @@ class Walk:
 
 
 class RandomWalk(Walk):
-    """Chooses by a seed: any actor at any call, and a fault somewhere or nowhere."""
+    """Chooses by a seed, after the PCT scheduler (Burckhardt et al., ASPLOS 2010): actors have
+    random priorities, the highest goes on, and at a few random calls the one that goes on drops to
+    the lowest. One crash or stall at a random call; who stalled often goes last: a zombie."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, length: int) -> None:
         super().__init__(())
-        # Not a secret: a seed that can be played again.
+        # No secret hangs on it: a seed that can be played again.
         self._random = random.Random(seed)
-        self._fault_at = self._random.randrange(60)
+        self._ranks: dict[str, float] = {}
+        self._drops = {self._random.randrange(length) for _ in range(self._random.randrange(3))}
+        self._fault_at = self._random.randrange(length * 5 // 4)
+        self._lowest = 0.0
 
     def choose(self, options: list[str], preempts: list[bool]) -> int:
         at = len(self.records)
         faults = [i for i, one in enumerate(options) if " dies " in one or "lease's" in one]
         calls = [i for i in range(len(options)) if i not in faults]
-        chosen = self._random.choice(faults if faults and at == self._fault_at else calls)
-        if chosen in calls and self._random.random() < 0.5:
-            chosen = 0
+        chosen = max(calls, key=lambda i: self._rank(options[i]))
+        actor = options[chosen].partition(":")[0]
+        if at in self._drops:
+            self._drop(actor)
+            chosen = max(calls, key=lambda i: self._rank(options[i]))
+            actor = options[chosen].partition(":")[0]
+        if faults and at >= self._fault_at:
+            kinds = [i for i in faults if options[i].startswith(f"{actor} dies")]
+            chosen = self._random.choice([*kinds, faults[-1], faults[-1]])
+            if chosen == faults[-1] and self._random.random() < 0.7:
+                self._drop(actor)
         self.records.append(Record(chosen, options, preempts))
         return chosen
+
+    def _rank(self, option: str) -> float:
+        actor = option.partition(":")[0]
+        return self._ranks.setdefault(actor, 1 + self._random.random())
+
+    def _drop(self, actor: str) -> None:
+        self._lowest -= 1
+        self._ranks[actor] = self._lowest
 
 
 @dataclass(frozen=True)

@@ -442,13 +442,13 @@ SCENARIOS = {
     scenario.name: scenario
     for scenario in (
         Scenario("event", _event, _event_setup, _event_check, weight=3),
-        Scenario("cancel", _cancel, _cancel_setup, _cancel_check, weight=2),
+        Scenario("cancel", _cancel, _cancel_setup, _cancel_check, weight=3),
         Scenario("bury", _cancel, _bury_setup, _cancel_check),
         Scenario("deadline", _deadline, _deadline_setup, _deadline_check),
         Scenario("child", _child, _child_setup, _child_check),
         Scenario("slot", _slot, _slot_setup, _slot_check),
-        Scenario("steps", _steps, _steps_setup, _steps_check),
-        Scenario("undo", _undo, _undo_setup, _undo_check),
+        Scenario("steps", _steps, _steps_setup, _steps_check, weight=3),
+        Scenario("undo", _undo, _undo_setup, _undo_check, weight=2),
         Scenario("again", _again, _again_setup, _again_check),
         Scenario("pause", _pause, _pause_setup, _pause_check),
         Scenario("batch", _batch, _batch_setup, _batch_check),

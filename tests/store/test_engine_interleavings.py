@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from math import ceil
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,6 @@ from tests.store.engine_scenarios import SCENARIOS
 from tests.store.engine_search import work
 
 _WORKERS = max(2, min(8, os.cpu_count() or 2))
-_MARGIN = 1.1  # a small scenario may have fewer schedules than its share
 
 
 def wanted() -> int:
@@ -49,11 +49,11 @@ def servers(tmp_path: Path) -> Iterator[list[str]]:
 
 def test_every_order_of_store_calls_keeps_the_promises(servers: list[str]) -> None:
     weights = sum(scenario.weight for scenario in SCENARIOS.values())
-    share = wanted() * _MARGIN / weights / _WORKERS
+    share = wanted() / weights / _WORKERS
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(_WORKERS, mp_context=context) as pool:
         jobs = [
-            pool.submit(work, uri, name, place, _WORKERS, round(share * scenario.weight), 7)
+            pool.submit(work, uri, name, place, _WORKERS, ceil(share * scenario.weight), 7)
             for name, scenario in SCENARIOS.items()
             for place, uri in enumerate(servers)
         ]

@@ -229,3 +229,56 @@ async def test_a_slot_freed_while_a_waiter_registers_is_not_missed(
     await slice_
     await test.settle()
     assert (await test.run(second)).status == "completed"
+
+
+async def test_a_zombie_cannot_record_a_step_after_the_run_was_undone(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    seen: list[str] = []
+
+    @workflows.workflow("w")
+    async def w(step: Step, input: Any) -> Any:
+        async def act() -> None:
+            seen.append("act")
+
+        await step.do("act", act, undo=lambda _: seen.append("undo"))
+        await step.wait_for_event("e", type="e")
+
+    run_id = await test.start("w")
+    paused = Paused(lambda call: (call.collection, call.name) == ("steps", "insert_one"))
+    zombie = await advance(test, run_id, paused)
+    test.clock.move_s(31)
+    await test.engine.control.cancel(run_id, client=CLIENT)
+    assert (await test.engine.advance([run_id]))[run_id].did is Did.ENDED
+    paused.let_go()
+    assert (await zombie)[run_id].did is Did.LOST
+    assert [(one.key, one.status) for one in await test.journal(run_id)] == [("act", "tombstone")]
+    assert seen == ["act"]
+
+
+async def test_a_zombies_step_that_came_first_is_undone_too(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    seen: list[str] = []
+
+    @workflows.workflow("w")
+    async def w(step: Step, input: Any) -> Any:
+        async def act() -> None:
+            seen.append("act")
+
+        await step.do("act", act, undo=lambda _: seen.append("undo"))
+        await step.wait_for_event("e", type="e")
+
+    run_id = await test.start("w")
+    late = Paused(lambda call: (call.collection, call.name) == ("steps", "insert_one"))
+    zombie = await advance(test, run_id, late)
+    test.clock.move_s(31)
+    await test.engine.control.cancel(run_id, client=CLIENT)
+    burying = Paused(lambda call: (call.collection, call.name) == ("steps", "insert_one"))
+    heir = await advance(test, run_id, burying)
+    late.let_go()
+    await zombie
+    burying.let_go()
+    assert (await heir)[run_id].did is Did.ENDED
+    assert (await test.run(run_id)).status == "cancelled"
+    assert seen == ["act", "undo"]

@@ -8,7 +8,7 @@ from lambent.clock import Clock
 from lambent.due import Database, DueDocuments, Lease
 from lambent.engine.config import EngineConfig, Nudger
 from lambent.engine.flow import Gates
-from lambent.engine.model import Debt
+from lambent.engine.model import CHUNKS, OPEN_WAITS, STEPS, Debt
 from lambent.engine.transitions import Transitions
 from lambent.mongo import Document, guarded
 from lambent.waits import WAITS, Waits
@@ -60,11 +60,11 @@ class Debts:
     async def _set_expiry(self, run: Document) -> None:
         # Only now, and never at insertion: a run may last longer than any retention.
         left = set(run.get("left", ()))
-        if WAITS in left:
+        if OPEN_WAITS in left:
             await self._waits.close_run(run["_id"])
         stay_s = self._config.retention_s + self._config.leftovers_s
         expire_at = run["finished_at"] + timedelta(seconds=stay_s)
-        for name in sorted(left):
+        for name in sorted(left & {STEPS, WAITS, CHUNKS}):
             await guarded(
                 self._mongo.db[name].update_many(
                     {"run": run["_id"]}, {"$set": {"expire_at": expire_at}}

@@ -11,7 +11,7 @@ from pymongo.errors import DuplicateKeyError
 
 from lambent.due import Database, read_winner
 from lambent.engine.documents import visible
-from lambent.engine.model import STEPS, Kind, StepStatus, step_id
+from lambent.engine.model import OPEN_WAITS, STEPS, Kind, StepStatus, step_id
 from lambent.errors import NonDeterministic
 from lambent.mongo import Document, guarded
 from lambent.waits import WAITS, Waits, WaitStatus
@@ -79,11 +79,16 @@ class Journal:
         records = [*self.steps.values(), *self.waits.values()]
         return max(records, key=lambda one: one["order"])["key"] if records else None
 
-    def collections(self) -> list[str]:
-        """Where there are records of this run."""
+    def left(self) -> list[str]:
+        """What the run leaves when it ends now: the collections with records of it, and whether
+        any wait is open. Never too little: what others change, they only close."""
         earlier = self.run["epoch"] > 0
-        steps = [STEPS] if self.steps or earlier else []
-        return steps + ([WAITS] if self.waits or earlier else [])
+        found = [STEPS] if self.steps or earlier else []
+        if self.waits or earlier:
+            found.append(WAITS)
+        if earlier or any(one["status"] == WaitStatus.OPEN for one in self.waits.values()):
+            found.append(OPEN_WAITS)
+        return found
 
     def satisfied(self) -> list[str]:
         """The `_id`s of the waits whose events reached the code."""

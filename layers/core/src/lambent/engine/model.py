@@ -97,6 +97,8 @@ RUNS: Final = DueKind(
 )
 STEPS: Final = "steps"
 CHUNKS: Final = "chunks"
+# Among what a run left: waits that nobody has closed yet.
+OPEN_WAITS: Final = "open waits"
 
 
 @dataclass(frozen=True, slots=True)

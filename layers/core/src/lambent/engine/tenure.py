@@ -92,7 +92,7 @@ class Tenure:
 
     async def end(self, status: Status, *, output: Any = None, error: Any = None) -> None:
         """End the run; its debts are paid next. Raises LeaseLost."""
-        left = self.journal.collections() if self.journal is not None else ()
+        left = self.journal.left() if self.journal is not None else ()
         end = partial(self.parts.transitions.end, self.held.lease, self.run, status)
         done = await self.steady(
             lambda: end(output=output, error=error, noted=self.noted(), left=left)

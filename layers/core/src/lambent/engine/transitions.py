@@ -20,6 +20,7 @@ from lambent.engine.model import (
     ACTIVE,
     CHUNKS,
     ENDED,
+    OPEN_WAITS,
     PARKED,
     STEPS,
     Control,
@@ -137,7 +138,7 @@ class Transitions:
         """Any active status → completed, failed or cancelled, with all debts, still due.
 
         Keeps the lease, to pay at once; whoever dies leaves the debts to the next claim. `left`:
-        the collections in which there is something of the run.
+        where there is something of the run (`Journal.left`).
         """
         changes = {
             **(noted or {}),
@@ -213,7 +214,7 @@ class Transitions:
             "finished_at": now,
             "due_at": now,
             "owes": debts_of(run),
-            "left": [STEPS, WAITS, CHUNKS],
+            "left": [STEPS, WAITS, CHUNKS, OPEN_WAITS],
         }
         where = {"_id": run["_id"], "status": Status.BLOCKED.value, "epoch": run["epoch"]}
         update = {"$set": changes, "$inc": {"signals": 1}, **_let_go(run)}
