@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 # What deliver keeps back to put off what it could not finish, and the poller to say goodbye.
 _DELIVER_RESERVE_S = 5.0
 _POLL_RESERVE_S = 2.0
+# How an environment is made where nobody waits for it: then nothing is put off to a first request.
+_PREPARED = ("snap-start", "provisioned-concurrency")
 
 # Imports stand inside the properties: a function pays at its cold start only for what it uses.
 
@@ -274,14 +276,8 @@ def stop_chats() -> None:
 
 def gateway_app() -> ASGIApp:
     """The gateway function's buffered application."""
-    from lambent.http.authorize import authorize
-    from lambent.http.callbacks import callbacks_router
-    from lambent.http.events import events_router
     from lambent.http.gateway_app import build_gateway_app
-    from lambent.http.keys import keys_router
-    from lambent.http.runs import runs_router
-    from lambent.http.schedules import schedules_router
-    from lambent.http.webhooks import webhooks_router
+    from lambent.http.gateway_sections import gateway_sections
 
     parts = platform()
     return build_gateway_app(
@@ -292,14 +288,8 @@ def gateway_app() -> ASGIApp:
             "mongo": parts.mongo.ping,
             "models": parts.ping_models,
         },
-        routers=[
-            keys_router(parts.keys, authorize),
-            runs_router(parts.engine, authorize),
-            events_router(parts.bus, authorize),
-            schedules_router(parts.schedules, parts.clock, authorize),
-            webhooks_router(parts.webhooks, parts.dispatch, authorize),
-            callbacks_router(parts.engine.callbacks),
-        ],
+        sections=gateway_sections(parts),
+        prepared=parts.settings.aws_lambda_initialization_type in _PREPARED,
     )
 
 

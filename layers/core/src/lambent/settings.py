@@ -197,6 +197,9 @@ class Settings:
     aws_container_authorization_token: str = setting(
         _text, "Set by Lambda where SnapStart is on.", default="", secret=True
     )
+    aws_lambda_initialization_type: str = setting(
+        _text, "Set by Lambda: how environments are made.", default="on-demand"
+    )
     log_level: str = setting(_level, "Lowest level that is logged.", default="INFO")
 
     def __repr__(self) -> str:

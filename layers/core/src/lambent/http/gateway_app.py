@@ -16,8 +16,6 @@ from lambent.admission.gate import Gate
 from lambent.clock import Clock
 from lambent.errors import LambentError, RequestError, Unprocessable
 from lambent.http.authorize import AdmissionMiddleware
-from lambent.http.chat_reference import add_chat_routes
-from lambent.http.health import health_router
 from lambent.http.problems import (
     ProblemsMiddleware,
     as_lambent,
@@ -25,7 +23,7 @@ from lambent.http.problems import (
     problem,
     request_id_of,
 )
-from lambent.http.reference import reference_router
+from lambent.http.sections import Section, Sections
 from lambent.telemetry import log_fields, logger
 
 _DESCRIPTION = (
@@ -41,9 +39,14 @@ def build_gateway_app(
     gate: Gate,
     clock: Clock,
     pings: Mapping[str, Callable[[], Awaitable[None]]],
-    routers: Iterable[APIRouter],
+    routers: Iterable[APIRouter] = (),
+    sections: Iterable[Section] = (),
+    prepared: bool = False,
 ) -> ASGIApp:
-    """An ASGI application; `pings` are what `/health/ready` asks, by the service's name."""
+    """An ASGI application; `pings` are what `/health/ready` asks, by the service's name.
+
+    `sections` are built at their first request, or at once where it is `prepared`.
+    """
     app = FastAPI(
         title="Lambent",
         version=__version__,
@@ -52,29 +55,52 @@ def build_gateway_app(
         redoc_url=None,
         redirect_slashes=False,
     )
-    app.include_router(health_router(pings, clock))
-    app.include_router(reference_router(app))
     for router in routers:
         app.include_router(router)
-
-    @app.get("/", include_in_schema=False)
-    async def root() -> Response:
-        return RedirectResponse("/docs")
-
+    app.add_route("/", _root, include_in_schema=False)
+    lazy = Sections(app, [_health(pings, clock), _reference(app), *sections])
     for kind in (LambentError, HTTPException, Exception):
         app.add_exception_handler(kind, _answer)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
-    _describe_chats(app)
-    admitted = AdmissionMiddleware(app, gate=gate, public=_PUBLIC)
+    _describe(app, lazy)
+    if prepared:
+        lazy.open_all()
+    # Behind admission: a caller without a key does not make anything be built.
+    admitted = AdmissionMiddleware(lazy.opening(app), gate=gate, public=_PUBLIC)
     return ProblemsMiddleware(admitted, clock=clock)
 
 
-def _describe_chats(app: FastAPI) -> None:
+async def _root(request: Request) -> Response:
+    return RedirectResponse("/docs")
+
+
+def _health(pings: Mapping[str, Callable[[], Awaitable[None]]], clock: Clock) -> Section:
+    def build() -> APIRouter:
+        from lambent.http.health import health_router
+
+        return health_router(pings, clock)
+
+    return Section(("health",), build)
+
+
+def _reference(app: FastAPI) -> Section:
+    def build() -> APIRouter:
+        from lambent.http.reference import reference_router
+
+        return reference_router(app)
+
+    return Section(("docs",), build)
+
+
+def _describe(app: FastAPI, sections: Sections) -> None:
     own = app.openapi
     documents: list[dict[str, Any]] = []
 
     def whole() -> dict[str, Any]:
         if not documents:
+            from lambent.http.chat_reference import add_chat_routes
+
+            sections.open_all()
             documents.append(add_chat_routes(own()))
         return documents[0]
 

@@ -1,0 +1,84 @@
+"""The gateway's API by sections, each with the parts of the platform that it is made of."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from fastapi import APIRouter
+
+from lambent.http.authorize import authorize
+from lambent.http.sections import Section
+
+if TYPE_CHECKING:
+    from lambent.admission.keys import KeyStore
+    from lambent.bus.events import EventBus
+    from lambent.bus.webhooks import Webhooks
+    from lambent.clock import Clock
+    from lambent.dispatch import Dispatch
+    from lambent.engine.engine import WorkflowEngine
+    from lambent.schedules.schedules import Schedules
+
+# Imports stand inside: a section costs nothing until its first request. So do the parts, which the
+# platform makes when they are first asked for.
+
+
+class Parts(Protocol):
+    """What the sections take from the platform."""
+
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def keys(self) -> KeyStore: ...
+    @property
+    def engine(self) -> WorkflowEngine: ...
+    @property
+    def bus(self) -> EventBus: ...
+    @property
+    def schedules(self) -> Schedules: ...
+    @property
+    def webhooks(self) -> Webhooks: ...
+    @property
+    def dispatch(self) -> Dispatch: ...
+
+
+def gateway_sections(parts: Parts) -> list[Section]:
+    """Every section of the API; a new page or resource is one more entry."""
+
+    def keys() -> APIRouter:
+        from lambent.http.keys import keys_router
+
+        return keys_router(parts.keys, authorize)
+
+    def runs() -> APIRouter:
+        from lambent.http.runs import runs_router
+
+        return runs_router(parts.engine, authorize)
+
+    def events() -> APIRouter:
+        from lambent.http.events import events_router
+
+        return events_router(parts.bus, authorize)
+
+    def schedules() -> APIRouter:
+        from lambent.http.schedules import schedules_router
+
+        return schedules_router(parts.schedules, parts.clock, authorize)
+
+    def webhooks() -> APIRouter:
+        from lambent.http.webhooks import webhooks_router
+
+        return webhooks_router(parts.webhooks, parts.dispatch, authorize)
+
+    def callbacks() -> APIRouter:
+        from lambent.http.callbacks import callbacks_router
+
+        return callbacks_router(parts.engine.callbacks)
+
+    return [
+        Section(("keys",), keys),
+        Section(("runs", "workflows"), runs),
+        Section(("events",), events),
+        Section(("schedules",), schedules),
+        Section(("webhooks",), webhooks),
+        Section(("callbacks",), callbacks),
+    ]
