@@ -16,8 +16,10 @@ from lambent.telemetry import logger, set_level
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from lambent.admission.audit import Audit
     from lambent.admission.gate import Gate
     from lambent.admission.keys import KeyStore
+    from lambent.admission.sessions import Secret, Sessions
     from lambent.agents.registry import AgentRegistry
     from lambent.bus.delivery import Deliverer
     from lambent.bus.events import EventBus
@@ -71,10 +73,34 @@ class Platform:
     @cached_property
     def gate(self) -> Gate:
         from lambent.admission.decisions import AdmissionConfig
-        from lambent.admission.gate import Gate
+        from lambent.admission.sessions import SessionGate
 
         config = AdmissionConfig.of(self.settings)
-        return Gate(self.postgres, clock=self.clock, config=config)
+        return SessionGate(self.postgres, secret=self.secret, clock=self.clock, config=config)
+
+    @cached_property
+    def secret(self) -> Secret:
+        from lambent.admission.sessions import Secret
+
+        return Secret(self.postgres)
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        from lambent.admission.sessions import Sessions
+
+        return Sessions(
+            self.postgres,
+            gate=self.gate,
+            secret=self.secret,
+            clock=self.clock,
+            auth_enabled=self.settings.auth_enabled,
+        )
+
+    @cached_property
+    def audit(self) -> Audit:
+        from lambent.admission.audit import Audit
+
+        return Audit(self.postgres, clock=self.clock)
 
     @cached_property
     def keys(self) -> KeyStore:
@@ -290,6 +316,17 @@ def gateway_app() -> ASGIApp:
         },
         sections=gateway_sections(parts),
         prepared=parts.settings.aws_lambda_initialization_type in _PREPARED,
+        audit=parts.audit,
+        pages=lambda api: admin_pages(parts, api),
+    )
+
+
+def admin_pages(parts: Platform, api: ASGIApp) -> ASGIApp:
+    """The admin pages over the API; loaded by the first request for one."""
+    from lambent.http.admin.application import build_pages
+
+    return build_pages(
+        api, sessions=parts.sessions, audit=parts.audit, clock=parts.clock, settings=parts.settings
     )
 
 

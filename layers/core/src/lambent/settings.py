@@ -64,6 +64,13 @@ def _host(value: str) -> str:
     return address.rstrip("/")
 
 
+def _base_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.netloc or set(value) & set(" ;,'\""):
+        raise ValueError("must be an http(s) address such as https://chat.example.com")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
 def _uri(*schemes: str) -> Callable[[str], str]:
     def parse(value: str) -> str:
         if not value.startswith(tuple(f"{scheme}://" for scheme in schemes)):
@@ -183,6 +190,11 @@ class Settings:
     )
     callback_base_url: str = setting(
         _text, "What the one-time addresses of `step.callback` begin with.", default=""
+    )
+    chat_base_url: str = setting(
+        _base_url,
+        "Where the admin pages reach the chat function, if not under their own address.",
+        default="",
     )
     aws_endpoint_url_lambda: str = setting(
         _text, "Where functions are invoked, if not at AWS.", default=""

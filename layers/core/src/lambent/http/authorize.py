@@ -23,6 +23,7 @@ from lambent.admission.gate import Gate
 from lambent.admission.keys import credential_of
 from lambent.admission.limits import headers as limit_headers
 from lambent.errors import Forbidden
+from lambent.http.audited import note_route
 from lambent.http.problems import Rejected, encode_headers
 
 Authorize = Callable[[Scope], Callable[[Request], Awaitable[Principal]]]
@@ -36,6 +37,7 @@ def authorize(scope: Scope) -> Callable[[Request], Awaitable[Principal]]:
 
     async def dependency(request: Request) -> Principal:
         principal: Principal = request.state.principal
+        note_route(request)
         if not principal.may(scope):
             raise Forbidden(f"This needs a key with the scope {scope.value!r}.")
         return principal

@@ -12,10 +12,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from lambent import __version__
+from lambent.admission.audit import Audit
 from lambent.admission.gate import Gate
 from lambent.clock import Clock
 from lambent.errors import LambentError, RequestError, Unprocessable
+from lambent.http.audited import AuditMiddleware
 from lambent.http.authorize import AdmissionMiddleware
+from lambent.http.pages_mount import PagesMount
 from lambent.http.problems import (
     ProblemsMiddleware,
     as_lambent,
@@ -42,10 +45,13 @@ def build_gateway_app(
     routers: Iterable[APIRouter] = (),
     sections: Iterable[Section] = (),
     prepared: bool = False,
+    audit: Audit | None = None,
+    pages: Callable[[ASGIApp], ASGIApp] | None = None,
 ) -> ASGIApp:
     """An ASGI application; `pings` are what `/health/ready` asks, by the service's name.
 
-    `sections` are built at their first request, or at once where it is `prepared`.
+    `sections` are built at their first request, or at once where it is `prepared`; `pages` makes
+    the admin pages, at the first request for one, over the API behind admission.
     """
     app = FastAPI(
         title="Lambent",
@@ -65,9 +71,14 @@ def build_gateway_app(
     _describe(app, lazy)
     if prepared:
         lazy.open_all()
+    api = lazy.opening(app)
+    if audit is not None:
+        api = AuditMiddleware(api, audit)
     # Behind admission: a caller without a key does not make anything be built.
-    admitted = AdmissionMiddleware(lazy.opening(app), gate=gate, public=_PUBLIC)
-    return ProblemsMiddleware(admitted, clock=clock)
+    outer: ASGIApp = AdmissionMiddleware(api, gate=gate, public=_PUBLIC)
+    if pages is not None:
+        outer = PagesMount(outer, api, pages)
+    return ProblemsMiddleware(outer, clock=clock)
 
 
 async def _root(request: Request) -> Response:

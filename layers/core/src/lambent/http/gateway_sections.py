@@ -10,7 +10,9 @@ from lambent.http.authorize import authorize
 from lambent.http.sections import Section
 
 if TYPE_CHECKING:
+    from lambent.admission.audit import Audit
     from lambent.admission.keys import KeyStore
+    from lambent.admission.sessions import Sessions
     from lambent.bus.events import EventBus
     from lambent.bus.webhooks import Webhooks
     from lambent.clock import Clock
@@ -39,6 +41,10 @@ class Parts(Protocol):
     def webhooks(self) -> Webhooks: ...
     @property
     def dispatch(self) -> Dispatch: ...
+    @property
+    def audit(self) -> Audit: ...
+    @property
+    def sessions(self) -> Sessions: ...
 
 
 def gateway_sections(parts: Parts) -> list[Section]:
@@ -74,6 +80,11 @@ def gateway_sections(parts: Parts) -> list[Section]:
 
         return callbacks_router(parts.engine.callbacks)
 
+    def audit() -> APIRouter:
+        from lambent.http.audit import audit_router
+
+        return audit_router(parts.audit, parts.sessions, authorize)
+
     return [
         Section(("keys",), keys),
         Section(("runs", "workflows"), runs),
@@ -81,4 +92,5 @@ def gateway_sections(parts: Parts) -> list[Section]:
         Section(("schedules",), schedules),
         Section(("webhooks",), webhooks),
         Section(("callbacks",), callbacks),
+        Section(("audit", "sessions"), audit),
     ]

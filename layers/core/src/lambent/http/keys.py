@@ -6,11 +6,12 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from lambent.admission.decisions import Principal, Scope
 from lambent.admission.keys import ApiKey, KeyStore, NewKey
+from lambent.http.audited import note_audit
 
 _SECRET = Field(
     description="The key itself. It is shown this one time; only its hash is kept.",
@@ -78,7 +79,7 @@ def keys_router(store: KeyStore, authorize: Callable[[Scope], Callable[..., Any]
     admin = Annotated[Principal, Depends(authorize(Scope.ADMIN))]
 
     @router.post("", status_code=201)
-    async def create_key(body: KeyRequest, _: admin) -> NewKeyView:
+    async def create_key(body: KeyRequest, request: Request, _: admin) -> NewKeyView:
         """Make a key; its secret is in this answer and never again."""
         made = await store.create(
             body.client,
@@ -87,6 +88,7 @@ def keys_router(store: KeyStore, authorize: Callable[[Scope], Callable[..., Any]
             limit=body.limit,
             expires_at=body.expires_at,
         )
+        note_audit(request, target=made.key.id)
         return _with_secret(made)
 
     @router.get("")

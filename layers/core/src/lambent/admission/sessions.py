@@ -1,0 +1,218 @@
+"""Sessions of the admin pages: opened with a key, dead as soon as the key is, and never stored."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from lambent.admission import sealed
+from lambent.admission.answers import ALL_SCOPES
+from lambent.admission.decisions import (
+    AdmissionRequest,
+    Decision,
+    Principal,
+    Refused,
+    Scope,
+)
+from lambent.admission.gate import ANONYMOUS, Gate
+from lambent.admission.keys import parse_credential
+from lambent.admission.statements import statement
+from lambent.clock import Clock
+from lambent.errors import Forbidden, NotFound, RateLimited, StoreUnavailable, Unauthenticated
+from lambent.postgres import Postgres
+
+SESSION_S: Final = 12 * 3600
+TOKEN_S: Final = 300
+TOKEN_PREFIX: Final = "lamp_"  # noqa: S105 - no password: what every token begins with
+# Ten failures of one address at once, then one a minute.
+_TRIES: Final = 10
+_STEP_S: Final = 60.0
+_SLACK_S: Final = _STEP_S * (_TRIES - 1)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Session:
+    """Somebody who is signed in. `csrf` belongs into every form, `text` into the cookie."""
+
+    principal: Principal
+    text: str
+    csrf: str
+    ends_s: int
+
+    @property
+    def may_change(self) -> bool:
+        """False for the read-only role."""
+        return self.principal.may(Scope.ADMIN)
+
+
+class Secret:
+    """What signs sessions and page tokens: made by setup, read once an environment."""
+
+    def __init__(self, postgres: Postgres) -> None:
+        self._postgres = postgres
+        self._bytes: bytes | None = None
+
+    async def get(self) -> bytes:
+        """Raises `StoreUnavailable`, also where setup has not been run."""
+        if self._bytes is None:
+            row = await self._postgres.fetch_one(statement("session_secret"))
+            if row is None:
+                raise StoreUnavailable("Setup has not been run.", retry_after_s=5.0)
+            self._bytes = bytes(row.secret)
+        return self._bytes
+
+
+class Sessions:
+    """Every call raises `StoreUnavailable` when Postgres is gone."""
+
+    def __init__(
+        self,
+        postgres: Postgres,
+        *,
+        gate: Gate,
+        secret: Secret,
+        clock: Clock,
+        auth_enabled: bool,
+    ) -> None:
+        self._postgres = postgres
+        self._gate = gate
+        self._secret = secret
+        self._clock = clock
+        self.auth_enabled = auth_enabled
+
+    async def sign_in(self, key: str, *, address: str) -> Session:
+        """A new session for the holder of an admin key.
+
+        Raises `Unauthenticated`, `Forbidden` for a key without `admin` or `admin:read`, and
+        `RateLimited` where this address has failed too often.
+        """
+        if not self.auth_enabled:
+            return await self._open({"k": None})
+        await self._count_try(address)
+        decision = await self._gate.admit(
+            AdmissionRequest(credential=key, scope=Scope.ADMIN_READ, limited=False)
+        )
+        if isinstance(decision, Refused):
+            raise decision.error
+        credential = parse_credential(key)
+        row = await self._row(credential.key_id)
+        if row is None:
+            raise Unauthenticated()
+        await self._postgres.fetch(
+            statement("sign_in_forgive"), {"address": address, "step_s": _STEP_S}
+        )
+        mark = _mark(credential.secret_hash)
+        return await self._open({"k": row.id, "e": row.session_epoch, "f": mark}, row)
+
+    async def resume(self, text: str) -> Session | None:
+        """The session of a cookie, looked up anew each time: None once anything has ended it."""
+        value = sealed.unseal(await self._secret.get(), "session", text)
+        if value is None or value["x"] <= self._clock.now().timestamp():
+            return None
+        if value["k"] is None:
+            return None if self.auth_enabled else await self._session(value, text, None)
+        if not self.auth_enabled:
+            return None
+        row = await self._row(value["k"])
+        if row is None or row.session_epoch != value["e"]:
+            return None
+        if not any(hmac.compare_digest(mark, value["f"]) for mark in _marks(row)):
+            return None  # the secret that it was opened with is good no more
+        session = await self._session(value, text, row)
+        return session if session.principal.may(Scope.ADMIN_READ) else None
+
+    async def end_all(self, key_id: str) -> None:
+        """Sign out every session of the key. Raises `NotFound`."""
+        row = None
+        if "\0" not in key_id:
+            row = await self._postgres.fetch_one(statement("session_end_all"), {"id": key_id})
+        if row is None:
+            raise NotFound("No such key.")
+
+    async def page_token(self, session: Session) -> str:
+        """A credential for scripts of a page, good for five minutes: reading, and chats for who
+        may change things and chat. It never reaches what administers."""
+        who = session.principal
+        scopes = {Scope.ADMIN_READ}
+        if session.may_change and who.may(Scope.CHAT):
+            scopes.add(Scope.CHAT)
+        value = {
+            "k": who.key_id,
+            "n": who.key_name,
+            "c": who.client,
+            "s": sorted(scope.value for scope in scopes),
+            "x": int(self._clock.now().timestamp()) + TOKEN_S,
+        }
+        return TOKEN_PREFIX + sealed.seal(await self._secret.get(), "page", value)
+
+    async def _open(self, value: dict[str, Any], row: Any = None) -> Session:
+        ends_s = int(self._clock.now().timestamp()) + SESSION_S
+        # A fresh name each time: nothing that a browser held before becomes a session.
+        value |= {"x": ends_s, "n": secrets.token_urlsafe(16)}
+        text = sealed.seal(await self._secret.get(), "session", value)
+        return await self._session(value, text, row)
+
+    async def _session(self, value: dict[str, Any], text: str, row: Any) -> Session:
+        principal = Principal(None, None, ANONYMOUS, ALL_SCOPES)
+        if row is not None:
+            principal = Principal(row.id, row.name, row.client, frozenset(row.scopes))
+        csrf = sealed.token_of(await self._secret.get(), "csrf", text)
+        return Session(principal, text, csrf, int(value["x"]))
+
+    async def _row(self, key_id: str) -> Any:
+        return await self._postgres.fetch_one(statement("session_key"), {"id": key_id})
+
+    async def _count_try(self, address: str) -> None:
+        values = {"address": address[:100], "step_s": _STEP_S, "slack_s": _SLACK_S}
+        if await self._postgres.fetch_one(statement("sign_in_try"), values) is not None:
+            return
+        row = await self._postgres.fetch_one(statement("sign_in_wait"), values)
+        wait_s = float(row.wait_s) if row is not None else 0.0
+        raise RateLimited("Too many failed sign-ins.", retry_after_s=max(1.0, wait_s))
+
+
+class SessionGate(Gate):
+    """The gate that also knows the tokens of admin pages."""
+
+    def __init__(self, postgres: Postgres, *, secret: Secret, clock: Clock, **parts: Any) -> None:
+        super().__init__(postgres, clock=clock, **parts)
+        self._secret = secret
+        self._now = clock.now
+
+    async def admit(self, request: AdmissionRequest) -> Decision:
+        """As the gate does; a page token stands for its client, without a look at the key."""
+        if request.on_behalf_of is not None or not (request.credential or "").startswith(
+            TOKEN_PREFIX
+        ):
+            return await super().admit(request)
+        principal = await self._holder((request.credential or "").removeprefix(TOKEN_PREFIX))
+        if isinstance(principal, Refused):
+            return principal
+        if request.scope is not None and not principal.may(request.scope):
+            return Refused(Forbidden(f"This page may not do {request.scope}."), None, principal)
+        trusted = replace(request, credential=None, on_behalf_of=principal.client)
+        decision = await super().admit(trusted)
+        if isinstance(decision, Refused) and decision.principal is None:
+            return decision
+        return replace(decision, principal=principal)
+
+    async def _holder(self, text: str) -> Principal | Refused:
+        try:
+            value = sealed.unseal(await self._secret.get(), "page", text)
+        except StoreUnavailable as error:
+            return Refused(error, None)
+        if value is None or value["x"] <= self._now().timestamp():
+            return Refused(Unauthenticated("The page's token is not good any more."), None)
+        return Principal(value["k"], value["n"], value["c"], frozenset(value["s"]))
+
+
+def _marks(row: Any) -> list[str]:
+    return [_mark(bytes(one)) for one in (row.secret_hash, row.previous_hash) if one is not None]
+
+
+def _mark(secret_hash: bytes) -> str:
+    # Of the hash of the secret: a cookie says nothing that helps to find either.
+    return hashlib.sha256(b"session" + secret_hash).hexdigest()[:24]

@@ -1,0 +1,1 @@
+SELECT secret FROM lambent.signing_secret WHERE name = 'pages'

@@ -1,0 +1,203 @@
+"""What the forms of the pages do: each is one call of the API, as the person who is signed in."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from starlette.responses import Response
+
+from lambent.errors import Unprocessable
+from lambent.http.admin.api import Answer, Failed, path
+from lambent.http.admin.session import own_path
+from lambent.http.admin.start_form import input_of, parse_json
+from lambent.http.admin.view import View, done
+
+Form = dict[str, str]
+Act = Callable[[View, Form], Awaitable[Response]]
+
+
+async def _ask(view: View, method: str, where: str, body: Any = None) -> Any:
+    answer: Answer = await view.api.call(method, where, body=body)
+    if not answer.good:
+        raise Failed(answer)
+    return answer.data
+
+
+def _run_command(command: str) -> Act:
+    async def act(view: View, form: Form) -> Response:
+        run = form.get("run", "")
+        body: dict[str, Any] | None = None
+        if command == "resume" and form.get("budget"):
+            body = {"budget": _number(form["budget"], "budget")}
+        if command == "restart" and form.get("step"):
+            body = {"step": form["step"]}
+        await _ask(view, "POST", path("runs", run, command), body)
+        return done(f"/admin/runs/{run}", command)
+
+    return act
+
+
+async def _delete_run(view: View, form: Form) -> Response:
+    await _ask(view, "DELETE", path("runs", form.get("run", "")))
+    return done("/admin/runs", "delete")
+
+
+async def _bulk(view: View, form: Form) -> Response:
+    command = "cancel" if form.get("command") == "cancel" else "retry"
+    names = ("status", "workflow", "created_from", "created_to")
+    body = {name: form[name] for name in names if form.get(name)}
+    await _ask(view, "POST", path("runs", command), body)
+    return done("/admin/runs", "bulk")
+
+
+async def _start_run(view: View, form: Form) -> Response:
+    body: dict[str, Any] = {"workflow": form.get("workflow", ""), "input": input_of(form)}
+    if form.get("key"):
+        body["key"] = form["key"]
+    for name in ("version", "priority", "budget"):
+        if form.get(name):
+            body[name] = _number(form[name], name)
+    run = await _ask(view, "POST", "/runs", body)
+    return done(f"/admin/runs/{run['id']}", "start")
+
+
+async def _publish_event(view: View, form: Form) -> Response:
+    event = {
+        "specversion": "1.0",
+        "id": form.get("id") or view.request.scope["lambent.request_id"],
+        "source": form.get("source") or "/admin",
+        "type": form.get("type", ""),
+        "data": parse_json(form.get("data", ""), "data"),
+    }
+    if form.get("subject"):
+        event["subject"] = form["subject"]
+    said = await _ask(view, "POST", "/events", event)
+    target = form.get("next") or f"/admin/events/{said['events'][0]['key']}"
+    return done(own_path(target), "event")
+
+
+async def _replay_event(view: View, form: Form) -> Response:
+    await _ask(view, "POST", path("events", form.get("key", ""), "replay"))
+    return done(f"/admin/events/{form.get('key', '')}", "replay")
+
+
+async def _create_schedule(view: View, form: Form) -> Response:
+    body: dict[str, Any] = {
+        "name": form.get("name", ""),
+        "cron": form.get("cron", ""),
+        "timezone": form.get("timezone") or "UTC",
+        "workflow": form.get("workflow", ""),
+        "input": parse_json(form.get("input", ""), "input"),
+        "catch_up": form.get("catch_up") or "last",
+    }
+    await _ask(view, "POST", "/schedules", body)
+    return done("/admin/schedules", "schedule")
+
+
+async def _change_schedule(view: View, form: Form) -> Response:
+    schedule = form.get("schedule", "")
+    match form.get("command"):
+        case "delete":
+            await _ask(view, "DELETE", path("schedules", schedule))
+        case "pause" | "resume" as command:
+            await _ask(view, "POST", path("schedules", schedule, command))
+        case _:
+            raise Unprocessable("Not valid: command.")
+    return done("/admin/schedules", "schedule-changed")
+
+
+async def _create_webhook(view: View, form: Form) -> Response:
+    body = {
+        "url": form.get("url", ""),
+        "types": form.get("types", "").split(),
+        "description": form.get("description", ""),
+    }
+    made = await _ask(view, "POST", "/webhooks", body)
+    return _secret(view, "The webhook's signing secret", made["secret"], back="/admin/webhooks")
+
+
+async def _change_webhook(view: View, form: Form) -> Response:
+    webhook = form.get("webhook", "")
+    match form.get("command"):
+        case "delete":
+            await _ask(view, "DELETE", path("webhooks", webhook))
+        case "rotate":
+            said = await _ask(view, "POST", path("webhooks", webhook, "rotate"))
+            title = "The webhook's new signing secret"
+            return _secret(view, title, said["secret"], back="/admin/webhooks")
+        case "disable" | "enable" as command:
+            status = "active" if command == "enable" else "disabled"
+            await _ask(view, "PATCH", path("webhooks", webhook), {"status": status})
+        case _:
+            raise Unprocessable("Not valid: command.")
+    return done("/admin/webhooks", "webhook-changed")
+
+
+async def _replay_delivery(view: View, form: Form) -> Response:
+    await _ask(view, "POST", path("webhooks", "deliveries", form.get("delivery", ""), "replay"))
+    return done(f"/admin/webhooks/{form.get('webhook', '')}", "replay")
+
+
+async def _create_key(view: View, form: Form) -> Response:
+    body: dict[str, Any] = {
+        "name": form.get("name", ""),
+        "client": form.get("client", ""),
+        "scopes": form.get("scopes", "").split("\n") if form.get("scopes") else [],
+    }
+    if form.get("limit"):
+        body["limit"] = _number(form["limit"], "limit")
+    if form.get("expires_on"):
+        body["expires_at"] = f"{form['expires_on']}T00:00:00Z"
+    made = await _ask(view, "POST", "/keys", body)
+    return _secret(view, f"The key “{made['name']}”", made["key"], back="/admin/keys")
+
+
+async def _change_key(view: View, form: Form) -> Response:
+    key = form.get("key", "")
+    match form.get("command"):
+        case "rotate":
+            grace_s = 3600 * _number(form.get("grace_h") or "0", "grace")
+            made = await _ask(view, "POST", path("keys", key, "rotate"), {"grace_s": grace_s})
+            title = f"The new secret of “{made['name']}”"
+            return _secret(view, title, made["key"], back="/admin/keys")
+        case "revoke":
+            await _ask(view, "DELETE", path("keys", key))
+            return done("/admin/keys", "key-revoked")
+        case "sign-out":
+            await _ask(view, "DELETE", path("sessions", key))
+            return done("/admin/keys", "signed-out")
+        case _:
+            raise Unprocessable("Not valid: command.")
+
+
+def _secret(view: View, title: str, secret: str, *, back: str) -> Response:
+    # The one answer that holds it: no redirect, no cookie, no store in between.
+    return view.page("secret.html", title=title, secret=secret, back=back)
+
+
+def _number(text: str, field: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise Unprocessable(f"{field} must be a whole number.") from None
+
+
+ACTIONS: Final[Mapping[str, Act]] = {
+    **{
+        f"run-{name}": _run_command(name)
+        for name in ("cancel", "pause", "resume", "retry", "restart")
+    },
+    "run-delete": _delete_run,
+    "runs-bulk": _bulk,
+    "run-start": _start_run,
+    "event-publish": _publish_event,
+    "event-replay": _replay_event,
+    "schedule-create": _create_schedule,
+    "schedule-change": _change_schedule,
+    "webhook-create": _create_webhook,
+    "webhook-change": _change_webhook,
+    "delivery-replay": _replay_delivery,
+    "key-create": _create_key,
+    "key-change": _change_key,
+}

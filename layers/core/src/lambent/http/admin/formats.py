@@ -1,0 +1,97 @@
+"""Writes values for people: instants, durations, JSON, states and query strings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final
+from urllib.parse import quote, urlencode
+
+from lambent.clock import Clock
+
+# A page has to stay light; the API has the whole value.
+_LONGEST_SHOWN: Final = 12_000
+
+_TONES: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("completed", "delivered", "closed", "active", "ok", "200s"), "good"),
+    **dict.fromkeys(("failed", "dead", "open", "tombstone", "revoked", "gone"), "bad"),
+    **dict.fromkeys(("blocked", "half_open", "retrying", "expired", "disabled"), "warn"),
+    **dict.fromkeys(("running", "pending", "marked"), "busy"),
+}
+
+
+def formats(clock: Clock) -> dict[str, Callable[..., Any]]:
+    """The filters of the templates, by name."""
+    return {
+        "ago": lambda text: ago(text, now=clock.now()),
+        "pretty": pretty,
+        "tone": lambda text: _TONES.get(str(text), ""),
+        "spaced": lambda text: str(text).replace("_", " "),
+        "short": lambda text: f"…{str(text)[-8:]}" if len(str(text)) > 12 else str(text),
+        "segment": lambda text: quote(str(text), safe=""),
+        "took": took,
+        "count": lambda number: f"{number:,}",
+        "with": with_query,
+        "without": without_query,
+    }
+
+
+def instant(text: str | None) -> datetime | None:
+    """An instant of the API's JSON."""
+    if not text:
+        return None
+    at = datetime.fromisoformat(text)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def ago(text: str | None, *, now: datetime) -> str:
+    """How long ago, or how far ahead, in the largest unit that says enough."""
+    at = instant(text)
+    if at is None:
+        return ""
+    seconds = (now - at).total_seconds()
+    if abs(seconds) < 1:
+        return "now"
+    size = span(abs(seconds))
+    return f"{size} ago" if seconds > 0 else f"in {size}"
+
+
+def span(seconds: float) -> str:
+    """One unit: 45 s, 12 min, 3 h, 5 d."""
+    for length, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def took(seconds: float | None) -> str:
+    """A duration, with as many figures as it deserves."""
+    if seconds is None:
+        return ""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f} m {seconds % 60:.0f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} m"
+
+
+def pretty(value: Any) -> str:
+    """JSON for reading; long values are cut, and say so."""
+    text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
+    if len(text) > _LONGEST_SHOWN:
+        left = len(text) - _LONGEST_SHOWN
+        return f"{text[:_LONGEST_SHOWN]}\n… {left:,} more characters; the API has them."
+    return text
+
+
+def with_query(query: Mapping[str, Any], **changed: Any) -> str:
+    """The query string with some values changed."""
+    return urlencode({k: v for k, v in {**query, **changed}.items() if v not in (None, "")})
+
+
+def without_query(query: Mapping[str, Any], name: str) -> str:
+    """The query string without one value."""
+    return urlencode({k: v for k, v in query.items() if k != name and v not in (None, "")})

@@ -1,0 +1,126 @@
+"""Pages of runs and of the workflows that they are of."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from starlette.responses import RedirectResponse, Response
+
+from lambent.engine.model import ACTIVE, ENDED, PARKED, Status
+from lambent.http.admin.api import path
+from lambent.http.admin.start_form import fields_of
+from lambent.http.admin.timeline import timeline
+from lambent.http.admin.view import View
+
+_FILTERS: Final = ("status", "workflow", "client", "parent", "created_from", "created_to")
+_STATUSES: Final = tuple(status.value for status in Status)
+_SHOWN: Final = 50
+
+
+async def runs(view: View) -> Response:
+    """The list; everything it shows is in its address."""
+    query = view.query
+    if wanted := query.get("id", "").strip():
+        return RedirectResponse(f"/admin/runs/{wanted}", status_code=303)
+    asked = {name: _instant(query[name]) for name in _FILTERS if query.get(name)}
+    page = await view.api.get("/runs", **asked, cursor=query.get("cursor"), limit=_SHOWN)
+    deployed = await view.api.get("/workflows")
+    return view.page(
+        "runs.html",
+        runs=page["runs"],
+        cursor=page["cursor"],
+        statuses=_STATUSES,
+        names=sorted({one["name"] for one in deployed["workflows"]}),
+        filtered=bool(asked),
+        bulk=bool(asked) and not set(asked) & {"client", "parent"},
+        live="poll",
+    )
+
+
+async def bulk(view: View) -> Response:
+    """What a cancel or retry of all runs that fit would reach; nothing is done yet."""
+    query = view.query
+    command = "cancel" if query.get("command") == "cancel" else "retry"
+    allowed = [*ACTIVE, *PARKED] if command == "cancel" else [Status.FAILED]
+    names = ("workflow", "created_from", "created_to")
+    asked = {name: _instant(query[name]) for name in names if query.get(name)}
+    status = query.get("status")
+    found: list[dict[str, Any]] = []
+    more = False
+    for one in allowed:
+        if status in (None, "", one.value):
+            page = await view.api.get("/runs", **asked, status=one.value, limit=_SHOWN)
+            found += page["runs"]
+            more = more or page["cursor"] is not None
+    if status:
+        asked["status"] = status
+    return view.page(
+        "bulk.html", command=command, asked=asked, runs=found[:_SHOWN], count=len(found), more=more
+    )
+
+
+async def run(view: View) -> Response:
+    """One run: where it stands, what it did and when, and what can be done about it."""
+    run_id = view.request.path_params["run"]
+    found = await view.api.get(path("runs", run_id))
+    steps = (await view.api.get(path("runs", run_id, "steps")))["steps"]
+    children = (await view.api.get("/runs", parent=run_id, limit=_SHOWN))["runs"]
+    status = found["status"]
+    return view.page(
+        "run.html",
+        run=found,
+        timeline=timeline(found, steps, now=view.clock.now()),
+        children=children,
+        commands=_commands(status),
+        live="" if status in _ENDED else f"run:{run_id}",
+    )
+
+
+_ENDED: Final = frozenset(status.value for status in ENDED)
+
+
+def _commands(status: str) -> frozenset[str]:
+    match Status(status):
+        case Status.PENDING | Status.RUNNING | Status.WAITING:
+            return frozenset({"cancel", "pause"})
+        case Status.PAUSED | Status.BLOCKED:
+            return frozenset({"cancel", "resume", "restart"})
+        case Status.FAILED | Status.CANCELLED:
+            return frozenset({"retry", "restart", "delete"})
+        case Status.COMPLETED:
+            return frozenset({"restart", "delete"})
+
+
+async def workflows(view: View) -> Response:
+    """What is deployed, by name, with its versions."""
+    found = (await view.api.get("/workflows"))["workflows"]
+    named: dict[str, list[dict[str, Any]]] = {}
+    for one in sorted(found, key=lambda one: (one["name"], -one["version"])):
+        named.setdefault(one["name"], []).append(one)
+    return view.page("workflows.html", workflows=named)
+
+
+async def workflow(view: View) -> Response:
+    """One workflow, with a form that starts it."""
+    name = view.request.path_params["name"]
+    found = (await view.api.get("/workflows"))["workflows"]
+    versions = sorted(
+        (one for one in found if one["name"] == name), key=lambda one: -one["version"]
+    )
+    recent = (await view.api.get("/runs", workflow=name, limit=10))["runs"]
+    schema = versions[0].get("input_schema") if versions else None
+    return view.page(
+        "workflow.html",
+        name=name,
+        versions=versions,
+        fields=fields_of(schema),
+        schema=schema,
+        recent=recent,
+    )
+
+
+def _instant(text: str) -> str:
+    # What a date field sends is a day, or a minute, of UTC.
+    if len(text) == 10 and text[4] == text[7] == "-":
+        return f"{text}T00:00:00Z"
+    return text

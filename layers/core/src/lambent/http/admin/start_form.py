@@ -1,0 +1,81 @@
+"""Makes a form of a workflow's input schema, and the input of what was filled in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from lambent.errors import Unprocessable
+
+_PREFIX: Final = "in."
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One input of the form. `kind`: text, number, check, choice, or json for what has parts."""
+
+    name: str
+    label: str
+    kind: str
+    required: bool
+    hint: str
+    value: str
+    choices: tuple[str, ...] = ()
+
+
+def fields_of(schema: Mapping[str, Any] | None) -> list[Field]:
+    """The fields for an object's schema; none where a workflow says nothing of its input."""
+    if not schema or schema.get("type") != "object":
+        return []
+    required = set(schema.get("required", ()))
+    return [
+        _field(name, part, required=name in required)
+        for name, part in schema.get("properties", {}).items()
+    ]
+
+
+def _field(name: str, part: Mapping[str, Any], *, required: bool) -> Field:
+    choices = tuple(json.dumps(one) for one in part.get("enum", ()))
+    simple = {"string": "text", "integer": "number", "number": "number", "boolean": "check"}
+    kind = "choice" if choices else simple.get(str(part.get("type")), "json")
+    value = part.get("default")
+    shown = "" if value is None else value if kind == "text" else json.dumps(value)
+    label = str(part.get("title", name))
+    return Field(name, label, kind, required, str(part.get("description", "")), shown, choices)
+
+
+def input_of(form: Mapping[str, str]) -> Any:
+    """The input: of the whole JSON where it was written as such, else of the fields.
+
+    A field that was left empty is left out. Raises `Unprocessable` that names the field.
+    """
+    if form.get("input", "").strip():
+        return parse_json(form["input"], "input")
+    kinds = {name.removeprefix("kind."): kind for name, kind in form.items() if name[:5] == "kind."}
+    if not kinds:
+        return None
+    value: dict[str, Any] = {}
+    for name, kind in kinds.items():
+        sent = form.get(_PREFIX + name, "")
+        match kind:
+            case "check":
+                value[name] = bool(sent)
+            case "text":
+                if sent:
+                    value[name] = sent
+            case _:
+                if sent.strip():
+                    value[name] = parse_json(sent, name)
+    return value
+
+
+def parse_json(text: str, field: str) -> Any:
+    """The JSON of a form's text; nothing is null. Raises `Unprocessable` that names the field."""
+    if not text.strip():
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Unprocessable(f"{field} is no JSON: {error}.") from None

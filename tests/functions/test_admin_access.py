@@ -1,0 +1,219 @@
+"""Who gets to the admin pages, what a form must bring, and what a read-only key may do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from lambent.admission.decisions import Scope
+from tests.functions.admin_site import HERE, AdminSite, Browser, admin_site
+
+
+@pytest.fixture
+async def site(postgres_dsn: str, mongo_uri: str, mongo_db_name: str) -> AsyncIterator[AdminSite]:
+    async with admin_site(postgres_dsn, mongo_uri, mongo_db_name) as made:
+        yield made
+
+
+async def test_an_admin_signs_in_sees_a_run_and_cancels_it(site: AdminSite) -> None:
+    run = await site.run()
+    browser = await site.browser()
+    assert run[-8:] in (await browser.get("/admin/runs")).text
+    page = (await browser.get(f"/admin/runs/{run}")).text
+    assert "Cancel" in page
+    answer = await browser.do("do/run-cancel", run=run)
+    assert answer.status_code == 303, answer.text
+    after = await browser.get(answer.headers["location"])
+    assert "being cancelled" in after.text
+    assert "cancel asked for" in after.text
+
+
+async def test_whoever_is_not_signed_in_is_asked_to(site: AdminSite) -> None:
+    async with site.client() as client:
+        answer = await client.get("/admin/runs?status=failed")
+        assert answer.status_code == 303
+        assert answer.headers["location"] == "/admin/sign-in?next=/admin/runs%3Fstatus%3Dfailed"
+
+
+@pytest.mark.parametrize("scopes", [(Scope.CHAT, Scope.RUNS, Scope.EVENTS)])
+async def test_a_key_that_is_no_admins_does_not_sign_in(
+    site: AdminSite, scopes: tuple[Scope, ...]
+) -> None:
+    answer = await Browser(site.client()).sign_in(await site.key(*scopes))
+    assert answer.status_code == 403
+    assert "set-cookie" not in answer.headers
+
+
+async def test_the_cookie_is_strict_and_out_of_reach_for_scripts(site: AdminSite) -> None:
+    answer = await Browser(site.client()).sign_in(await site.key())
+    cookie = answer.headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=strict" in cookie
+    assert "max-age=" in cookie
+
+
+async def test_behind_https_the_cookie_is_bound_to_the_host(site: AdminSite) -> None:
+    browser = Browser(site.client())
+    browser.client.headers["x-forwarded-proto"] = "https"
+    answer = await browser.sign_in(await site.key())
+    cookie = answer.headers["set-cookie"]
+    assert cookie.startswith("__Host-lambent-session=")
+    assert "Secure" in cookie
+
+
+async def test_a_session_ends_with_its_key(site: AdminSite) -> None:
+    key = await site.key()
+    browser = await site.browser(key=key)
+    await site.parts.keys.revoke(key.split("_")[1])
+    assert (await browser.get("/admin/runs")).status_code == 303
+
+
+async def test_a_session_ends_when_the_keys_secret_is_replaced(site: AdminSite) -> None:
+    key = await site.key()
+    browser = await site.browser(key=key)
+    await site.parts.keys.rotate(key.split("_")[1], grace_s=60)
+    assert (await browser.get("/admin/runs")).status_code == 200
+    await site.parts.keys.rotate(key.split("_")[1])
+    assert (await browser.get("/admin/runs")).status_code == 303
+
+
+async def test_signing_out_everywhere_ends_every_session_of_the_key(site: AdminSite) -> None:
+    key = await site.key()
+    one, other = await site.browser(key=key), await site.browser(key=key)
+    third = await site.browser()
+    assert (await one.do("session/end", scope="everywhere")).status_code == 303
+    assert (await other.get("/admin/runs")).status_code == 303
+    assert (await third.get("/admin/runs")).status_code == 200
+
+
+async def test_a_cookie_from_before_signing_in_does_not_become_the_session(
+    site: AdminSite,
+) -> None:
+    browser = Browser(site.client())
+    browser.client.cookies.set("lambent-session", "planted", domain="test.local")
+    await browser.sign_in(await site.key())
+    first = browser.client.cookies.get("lambent-session", domain="test.local", path="/")
+    again = Browser(site.client())
+    await again.sign_in(await site.key())
+    assert first not in (None, "planted") or "planted" not in str(again.client.cookies)
+    async with site.client() as client:
+        answer = await client.get("/admin/runs", headers={"cookie": "lambent-session=planted"})
+        assert answer.status_code == 303
+
+
+async def test_a_session_is_named_afresh_at_each_sign_in(site: AdminSite) -> None:
+    key = await site.key()
+    one = (await site.browser(key=key)).client.cookies["lambent-session"]
+    other = (await site.browser(key=key)).client.cookies["lambent-session"]
+    assert one != other
+
+
+@pytest.mark.parametrize("change", ["x", "swap", "cut"])
+async def test_a_cookie_that_was_changed_is_no_session(site: AdminSite, change: str) -> None:
+    text = (await site.browser()).client.cookies["lambent-session"]
+    body, _, signature = text.partition(".")
+    forged = {"x": f"x{text}", "swap": f"{signature}.{body}", "cut": f"{body}."}[change]
+    async with site.client() as client:
+        answer = await client.get("/admin/runs", headers={"cookie": f"lambent-session={forged}"})
+        assert answer.status_code == 303
+
+
+@pytest.mark.parametrize(
+    ("wanted", "where"),
+    [
+        ("/admin/runs?status=failed", "/admin/runs?status=failed"),
+        ("//evil.example/admin", "/admin"),
+        ("https://evil.example/admin", "/admin"),
+        ("/admin//evil.example", "/admin//evil.example"),
+        ("/admin\\..\\evil", "/admin"),
+        ("/adminevil.example", "/admin"),
+        ("/admin/../keys", "/admin"),
+        ("javascript:alert(1)", "/admin"),
+        ("/admin\r\nset-cookie: a=b", "/admin"),
+    ],
+)
+async def test_after_signing_in_one_is_sent_to_our_own_pages_only(
+    site: AdminSite, wanted: str, where: str
+) -> None:
+    answer = await Browser(site.client()).sign_in(await site.key(), next=wanted)
+    assert answer.headers["location"] == where
+
+
+async def test_ten_failed_sign_ins_of_one_address_are_enough(site: AdminSite) -> None:
+    browser = Browser(site.client())
+    wrong = f"lam_{'0' * 26}_{'x' * 43}"
+    statuses = [(await browser.sign_in(wrong)).status_code for _ in range(11)]
+    assert statuses == [401] * 10 + [429]
+    refused = await browser.sign_in(await site.key())
+    assert refused.status_code == 429
+    assert int(refused.headers["retry-after"]) > 0
+
+
+async def test_a_good_key_does_not_use_up_the_tries(site: AdminSite) -> None:
+    key = await site.key()
+    for _ in range(12):
+        await site.browser(key=key)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"origin": HERE, "sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+    ],
+)
+async def test_a_form_of_another_site_changes_nothing(
+    site: AdminSite, headers: dict[str, str]
+) -> None:
+    run = await site.run()
+    browser = await site.browser()
+    form = {"csrf": await browser.csrf(), "run": run}
+    answer = await browser.client.post("/admin/do/run-cancel", data=form, headers=headers)
+    assert answer.status_code == 403
+    assert (await site.parts.engine.control.get(run, client=None)).control is None
+
+
+@pytest.mark.parametrize("token", ["", "wrong", "another"])
+async def test_a_form_without_this_sessions_token_changes_nothing(
+    site: AdminSite, token: str
+) -> None:
+    run = await site.run()
+    browser = await site.browser()
+    if token == "another":
+        token = await (await site.browser()).csrf()
+    answer = await browser.do("do/run-cancel", csrf=token, run=run)
+    assert answer.status_code == 403
+    assert (await site.parts.engine.control.get(run, client=None)).control is None
+
+
+async def test_signing_out_needs_a_form_of_ours_too(site: AdminSite) -> None:
+    browser = await site.browser()
+    await browser.do("session/end", csrf="wrong", scope="this")
+    assert (await browser.get("/admin/runs")).status_code == 200
+
+
+async def test_no_page_can_be_framed_or_run_what_is_not_ours(site: AdminSite) -> None:
+    browser = await site.browser()
+    for path in ("/admin", "/admin/runs", "/admin/nothing", "/admin/sign-in", "/admin/runs/none"):
+        headers = (await browser.get(path)).headers
+        if path == "/admin/nothing":
+            continue
+        policy = headers["content-security-policy"]
+        assert "frame-ancestors 'none'" in policy
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+async def test_without_authentication_the_pages_ask_for_no_key(
+    postgres_dsn: str, mongo_uri: str, mongo_db_name: str
+) -> None:
+    async with admin_site(postgres_dsn, mongo_uri, mongo_db_name, AUTH_ENABLED="false") as site:
+        browser = Browser(site.client())
+        assert (await browser.get("/admin/runs")).status_code == 303
+        await browser.sign_in("")
+        assert (await browser.get("/admin/runs")).status_code == 200

@@ -1,0 +1,145 @@
+"""The record of what admins did, and that a read-only key has nothing to put into it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from lambent.admission.decisions import Scope
+from lambent.http.admin.actions import ACTIONS
+from tests.functions.admin_site import HERE, AdminSite, admin_site
+
+
+@pytest.fixture
+async def site(postgres_dsn: str, mongo_uri: str, mongo_db_name: str) -> AsyncIterator[AdminSite]:
+    async with admin_site(postgres_dsn, mongo_uri, mongo_db_name) as made:
+        yield made
+
+
+async def recorded(site: AdminSite, **wanted: str) -> list[Any]:
+    return list((await site.parts.audit.find(**wanted)).entries)
+
+
+async def test_a_change_by_api_is_recorded_with_who_what_and_how_it_ended(site: AdminSite) -> None:
+    run = await site.run()
+    async with site.client(await site.key(name="ada's laptop")) as client:
+        await client.post(f"/runs/{run}/cancel")
+        await client.post("/runs/none/cancel")
+    refused, done = await recorded(site)
+    assert (done.action, done.target, done.via, done.outcome) == ("cancel_run", run, "api", 202)
+    assert done.key_name == "ada's laptop"
+    assert (refused.target, refused.outcome) == ("none", 404)
+
+
+async def test_a_change_by_page_is_recorded_as_such(site: AdminSite) -> None:
+    run = await site.run()
+    browser = await site.browser()
+    await browser.do("do/run-cancel", run=run)
+    assert [(one.action, one.via) for one in await recorded(site)] == [
+        ("cancel_run", "page"),
+        ("sign_in", "page"),
+    ]
+
+
+async def test_a_made_key_is_recorded_by_its_id_and_never_by_its_secret(site: AdminSite) -> None:
+    async with site.client(await site.key()) as client:
+        body = {"name": "k", "client": "c", "scopes": ["chat"]}
+        made = (await client.post("/keys", json=body)).json()
+        [entry] = await recorded(site, action="create_key")
+        assert entry.target == made["id"]
+        listed = (await client.get("/audit", params={"target": made["id"]})).text
+    assert made["id"] in listed
+    assert made["key"].split("_")[2] not in listed
+
+
+async def test_what_cannot_be_recorded_is_not_done(site: AdminSite) -> None:
+    run = await site.run()
+    await site.parts.postgres.fetch(b"ALTER TABLE lambent.audit RENAME TO gone")
+    async with site.client(await site.key()) as client:
+        assert (await client.post(f"/runs/{run}/cancel")).status_code >= 500
+    assert (await site.parts.engine.control.get(run, client=None)).control is None
+
+
+async def test_the_record_is_paged_and_filtered(site: AdminSite) -> None:
+    async with site.client(await site.key()) as client:
+        for number in range(5):
+            await client.post(f"/runs/r{number}/pause")
+        first = (await client.get("/audit", params={"limit": 3})).json()
+        rest = (await client.get("/audit", params={"cursor": first["cursor"]})).json()
+        one = (await client.get("/audit", params={"target": "r2", "action": "pause_run"})).json()
+    targets = [entry["target"] for entry in [*first["entries"], *rest["entries"]]]
+    assert targets == ["r4", "r3", "r2", "r1", "r0"]
+    assert len(one["entries"]) == 1
+
+
+async def test_a_read_only_key_can_change_nothing_by_any_route(site: AdminSite) -> None:
+    async with site.client(await site.key(Scope.ADMIN_READ)) as client:
+        document = (await client.get("/openapi.json")).json()
+        tried = 0
+        for path, item in document["paths"].items():
+            # The token in a callback's address is its own right; a chat is refused by its scope.
+            if path.startswith(("/callbacks", "/chat", "/v1")):
+                continue
+            for method in item.keys() & {"post", "put", "patch", "delete"}:
+                where = path.replace("{", "").replace("}", "")
+                answer = await client.request(method, where, json=_body(document, item[method]))
+                assert answer.status_code == 403, (method, path, answer.status_code)
+                tried += 1
+    assert tried > 20
+
+
+async def test_a_read_only_session_can_change_nothing_by_any_form(site: AdminSite) -> None:
+    run = await site.run()
+    browser = await site.browser(Scope.ADMIN_READ)
+    for action in ACTIONS:
+        answer = await browser.do(f"do/{action}", run=run, command="cancel", name="x", key="admin")
+        assert answer.status_code == 403, action
+    assert (await site.parts.engine.control.get(run, client=None)).control is None
+    assert await recorded(site, action="cancel_run") == []
+
+
+@pytest.mark.parametrize("path", ["runs", "keys", "events", "schedules", "webhooks", "workflows"])
+async def test_a_read_only_session_sees_no_form_that_changes_anything(
+    site: AdminSite, path: str
+) -> None:
+    page = await (await site.browser(Scope.ADMIN_READ)).get(f"/admin/{path}")
+    assert page.status_code == 200
+    assert "/admin/do/" not in page.text
+
+
+async def test_a_read_only_session_gets_a_token_that_only_reads(site: AdminSite) -> None:
+    run = await site.run()
+    browser = await site.browser(Scope.ADMIN_READ)
+    token = (await browser.get("/admin/session/token")).json()["token"]
+    async with site.client(token) as client:
+        assert (await client.get(f"/runs/{run}")).status_code == 200
+        assert (await client.post(f"/runs/{run}/cancel")).status_code == 403
+
+
+async def test_the_token_of_a_page_never_administers(site: AdminSite) -> None:
+    browser = await site.browser()
+    answer = await browser.client.get("/admin/session/token", headers={"origin": HERE})
+    async with site.client(answer.json()["token"]) as client:
+        assert (await client.get("/keys")).status_code == 200
+        body = {"name": "k", "client": "c", "scopes": ["admin"]}
+        assert (await client.post("/keys", json=body)).status_code == 403
+    async with site.client(answer.json()["token"][:-2]) as client:
+        assert (await client.get("/keys")).status_code == 401
+
+
+def _body(document: dict[str, Any], operation: dict[str, Any]) -> Any:
+    """A body that fits, so that only the scope can be what refuses it."""
+    for media in operation.get("requestBody", {}).get("content", {}).values():
+        schema = media["schema"]
+        name = schema.get("$ref", "").rpartition("/")[2]
+        parts = document["components"]["schemas"].get(name, schema)
+        return {one: _value(parts["properties"][one]) for one in parts.get("required", ())}
+    return None
+
+
+def _value(schema: dict[str, Any]) -> Any:
+    if "examples" in schema:
+        return schema["examples"][0]
+    return {"array": [], "integer": 1, "object": {}}.get(str(schema.get("type")), "x")
