@@ -7,10 +7,11 @@ from lambent.app import advance_runs, stop_runs
 
 
 async def handler(event: dict[str, Any], context: Any) -> dict[str, int]:
-    """`{"runs": [id, ...]}` → how many of them were advanced."""
+    """`{"runs": [id, ...], "early"?: true}` → how many of them were advanced."""
     run_ids = [str(one) for one in event.get("runs", ())]
     left_s = context.get_remaining_time_in_millis() / 1000
-    return {"advanced": await advance_runs(run_ids, left_s=left_s)}
+    early = event.get("early") is True
+    return {"advanced": await advance_runs(run_ids, left_s=left_s, early=early)}
 
 
 # About 300 ms are left then: every slice settles at once instead of leaving its lease to lapse.

@@ -99,7 +99,7 @@ class SilentNudges:
         self.sent: list[tuple[Work, str]] = []
 
     def nudge(
-        self, work: Work, ids: Iterable[str], *, news: bool = False
+        self, work: Work, ids: Iterable[str], *, news: bool = False, early: bool = False
     ) -> Coroutine[Any, Any, int]:
         async def send() -> int:
             self.sent += [(work, one) for one in ids]

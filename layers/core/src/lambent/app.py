@@ -330,13 +330,14 @@ def admin_pages(parts: Platform, api: ASGIApp) -> ASGIApp:
     )
 
 
-async def advance_runs(run_ids: Sequence[str], *, left_s: float) -> int:
-    """Advance these runs by a slice each; `left_s` is what the invocation has left."""
+async def advance_runs(run_ids: Sequence[str], *, left_s: float, early: bool = False) -> int:
+    """Advance these runs by a slice each; `left_s` is what the invocation has left. `early`: the
+    wake of them may still be on its way."""
     from lambent.engine.tenure import Did
 
     parts = platform()
     ends_s = parts.clock.monotonic_s() + left_s
-    verdicts = await parts.engine.advance(run_ids, ends_s=ends_s)
+    verdicts = await parts.engine.advance(run_ids, ends_s=ends_s, early=early)
     taken = [one for one in verdicts.values() if one.did is not Did.NOTHING]
     if taken:
         # After the settles: a run that is due before the next tick must find a poller awake.

@@ -10,23 +10,20 @@ import asyncio
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from enum import StrEnum
 from typing import Final
-from urllib.parse import quote
-
-import anyio._backends._asyncio  # noqa: F401 - or httpcore imports it at the first nudge
-import httpx
+from urllib.parse import quote, urlsplit
 
 from lambent.aws_signing import Credentials, credentials_from_endpoint, sign_post
 from lambent.clock import Clock
+from lambent.origin import Origin
 from lambent.settings import Settings
 from lambent.telemetry import log_fields, logger
 
+# In a payload: its documents are about to become due.
+EARLY: Final = "early"
 # An id is nudged at most once in this time, unless there is news about it.
 QUIET_S: Final = 5.0
-_TIMEOUT: Final = httpx.Timeout(3.0, connect=2.0)
-_FREEZE: Final = timedelta(seconds=20)
 # Invokes at once from one environment: more only queue up in front of the Lambda API.
 _IN_FLIGHT: Final = 10
 
@@ -74,7 +71,7 @@ def lanes_of(settings: Settings) -> dict[Work, Lane]:
 
 
 class Dispatch:
-    """Owns one HTTP client, the credentials, and the memory of who was nudged just now."""
+    """Owns the way to the Lambda API, its credentials, and the memory of who was just nudged."""
 
     def __init__(
         self,
@@ -94,33 +91,31 @@ class Dispatch:
         if endpoint_url and not (self._source.given or self._source.endpoint):
             # An emulator checks no signature, so one made with placeholders will do.
             self._credentials = Credentials("local", "local")
-        secure = self._base.startswith("https:")
-        # Read once: the trusted roots take tens of milliseconds, and each thaw needs a new client.
-        self._trust = httpx.create_ssl_context(trust_env=False) if secure else False
-        # All that can be is made ahead: a function that is told to go has no time to import.
-        self._client: httpx.AsyncClient | None = self._new_client()
-        self._used_at = clock.now()
+        # All that can be is made ahead: a function that is told to go has little time.
+        self._api = Origin(self._base, clock=clock)
         self._nudged: dict[tuple[Work, str], float] = {}
         self._in_flight = asyncio.Semaphore(_IN_FLIGHT)
 
-    async def nudge(self, work: Work, ids: Iterable[str], *, news: bool = False) -> int:
+    async def nudge(
+        self, work: Work, ids: Iterable[str], *, news: bool = False, early: bool = False
+    ) -> int:
         """Invoke the function for these ids, in batches; returns how many ids were taken.
 
         An id that was nudged less than 5 s ago is left out, unless the caller has `news` about
         it: something happened since (a wake), and whoever had the first nudge may be gone.
+        `early`: sent while the write that makes them due is still on its way, so that whoever
+        gets it looks more than once.
         Never raises for a failed Invoke. What failed may be nudged again at once.
         """
         fresh = self._fresh(work, ids, news)
         size = self._lanes[work].batch
         batches = [fresh[start : start + size] for start in range(0, len(fresh), size)]
-        sent = await asyncio.gather(*(self._send(work, batch) for batch in batches))
+        sent = await asyncio.gather(*(self._send(work, batch, early) for batch in batches))
         return sum(sent)
 
     async def close(self) -> None:
-        """Close the HTTP client; the next nudge makes a new one."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
+        """Drop the connections; the next nudge makes a new one."""
+        self._api.close()
 
     def _fresh(self, work: Work, ids: Iterable[str], news: bool) -> list[str]:
         now_s = self._clock.monotonic_s()
@@ -137,11 +132,14 @@ class Dispatch:
                 fresh.append(one)
         return fresh
 
-    async def _send(self, work: Work, ids: Sequence[str]) -> int:
+    async def _send(self, work: Work, ids: Sequence[str], early: bool) -> int:
         function = self._lanes[work].function
+        payload: dict[str, object] = {work.value: ids}
+        if early:
+            payload[EARLY] = True
         try:
             async with self._in_flight:
-                status = await self._invoke(function, json.dumps({work.value: ids}).encode())
+                status = await self._invoke(function, json.dumps(payload).encode())
             problem = "" if status < 300 else f"status {status}"
         # A nudge is a hint: whatever goes wrong here must not fail the work that is done.
         except Exception as error:
@@ -167,25 +165,9 @@ class Dispatch:
             service="lambda",
             now=now,
         )
-        try:
-            answer = await self._http().post(url, content=body, headers=headers)
-        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
-            # The server closed a kept-alive connection just now; a second Invoke does no harm.
-            answer = await self._http().post(url, content=body, headers=headers)
-        return answer.status_code
-
-    def _http(self) -> httpx.AsyncClient:
-        now = self._clock.now()
-        if self._client is not None and now - self._used_at > _FREEZE:
-            # Frozen in between: its sockets may be dead without knowing it. No goodbye on them.
-            self._client = None
-        if self._client is None:
-            self._client = self._new_client()
-        self._used_at = now
-        return self._client
-
-    def _new_client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(timeout=_TIMEOUT, trust_env=False, verify=self._trust)
+        # Over a kept connection that was closed just now it is sent twice, which does no harm.
+        answer = await self._api.exchange("POST", urlsplit(url).path, headers=headers, body=body)
+        return answer.status
 
     async def _signing_credentials(self) -> Credentials:
         current = self._credentials
@@ -196,6 +178,13 @@ class Dispatch:
                 raise LookupError("no AWS credentials are configured")
             return current
         headers = {"authorization": self._source.endpoint_token}
-        answer = await self._http().get(self._source.endpoint, headers=headers)
-        self._credentials = credentials_from_endpoint(answer.raise_for_status().json())
+        endpoint = urlsplit(self._source.endpoint)
+        asked = Origin(self._source.endpoint, clock=self._clock)
+        try:
+            answer = await asked.exchange("GET", endpoint.path or "/", headers=headers)
+        finally:
+            asked.close()
+        if answer.status != 200:
+            raise LookupError(f"the credentials endpoint answered {answer.status}")
+        self._credentials = credentials_from_endpoint(json.loads(answer.body))
         return self._credentials

@@ -157,21 +157,31 @@ class Deliverer:
 
     async def _wake_waiting(self, fanout: _Fanout) -> None:
         woken: set[str] = set()
-        page = await self._waits.satisfy(fanout.event, after=fanout.after)
+        free: set[str] = set()
+
+        async def look(runs: Set[str]) -> None:
+            free.update(await self._free(runs))
+
+        page = await self._waits.satisfy(fanout.event, after=fanout.after, beside=look)
         while True:
-            await self._wake(fanout, page.runs - woken)
+            await self._wake(fanout, page.runs - woken, free=free)
             woken |= page.runs
             if page.after is None:
                 break
             # Kept only after the wake: a successor begins behind this page.
             fanout.after = page.after
             await self._keep(fanout)
-            page = await self._waits.satisfy(fanout.event, after=page.after)
+            page = await self._waits.satisfy(fanout.event, after=page.after, beside=look)
         # Also those that a predecessor, or the run's own look-back, satisfied but did not wake.
         await self._wake(fanout, await self._waits.holders(fanout.event["_id"]) - woken)
 
-    async def _wake(self, fanout: _Fanout, run_ids: Set[str]) -> None:
-        """Wake them, and nudge those on whom nobody works: an owner sees the signal by itself."""
+    async def _wake(
+        self, fanout: _Fanout, run_ids: Set[str], *, free: Set[str] = frozenset()
+    ) -> None:
+        """Wake them, and nudge those on whom nobody works: an owner sees the signal by itself.
+
+        Those in `free` had no owner just now: they are nudged while the wakes are on their way.
+        """
 
         async def wake(run_id: str) -> str | None:
             async with self._wakes:
@@ -179,23 +189,23 @@ class Deliverer:
 
         if not run_ids:
             return
-        # Those free before the wake are nudged on the strength of that; of the others, an owner
-        # may have let go just before it, so they are read once more after.
         wakes = asyncio.gather(*map(wake, run_ids))
-        free, tried = await asyncio.gather(self._free(run_ids), wakes)
-        woken = {run_id for run_id in tried if run_id is not None}
-        self._nudge(fanout, Work.RUNS, sorted(woken & free))
-        if owned := woken - free:
-            self._nudge(fanout, Work.RUNS, sorted(await self._free(owned)))
+        self._nudge(fanout, Work.RUNS, sorted(run_ids & free), early=True)
+        woken = {run_id for run_id in await wakes if run_id is not None}
+        # Of the others, an owner may have let go just before the wake: they are read after it.
+        if others := woken - free:
+            self._nudge(fanout, Work.RUNS, sorted(await self._free(others)))
 
     async def _free(self, run_ids: Set[str]) -> set[str]:
         query = {"_id": {"$in": list(run_ids)}, "lease_until": {"$lte": self._clock.now()}}
         found = await guarded(self._runs.collection.find(query, {"_id": 1}).to_list())
         return {one["_id"] for one in found}
 
-    def _nudge(self, fanout: _Fanout, work: Work, ids: Sequence[str]) -> None:
+    def _nudge(
+        self, fanout: _Fanout, work: Work, ids: Sequence[str], *, early: bool = False
+    ) -> None:
         if ids:
-            nudge = self._nudges.nudge(work, ids, news=True)
+            nudge = self._nudges.nudge(work, ids, news=True, early=early)
             fanout.nudges.append(asyncio.ensure_future(nudge))
 
     async def _keep(self, fanout: _Fanout) -> None:

@@ -29,7 +29,7 @@ class Nudges(Protocol):
     """`lambent.dispatch.Dispatch` is one."""
 
     def nudge(
-        self, work: Work, ids: Iterable[str], *, news: bool = False
+        self, work: Work, ids: Iterable[str], *, news: bool = False, early: bool = False
     ) -> Coroutine[Any, Any, int]: ...
 
 

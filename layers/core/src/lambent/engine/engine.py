@@ -25,7 +25,6 @@ from lambent.engine.transitions import Transitions
 from lambent.engine.values import Values
 from lambent.leases import Keeper, LeaseKeeper, NoKeeper
 from lambent.mongo import Document, Mongo, guarded
-from lambent.telemetry import log_fields, logger
 from lambent.waits import Waits
 
 
@@ -179,12 +178,13 @@ class WorkflowEngine:
         return await self.store.due.wake(run_id)
 
     async def advance(
-        self, run_ids: Sequence[str], *, ends_s: float | None = None
+        self, run_ids: Sequence[str], *, ends_s: float | None = None, early: bool = False
     ) -> dict[str, Verdict]:
         """Advance a batch by one slice each, side by side on this event loop.
 
         `ends_s`: the end of this invocation by the monotonic clock. A run whose last owner died
-        goes alone: from a batch of several it is released and nudged by itself.
+        goes alone: from a batch of several it is released and nudged by itself. `early`: what
+        makes them due may still be on its way to the store.
         """
         if ends_s is None:
             ends_s = self.store.clock.monotonic_s() + self.config.longest_step_s
@@ -194,7 +194,7 @@ class WorkflowEngine:
         try:
             alone = len(slices) == 1
             outcomes = await asyncio.gather(
-                *(one.advance(alone=alone) for one in slices), return_exceptions=True
+                *(one.advance(alone=alone, early=early) for one in slices), return_exceptions=True
             )
         finally:
             self._slices.difference_update(slices)
@@ -221,17 +221,6 @@ class WorkflowEngine:
         if run is None or run["status"] != Status.COMPLETED:
             return None
         return await self.store.values.fetch(run["output"])
-
-
-def _verdict(run_id: str, end: Verdict | BaseException) -> Verdict:
-    if isinstance(end, Exception):
-        # A fault of the engine itself, or of its store, not of the author: the lease lapses, the
-        # next slice tries again, and a run that always ends so is blocked as poison.
-        logger().error("slice failed", exc_info=end, **log_fields(run=run_id))
-        return Verdict(Did.LOST)
-    if isinstance(end, BaseException):
-        raise end
-    return end
 
 
 class _Children:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
+from lambent.due import Claimed
 from lambent.engine.context import RunContext
 from lambent.engine.execution import Ended, Execution, Outcome, Settling
 from lambent.engine.journal import Journal
@@ -18,6 +19,8 @@ from lambent.engine.tenure import Did, Parts, Tenure, Verdict
 from lambent.engine.tidying import expire_epoch, failure_document, tidy
 from lambent.engine.undo import undo_all
 from lambent.errors import LeaseLost, Stopped, StoreUnavailable, Unserialisable
+
+_EARLY_S: Final = (0.004, 0.008, 0.016, 0.032, 0.064)
 
 
 class Slice:
@@ -38,10 +41,10 @@ class Slice:
         if self._execution is not None:
             self._execution.unwind(Stopped())
 
-    async def advance(self, *, alone: bool) -> Verdict:
+    async def advance(self, *, alone: bool, early: bool = False) -> Verdict:
         """Do what can be done. `alone`: nobody else goes down with this run if it kills us."""
         try:
-            claimed = await self._parts.due.claim(self._run_id)
+            claimed = await self._claim(_EARLY_S if early else ())
             if claimed is None:
                 return Verdict(Did.NOTHING)
             if claimed.document["claims"] > 1 and not alone:
@@ -56,6 +59,15 @@ class Slice:
                 return await self._work()
             except (LeaseLost, StoreUnavailable):
                 return Verdict(Did.LOST)
+
+    async def _claim(self, rests_s: Sequence[float]) -> Claimed | None:
+        """The claim, tried again after each rest: a nudge may overtake the wake that it is for."""
+        due = self._parts.due
+        for rest_s in rests_s:
+            if (claimed := await due.claim(self._run_id)) is not None or self._stopped:
+                return claimed
+            await self._parts.clock.sleep(rest_s)
+        return await due.claim(self._run_id)
 
     def _told(self, lost: bool) -> None:
         if self._execution is None:
