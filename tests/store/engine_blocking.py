@@ -9,7 +9,6 @@ from typing import Any, cast
 
 from pymongo import MongoClient
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.read_concern import ReadConcern
 
 from lambent.mongo import Document
 
@@ -56,8 +55,8 @@ class _Collection:
 
         return call
 
-    def with_options(self, *, read_concern: ReadConcern) -> _Collection:
-        del read_concern  # what one server has in memory is all there is
+    def with_options(self, **concerns: Any) -> _Collection:
+        del concerns  # what one server has in memory is all there is
         return self
 
     def find(self, *args: Any, **kwargs: Any) -> _Cursor:

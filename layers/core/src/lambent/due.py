@@ -8,6 +8,8 @@ The rules, each of which kills a counterexample:
 * `due_at` alone says whether a document wants work; nothing due = FAR_FUTURE, never null.
 * A claim is one guarded update and then a read by the fresh token, even when the write reported
   no match or an error: a lost acknowledgement must not strand a lease.
+* A claim need not outlive a crash of the store, so it does not wait for disks and replicas: a
+  lease that the store forgets makes its owner a late one, of which there are others anyway.
 * A claimed document keeps its `due_at`: whoever dies leaves it due, with a lease that lapses.
 * A wake never takes a live lease away: it counts `signals` up, and the owner, whose settle is
   guarded by the count it had seen, looks again.
@@ -32,6 +34,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
+from pymongo.write_concern import WriteConcern
 
 from lambent.clock import EPOCH, Clock
 from lambent.mongo import Document, guarded, is_unreachable
@@ -39,6 +42,7 @@ from lambent.mongo import Document, guarded, is_unreachable
 LEASE_S: Final = 30.0
 # How far ahead of its due time a nudged document may be taken: the clocks of two machines differ.
 CLAIM_AHEAD_S: Final = 1.0
+_FLEETING: Final = WriteConcern(w=1, j=False)
 
 
 class Database(Protocol):
@@ -113,6 +117,10 @@ class DueDocuments:
     def collection(self) -> AsyncCollection[Document]:
         return self._mongo.db[self.kind.collection]
 
+    @property
+    def _fleeting(self) -> AsyncCollection[Document]:
+        return self.collection.with_options(write_concern=_FLEETING)
+
     async def ensure_indexes(self) -> None:
         """Make the indexes that `find` and `next_due_at` stand on; for setup."""
         prefix = [("priority", 1)] if self.kind.levels else []
@@ -169,7 +177,7 @@ class DueDocuments:
         token = secrets.token_hex(12)
         due = {"$gte": EPOCH, "$lte": now + timedelta(seconds=ahead_s)}
         try:
-            await self.collection.update_one(
+            await self._fleeting.update_one(
                 {"_id": document_id, "due_at": due, "lease_until": {"$lte": now}},
                 {"$set": {"lease": token, "lease_until": _lapse(now)}, "$inc": {"claims": 1}},
             )
@@ -205,11 +213,20 @@ class DueDocuments:
         return Lease(lease.kind, lease.id, lease.token, begun_s + LEASE_S)
 
     async def write(
-        self, lease: Lease, update: Mapping[str, Any], *, where: Mapping[str, Any] | None = None
+        self,
+        lease: Lease,
+        update: Mapping[str, Any],
+        *,
+        where: Mapping[str, Any] | None = None,
+        lasting: bool = True,
     ) -> bool:
-        """One update under the lease that keeps it; False: lost, or `where` does not hold."""
+        """One update under the lease that keeps it; False: lost, or `where` does not hold.
+
+        `lasting`: whether it must outlive a crash of the store.
+        """
         guard = {"_id": lease.id, "lease": lease.token, **(where or {})}
-        answer = await guarded(self.collection.update_one(guard, dict(update)))
+        collection = self.collection if lasting else self._fleeting
+        answer = await guarded(collection.update_one(guard, dict(update)))
         return answer.matched_count == 1
 
     async def wake(

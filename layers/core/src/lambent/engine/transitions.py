@@ -67,7 +67,10 @@ class Transitions:
             changes["gathers"] = None
             update["$unset"] = {"active_key": ""}
             update["$pullAll"] = {"marks": [run["active_key"]] if "active_key" in run else []}
-        done = await self._due.write(lease, update, where=guard)
+        # A first begin must last: a run without it counts as one that did nothing yet. A later one
+        # only shows that the run is in hand.
+        first = run["started_at"] is None or bool(run.get("gathers"))
+        done = await self._due.write(lease, update, where=guard, lasting=first)
         if done:
             run.update(changes)
         return done
