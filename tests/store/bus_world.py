@@ -97,12 +97,14 @@ class SilentNudges:
 
     def __init__(self) -> None:
         self.sent: list[tuple[Work, str]] = []
+        self.early: list[str] = []
 
     def nudge(
         self, work: Work, ids: Iterable[str], *, news: bool = False, early: bool = False
     ) -> Coroutine[Any, Any, int]:
         async def send() -> int:
             self.sent += [(work, one) for one in ids]
+            self.early += ids if early else ()
             return 0
 
         return send()

@@ -144,15 +144,23 @@ async def test_two_deliverers_at_once_give_a_run_the_event_once(world: BusWorld)
     assert await world.mongo.db["runs"].count_documents({"status": "pending"}) == 1
 
 
-async def test_a_run_that_someone_works_on_is_woken_but_not_nudged(world: BusWorld) -> None:
-    await world.sleeping_run("r1")
+async def test_runs_that_someone_works_on_are_woken_but_not_nudged(world: BusWorld) -> None:
+    names = {f"r{number}" for number in range(12)}
+    for name in names:
+        await world.sleeping_run(name)
     lapse = world.clock.now().replace(year=2027)
     await world.mongo.db["runs"].update_one(
         {"_id": "r1"}, {"$set": {"lease": "x", "lease_until": lapse}}
     )
     await world.bus().publish("acme", [placed()])
     assert (await world.run("r1"))["signals"] == 1
-    assert (Work.RUNS, "r1") not in world.nudges.sent
+    assert {one for work, one in world.nudges.sent if work is Work.RUNS} == names - {"r1"}
+
+
+async def test_a_nudge_leaves_beside_the_wake_and_says_so(world: BusWorld) -> None:
+    await world.sleeping_run("r1")
+    await world.bus().publish("acme", [placed()])
+    assert world.nudges.early == ["r1"]
 
 
 async def test_a_large_fan_out_goes_on_where_its_time_ran_out(world: BusWorld) -> None:

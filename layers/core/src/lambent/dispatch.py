@@ -22,6 +22,8 @@ from lambent.telemetry import log_fields, logger
 
 # In a payload: its documents are about to become due.
 EARLY: Final = "early"
+# Whoever gets an early nudge looks for them at least so long.
+EARLY_FOR_S: Final = 0.05
 # An id is nudged at most once in this time, unless there is news about it.
 QUIET_S: Final = 5.0
 # Invokes at once from one environment: more only queue up in front of the Lambda API.

@@ -236,14 +236,18 @@ class DueDocuments:
         set: Mapping[str, Any] | None = None,
         where: Mapping[str, Any] | None = None,
         also: Mapping[str, Any] | None = None,
+        unowned: bool = False,
     ) -> bool:
         """Make it due now and tell its owner, if any, to look again; `set`, and what `also` adds
-        to the update, is seen together with the signal. False: no such wakeable document."""
+        to the update, is seen together with the signal. `unowned`: only if it has no owner.
+        False: no such wakeable document."""
         update: Document = {"$inc": {"signals": 1}, "$min": {"due_at": self._clock.now()}}
         update |= also or {}
         if set:
             update["$set"] = dict(set)
-        guard = self.kind.wakeable if where is None else where
+        guard = dict(self.kind.wakeable if where is None else where)
+        if unowned:
+            guard["lease_until"] = {"$lte": self._clock.now()}
         answer = await guarded(self.collection.update_one({"_id": document_id, **guard}, update))
         return answer.matched_count == 1
 

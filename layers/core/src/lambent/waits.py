@@ -19,8 +19,7 @@ other, and both satisfy by one compare-and-set on `status: open` that copies the
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -233,43 +232,28 @@ class Waits:
             )
         )
 
-    async def satisfy(
-        self,
-        event: Document,
-        *,
-        after: datetime | None = None,
-        beside: Callable[[frozenset[str]], Awaitable[None]] | None = None,
-    ) -> Page:
+    async def satisfy(self, event: Document, *, after: datetime | None = None) -> Page:
         """Offer the event to one page of open waits; go on with `after` until it is None.
 
         Every run in `runs` is to be woken, whoever satisfied its wait. Then wake `holders` too.
-        `beside` is told the runs and awaited while their waits are being satisfied.
         """
         query = {"client": event["client"], "type": event["type"], "status": WaitStatus.OPEN.value}
         limit = _PAGE
         since = after or EPOCH
-        runs: frozenset[str] = frozenset()
+        runs: set[str] = set()
         while True:
             query["opened_at"] = {"$gte": since, "$lt": FAR_FUTURE}
             cursor = self._waits.find(query).sort("opened_at", 1).limit(limit)
             waits = await guarded(cursor.to_list())
-            fitting = [wait for wait in waits if fits(wait, event)]
-            found = frozenset(wait["run"] for wait in fitting)
-            taking = self._take_all(fitting, event)
-            if found and beside is not None:
-                await asyncio.gather(taking, beside(found))
-            else:
-                await taking
-            runs |= found
+            for wait in waits:
+                if fits(wait, event):
+                    await self.take(wait, event)
+                    runs.add(wait["run"])
             if len(waits) < limit:
-                return Page(runs, None)
+                return Page(frozenset(runs), None)
             if waits[-1]["opened_at"] > since:
-                return Page(runs, waits[-1]["opened_at"])
+                return Page(frozenset(runs), waits[-1]["opened_at"])
             limit *= 2
-
-    async def _take_all(self, waits: Iterable[Document], event: Document) -> None:
-        for wait in waits:
-            await self.take(wait, event)
 
     async def holders(self, event_id: str) -> frozenset[str]:
         """The runs that hold this event, whoever gave it to them.

@@ -13,7 +13,7 @@ from lambent.bus import transitions
 from lambent.bus.ports import Bell, NoBell, Nudges, Starts
 from lambent.bus.webhooks import WebhookQueue
 from lambent.clock import Clock
-from lambent.dispatch import Work
+from lambent.dispatch import EARLY_FOR_S, Work
 from lambent.due import Claimed, Database, DueDocuments, Lease
 from lambent.errors import StoreUnavailable
 from lambent.mongo import Document, guarded
@@ -157,44 +157,47 @@ class Deliverer:
 
     async def _wake_waiting(self, fanout: _Fanout) -> None:
         woken: set[str] = set()
-        free: set[str] = set()
-
-        async def look(runs: Set[str]) -> None:
-            free.update(await self._free(runs))
-
-        page = await self._waits.satisfy(fanout.event, after=fanout.after, beside=look)
+        page = await self._waits.satisfy(fanout.event, after=fanout.after)
         while True:
-            await self._wake(fanout, page.runs - woken, free=free)
+            await self._wake(fanout, page.runs - woken)
             woken |= page.runs
             if page.after is None:
                 break
             # Kept only after the wake: a successor begins behind this page.
             fanout.after = page.after
             await self._keep(fanout)
-            page = await self._waits.satisfy(fanout.event, after=page.after, beside=look)
+            page = await self._waits.satisfy(fanout.event, after=page.after)
         # Also those that a predecessor, or the run's own look-back, satisfied but did not wake.
-        await self._wake(fanout, await self._waits.holders(fanout.event["_id"]) - woken)
+        await self._wake(fanout, await self._waits.holders(fanout.event["_id"]) - woken, few=0)
 
-    async def _wake(
-        self, fanout: _Fanout, run_ids: Set[str], *, free: Set[str] = frozenset()
-    ) -> None:
+    async def _wake(self, fanout: _Fanout, run_ids: Set[str], *, few: int = _AT_ONCE) -> None:
         """Wake them, and nudge those on whom nobody works: an owner sees the signal by itself.
 
-        Those in `free` had no owner just now: they are nudged while the wakes are on their way.
+        Where they are few, each has just been given the event while it waited: nearly always
+        nobody works on it, and its nudge leaves beside the wake.
         """
+        if not run_ids:
+            return
+        free: set[str] = set()
 
         async def wake(run_id: str) -> str | None:
             async with self._wakes:
+                if await self._runs.wake(run_id, unowned=True):
+                    free.add(run_id)
+                    return run_id
                 return run_id if await self._runs.wake(run_id) else None
 
-        if not run_ids:
-            return
+        begun_s = self._clock.monotonic_s()
         wakes = asyncio.gather(*map(wake, run_ids))
-        self._nudge(fanout, Work.RUNS, sorted(run_ids & free), early=True)
+        early = len(run_ids) <= few
+        if early:
+            self._nudge(fanout, Work.RUNS, sorted(run_ids), early=True)
         woken = {run_id for run_id in await wakes if run_id is not None}
+        if not early or self._clock.monotonic_s() - begun_s > EARLY_FOR_S:
+            self._nudge(fanout, Work.RUNS, sorted(free))
         # Of the others, an owner may have let go just before the wake: they are read after it.
-        if others := woken - free:
-            self._nudge(fanout, Work.RUNS, sorted(await self._free(others)))
+        if owned := woken - free:
+            self._nudge(fanout, Work.RUNS, sorted(await self._free(owned)))
 
     async def _free(self, run_ids: Set[str]) -> set[str]:
         query = {"_id": {"$in": list(run_ids)}, "lease_until": {"$lte": self._clock.now()}}

@@ -21,7 +21,8 @@ from lambent.engine.undo import undo_all
 from lambent.errors import LeaseLost, Stopped, StoreUnavailable, Unserialisable
 from lambent.mongo import Document
 
-_EARLY_S: Final = (0.004, 0.008, 0.016, 0.032, 0.064)
+# Rests between tries, `EARLY_FOR_S` of dispatch together and a little more.
+_EARLY_S: Final = (0.004, 0.008, 0.016, 0.032)
 
 
 class Slice:
@@ -177,7 +178,7 @@ class Slice:
             begun = await tenure.steady(lambda: begin(records=journal.count))
         elif self._in_hand(run):
             await self._load()
-            self._beginning = asyncio.create_task(tenure.steady(begin))
+            self._beginning = asyncio.create_task(_after_a_turn(lambda: tenure.steady(begin)))
             return True
         else:
             begun, _ = await asyncio.gather(tenure.steady(begin), self._load())
@@ -329,3 +330,9 @@ class Slice:
         ended = tenure.run["epoch"] - 1
         await tenure.steady(lambda: expire_epoch(parts.mongo, tenure.run, ended, gone_at))
         return None
+
+
+async def _after_a_turn(call: Callable[[], Awaitable[bool]]) -> bool:
+    """The call, once what comes next has had its first turn."""
+    await asyncio.sleep(0)
+    return await call()
