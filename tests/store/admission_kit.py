@@ -21,6 +21,7 @@ class Stand:
     keys: KeyStore
     gate: Gate
     key: str  # of the client acme, for chat
+    config: AdmissionConfig
 
     async def ask(self, credential: str | None = None, **request: Any) -> Any:
         request.setdefault("scope", Scope.CHAT)
@@ -54,7 +55,8 @@ async def stand(dsn: str, **config: Any) -> AsyncIterator[Stand]:
         await migrate(postgres)
         keys = KeyStore(postgres, clock=clock)
         made = await keys.create("acme", "the test's", scopes=[Scope.CHAT])
-        gate = Gate(postgres, clock=clock, config=AdmissionConfig(**config))
-        yield Stand(postgres, keys, gate, made.text)
+        numbers = AdmissionConfig(**config)
+        gate = Gate(postgres, clock=clock, config=numbers)
+        yield Stand(postgres, keys, gate, made.text, numbers)
     finally:
         await postgres.close()

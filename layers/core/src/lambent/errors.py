@@ -162,6 +162,14 @@ class RateLimited(RetryLater):
     title = "Too many requests"
 
 
+class BudgetExceeded(RetryLater):
+    """A hard budget is used up; `fields["budget"]` says which, `retry_after_s` ends its period."""
+
+    status = 429
+    code = "budget_exceeded"
+    title = "The budget is used up"
+
+
 class Unavailable(RetryLater):
     """A part that the answer needs is not there now."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -43,6 +44,31 @@ def _number(kind: type[int] | type[float], low: float, high: float) -> Callable[
         return number
 
     return parse
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPrice:
+    """What a million tokens cost, in whatever money budgets are set in."""
+
+    model: str
+    prompt: float
+    completion: float
+
+
+def _prices(value: str) -> tuple[ModelPrice, ...]:
+    """`{"llama3.2": {"prompt": 0.1, "completion": 0.4}, "*": ...}`; `*` is any other model."""
+    wanted = 'must be JSON such as {"llama3.2": {"prompt": 0.1, "completion": 0.4}}'
+    try:
+        read = json.loads(value)
+        prices = tuple(
+            ModelPrice(model, float(one["prompt"]), float(one["completion"]))
+            for model, one in read.items()
+        )
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ValueError(wanted) from None
+    if any(not 0 <= part < 1e9 for one in prices for part in (one.prompt, one.completion)):
+        raise ValueError(f"{wanted}, without negative prices")
+    return prices
 
 
 def _level(value: str) -> str:
@@ -136,6 +162,12 @@ class Settings:
     auth_enabled: bool = setting(_flag, "Whether an API key is required.", default=True)
     rate_limit_max_requests: int = setting(
         _number(int, 1, 1_000_000), "Requests a client may send a minute.", default=100
+    )
+    model_prices: tuple[ModelPrice, ...] = setting(
+        _prices,
+        "What a million tokens of each model cost, as JSON: "
+        '`{"llama3.2": {"prompt": 0.1, "completion": 0.4}}`; `*` stands for any other model.',
+        default=(),
     )
     breaker_failures: int = setting(
         _number(int, 1, 1000), "Failures in a row that open the breaker.", default=5

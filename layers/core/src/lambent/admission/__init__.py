@@ -1,8 +1,9 @@
 """Admission: who may go on, how often, to which model host, and with which slot.
 
-One round trip decides (`Gate.admit`, the database function `lambent.admit`), in this order:
-401 no good key, 403 scope, 429 limit, 501 unknown agent, 503 breaker open or no slot. What an
-earlier step refused, a later one never sees; what the limit took stays taken, whatever follows.
+One round trip decides (`Gate.admit`, the database function `lambent.decide`), in this order:
+401 no good key, 403 scope, 429 limit or budget, 501 unknown agent, 503 breaker open or no slot.
+What an earlier step refused, a later one never sees; what the limit took stays taken, whatever
+follows.
 
 The breaker of a host:
 
@@ -27,4 +28,15 @@ After a success at the first token, `finish` books nothing but a later `failure`
 as one more failure in a row while closed, as the end of that half-open time while half open. After
 any other verdict `finish` only releases the slot. So a long answer cannot, at its end, wipe out the
 failures that others had meanwhile.
+
+What a turn used is booked with `finish`, and each second while a model answers: cumulative, under
+the turn's token and a number that rises, so that a repeated, late or lost booking does no harm.
+Guaranteed, then, as long as Postgres itself does not crash (that may cost its last half second):
+
+- a generation whose end this process saw is booked with the numbers of the model server, once;
+- one that broke off (stopped, left, failed) is booked with the pieces that had come, once: the
+  server never tells its numbers; its prompt is estimated, in a column of its own;
+- a process that is killed loses of its turns at most what came within its last second;
+- a step's generation is booked before its checkpoint is written;
+- while Postgres is away bookings wait in the process; who is killed then loses those.
 """

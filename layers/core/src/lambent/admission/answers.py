@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any, Final, assert_never
 
 from lambent.admission.decisions import (
     AdmissionRequest,
     Admitted,
+    BudgetState,
     Decision,
     Grant,
     LimitState,
@@ -19,6 +21,7 @@ from lambent.admission.decisions import (
 )
 from lambent.errors import (
     BreakerOpen,
+    BudgetExceeded,
     Forbidden,
     LambentError,
     NoSlot,
@@ -38,8 +41,8 @@ def read_decision(
     token: str,
     window_s: float,
 ) -> Decision:
-    """What `lambent.admit` answered: eleven texts, in the order of its last statement."""
-    verdict, client, name, scopes, quota, tat_s, retry_s, generation, slot, place, wait_s = row
+    """What `lambent.decide` answered: twelve texts, in the order of its last statement."""
+    verdict, client, name, scopes, quota, tat_s, retry_s, generation, slot, place, wait_s = row[:11]
     if verdict == "unauthenticated":
         return Refused(Unauthenticated(), None)
     held = ALL_SCOPES if key_id is None else frozenset((scopes or "").split())
@@ -47,6 +50,7 @@ def read_decision(
     limit = None
     if tat_s is not None and quota is not None:
         limit = _limit(int(quota), float(tat_s), window_s=window_s)
+    budget = None if row[11] is None else read_budget(row[11])
     if verdict in {"admitted", "probe"}:
         grant = Grant(
             host=request.host,
@@ -55,9 +59,13 @@ def read_decision(
             slot=None if slot is None else int(slot),
             probe=verdict == "probe",
         )
-        return Admitted(principal, limit, grant)
+        return Admitted(principal, limit, grant, budget)
     if verdict == "queued" and request.host is not None:
-        return Queued(principal, limit, token, request.host, int(place or 1), float(wait_s or 0))
+        return Queued(
+            principal, limit, token, request.host, int(place or 1), float(wait_s or 0), budget
+        )
+    if verdict == "over_budget" and budget is not None:
+        return Refused(over_budget(budget), limit, principal)
     return Refused(_error(verdict, float(retry_s or 0), scope=request.scope), limit, principal)
 
 
@@ -72,6 +80,7 @@ def read_look(row: Any, *, queued: Queued) -> Decision:
                 queued.host,
                 row.r_place,
                 row.r_estimated_s,
+                queued.budget,
             )
         case "admitted" | "probe":
             grant = Grant(
@@ -81,11 +90,33 @@ def read_look(row: Any, *, queued: Queued) -> Decision:
                 slot=row.r_slot,
                 probe=row.r_verdict == "probe",
             )
-            return Admitted(queued.principal, queued.limit, grant)
+            return Admitted(queued.principal, queued.limit, grant, queued.budget)
         case _:
             return Refused(
                 _breaker_open(row.r_retry_after_s or 0.0), queued.limit, queued.principal
             )
+
+
+def read_budget(text: str) -> BudgetState:
+    """What `lambent.budget_text` wrote."""
+    return BudgetState(**json.loads(text))
+
+
+def over_budget(budget: BudgetState) -> BudgetExceeded:
+    """The error of a hard budget that is used up."""
+    shown = {
+        "kind": budget.kind,
+        "period": budget.period,
+        "unit": budget.unit,
+        "limit": budget.limit,
+        "used": budget.used,
+    }
+    return BudgetExceeded(
+        f"The {budget.kind}'s {budget.unit} for this {budget.period} are used up: "
+        f"{budget.used:g} of {budget.limit:g}.",
+        retry_after_s=max(1.0, budget.resets_in_s),
+        fields={"budget": shown},
+    )
 
 
 def waited_too_long(queued: Queued) -> Refused:
@@ -129,7 +160,7 @@ def _error(verdict: str | None, retry_s: float, *, scope: Scope | None) -> Lambe
         case "breaker_open":
             return _breaker_open(retry_s)
         case _:
-            raise AssertionError(f"lambent.admit answered {verdict!r}")
+            raise AssertionError(f"lambent.decide answered {verdict!r}")
 
 
 def _breaker_open(retry_s: float) -> BreakerOpen:

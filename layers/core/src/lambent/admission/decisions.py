@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
 from lambent.errors import LambentError
-from lambent.settings import Settings
+from lambent.settings import ModelPrice, Settings
 
 
 class Scope(StrEnum):
@@ -45,6 +46,7 @@ class AdmissionConfig:
     ticket_lease_s: float = 3.0
     poll_s: float = 0.2
     slot_wait_s: float = 10.0
+    prices: Mapping[str, ModelPrice] = field(default_factory=dict)
 
     @classmethod
     def of(cls, settings: Settings) -> AdmissionConfig:
@@ -57,6 +59,7 @@ class AdmissionConfig:
             breaker_successes=settings.breaker_successes,
             max_inflight=settings.ollama_max_inflight,
             slot_wait_s=settings.slot_wait_s,
+            prices={price.model: price for price in settings.model_prices},
         )
 
 
@@ -111,6 +114,23 @@ class LimitState:
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetState:
+    """A budget at its edge. `limit` and `used` are tokens, or money as `unit` says.
+
+    `level` is soft or hard, `kind` client or key, `period` day or month (UTC's).
+    """
+
+    level: str
+    kind: str
+    owner: str
+    period: str
+    unit: str
+    limit: float
+    used: float
+    resets_in_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """What must be given back with `Gate.finish`: a slot or the probe, and the right to judge.
 
@@ -128,11 +148,12 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """Go on, then `Gate.finish(grant, outcome)`."""
+    """Go on, then `Gate.finish(grant, outcome)`. `budget` is a soft one that is passed."""
 
     principal: Principal
     limit: LimitState | None
     grant: Grant
+    budget: BudgetState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +166,7 @@ class Queued:
     host: str
     position: int
     estimated_wait_s: float
+    budget: BudgetState | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from lambent.admission.answers import (
     result_of,
     waited_too_long,
 )
+from lambent.admission.books import CALL, Books
 from lambent.admission.decisions import (
     AdmissionConfig,
     AdmissionRequest,
@@ -35,12 +36,14 @@ from lambent.admission.decisions import (
 )
 from lambent.admission.keys import Credential, parse_credential
 from lambent.admission.statements import statement
+from lambent.admission.usage import TurnUse
 from lambent.clock import Clock
 from lambent.errors import StoreUnavailable, Unauthenticated, UnknownAgent
 from lambent.postgres import Postgres
 from lambent.telemetry import log_fields, logger
 
 ANONYMOUS: Final = "anonymous"
+_NO_GRANT: Final = Grant(host=None, token="")
 
 
 class Gate:
@@ -51,6 +54,7 @@ class Gate:
         self._clock = clock
         self._config = config
         self._queries: dict[tuple[bool, bool, bool], bytes] = {}
+        self._books = Books(config.prices)
 
     async def admit(self, request: AdmissionRequest) -> Decision:
         """Decide, in at most one round trip; never raises for a refusal."""
@@ -148,22 +152,25 @@ class Gate:
         """
         if grant.host is None or grant.judged is not None:
             return grant
-        booked = await self._book(replace(grant, slot=None), result_of(outcome))
+        booked = await self._give_back(replace(grant, slot=None), result_of(outcome))
         return replace(grant, judged=outcome) if booked else grant
 
-    async def finish(self, grant: Grant, outcome: Outcome) -> bool:
-        """Release the slot or the probe and book the result; one statement, off the token path.
+    async def finish(self, grant: Grant, outcome: Outcome, *, used: TurnUse | None = None) -> bool:
+        """Release the slot or the probe, book the result and what was used.
 
-        False if Postgres did not answer: then the leases end by themselves. Calling it twice
-        releases once.
+        One statement, off the token path. False if Postgres did not answer: then the leases end
+        by themselves, and the use is booked with the next one of this environment. Calling it
+        twice releases once and books once.
         """
-        if grant.host is None:
-            return True
         result = result_of(outcome)
         if grant.judged is not None:
             later = result_of(grant.judged) == "success" and result == "failure"
             result = "failure" if later else "none"
-        return await self._book(grant, result)
+        return await self._give_back(grant, result, used=used)
+
+    async def book(self, used: TurnUse) -> bool:
+        """Book what a turn that goes on has used so far; False if Postgres did not answer."""
+        return await self._give_back(_NO_GRANT, "none", used=used)
 
     async def renew(self, grant: Grant) -> bool:
         """Extend the lease of slot or probe; False if it is no longer this grant's."""
@@ -216,12 +223,12 @@ class Gate:
             with contextlib.suppress(StoreUnavailable):
                 held = await self.renew(grant)
 
-    async def _book(self, grant: Grant, result: str) -> bool:
-        if result == "none" and grant.slot is None and not grant.probe:
-            return True
-        return await self._quietly(
-            b"SELECT lambent.finish(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-            (
+    async def _give_back(self, grant: Grant, result: str, *, used: TurnUse | None = None) -> bool:
+        """One statement for both halves, or for the one that there is to do."""
+        calls, params = [], []
+        if grant.host is not None and (result != "none" or grant.slot is not None or grant.probe):
+            calls.append("lambent.finish(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)")
+            params += [
                 grant.host,
                 grant.token,
                 grant.slot,
@@ -232,20 +239,42 @@ class Gate:
                 self._config.breaker_failures,
                 self._config.breaker_open_s,
                 self._config.breaker_successes,
-            ),
-            doing="book a result",
-        )
+            ]
+        if used is not None:
+            calls.append(CALL)
+            params += self._books.params(used)
+        if not calls:
+            return True
+        query = f"SELECT {', '.join(calls)}".encode()
+        rows = await self._quietly(query, tuple(params), doing="book a result")
+        if rows is None:
+            if used is not None:
+                self._books.missed(used)
+            return False
+        if used is not None:
+            self._books.took(used, rows[0][-1])
+        await self._book_the_unbooked()
+        return True
 
-    async def _quietly(self, query: bytes, params: tuple[Any, ...], *, doing: str) -> bool:
+    async def _book_the_unbooked(self) -> None:
+        while (used := self._books.oldest_unbooked()) is not None:
+            query = f"SELECT {CALL}".encode()
+            rows = await self._quietly(query, self._books.params(used), doing="book a turn")
+            if rows is None:
+                return
+            self._books.took(used, rows[0][0])
+
+    async def _quietly(
+        self, query: bytes, params: tuple[Any, ...], *, doing: str
+    ) -> list[Any] | None:
         # The caller's answer is over by now: it must not fail because this did.
         try:
-            await self._postgres.fetch(query, params)
+            return await self._postgres.fetch(query, params)
         except StoreUnavailable:
             logger().warning(
                 f"could not {doing}; its lease will end", **log_fields(store="postgres")
             )
-            return False
-        return True
+            return None
 
     def _query(self, request: AdmissionRequest, *, limited: bool) -> bytes:
         # What the configuration fixes stands in the text: each parameter costs more than a number,
@@ -254,7 +283,7 @@ class Gate:
         if kind not in self._queries:
             config = self._config
             self._queries[kind] = (
-                "SELECT lambent.admit(%s, %s, %s, %s"
+                "SELECT lambent.decide(%s, %s, %s, %s"
                 f", {config.limit if limited else 'NULL'}, '{config.window_s!r}'"
                 f", {str(request.agent_exists).lower()}, %s"
                 f", {config.max_inflight if request.slot else 'NULL'}, %s"

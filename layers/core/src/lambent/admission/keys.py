@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Any, Final
 
 from lambent.admission.decisions import Scope
@@ -28,6 +29,12 @@ _LONGEST_NAME: Final = 100
 _LONGEST_GRACE_S: Final = 30 * 86400.0
 # Postgres keeps later instants, which no datetime here can hold: such a row could not be read.
 _LATEST: Final = datetime(9999, 1, 1, tzinfo=UTC)
+
+
+class Unset(Enum):
+    """Says that a field is left as it is, where None means something."""
+
+    YES = "unset"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +154,31 @@ class KeyStore:
         keys = tuple(_key(row) for row in rows[:limit])
         return KeyPage(keys, keys[-1].id if len(rows) > limit else None)
 
+    async def change(
+        self,
+        key_id: str,
+        *,
+        name: str | None = None,
+        limit: int | Unset | None = Unset.YES,
+        expires_at: datetime | Unset | None = Unset.YES,
+    ) -> ApiKey:
+        """Change what is given; None takes a limit or an expiry away.
+
+        Raises `NotFound`, `Unprocessable`.
+        """
+        set_quota, set_expiry = limit is not Unset.YES, expires_at is not Unset.YES
+        quota = None if isinstance(limit, Unset) else limit
+        expiry = None if isinstance(expires_at, Unset) else expires_at
+        self._check("-", name or "-", scopes=list(Scope), limit=quota, expires_at=expiry)
+        values = {
+            "name": name,
+            "set_quota": set_quota,
+            "quota": quota,
+            "set_expiry": set_expiry,
+            "expires_at": expiry,
+        }
+        return await self._one("key_change", key_id, **values)
+
     async def rotate(self, key_id: str, *, grace_s: float = 0.0) -> NewKey:
         """A new secret; the present one stays good for `grace_s` more seconds.
 
@@ -191,10 +223,10 @@ class KeyStore:
         row = await self._postgres.fetch_one(statement("key_ensure_admin"), values)
         return AdminKey(_ADMIN_ID, f"lam_{_ADMIN_ID}_{plain}" if row is not None else None)
 
-    async def _one(self, name: str, key_id: str) -> ApiKey:
+    async def _one(self, name: str, key_id: str, **values: Any) -> ApiKey:
         row = None
         if _KEY_ID.fullmatch(key_id):
-            row = await self._postgres.fetch_one(statement(name), {"id": key_id})
+            row = await self._postgres.fetch_one(statement(name), {"id": key_id, **values})
         if row is None:
             raise NotFound("No such key.")
         return _key(row)

@@ -7,11 +7,14 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
+from lambent.admission.usage import ModelUse
 from lambent.errors import LambentError, ModelBusy, ModelUnavailable
 from lambent.models.manager import ModelManager
 from lambent.models.values import Embeddings, ModelChunk, ModelRequest, Usage
+
+_CHARACTERS_A_TOKEN: Final = 4
 
 
 class Answered(StrEnum):
@@ -26,35 +29,49 @@ class Answered(StrEnum):
 
 @dataclass(slots=True)
 class _Open:
-    """A generation; `busy` while its reader waits in it, as against leaving it at a chunk."""
+    """A generation; `busy` while its reader waits in it, as against leaving it at a chunk.
 
+    `pieces` came until `last_s`: what is known of its use as long as the server has not told it.
+    """
+
+    request: ModelRequest
     task: asyncio.Task[Any] | None = None
     busy: bool = True
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     stream: AsyncGenerator[ModelChunk, None] | None = None
+    pieces: int = 0
+    began_s: float = 0.0
+    last_s: float = 0.0
+
+    def use(self) -> ModelUse:
+        """As it is booked if nothing more comes."""
+        return ModelUse(
+            model=self.request.model,
+            requests=1,
+            broken=1,
+            prompt_tokens=0,
+            completion_tokens=self.pieces,
+            estimated_tokens=_estimate(self.request),
+            model_s=self.last_s - self.began_s,
+        )
 
 
 class ModelAccess:
-    """Books what a turn takes from the model; `on_first_token` is called once, at the first."""
+    """Counts what a turn takes from the model; `on_first_token` is called once, at the first."""
 
-    def __init__(
-        self,
-        models: ModelManager,
-        *,
-        host: str | None = None,
-        on_first_token: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, models: ModelManager, *, host: str | None = None) -> None:
         self._models = models
         self._host = host
-        self._on_first_token = on_first_token
         self._open: _Open | None = None
         self._closed = False
+        self._used: dict[str, ModelUse] = {}
+        self.on_first_token: Callable[[], None] = lambda: None
         self.usage = Usage()
         self.answered = Answered.nothing
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[ModelChunk, None]:
         """One generation; the slot of the turn is one, so it first sees the one before ended."""
-        opened = _Open()
+        opened = _Open(request)
         opened.stream = self._stream(request, opened)
         return opened.stream
 
@@ -66,13 +83,19 @@ class ModelAccess:
         if self._closed:
             raise RuntimeError("the turn has ended; its model cannot be called any more")
         self._open = opened
+        clock = asyncio.get_running_loop().time
+        opened.began_s = clock()
         try:
             generation = self._models.generate_stream(request, host=self._host)
             async with aclosing(generation) as pieces:
                 async for piece in pieces:
                     self._note_token()
+                    opened.last_s = clock()
                     if piece.end:
-                        self.usage = self.usage + piece.end.usage
+                        opened.pieces = 0
+                        self._told(request.model, piece.end.usage)
+                    else:
+                        opened.pieces += 1
                     opened.busy = False
                     yield piece
                     opened.busy = True
@@ -80,8 +103,18 @@ class ModelAccess:
             self.answered = _judge(error)
             raise
         finally:
+            if opened.pieces:
+                self._add(opened.use())
             self._open = None
             opened.ended.set()
+
+    def used(self) -> tuple[ModelUse, ...]:
+        """What the turn has used of each model so far, the generation that goes on included."""
+        used = self._used
+        if self._open is not None and self._open.pieces:
+            running = self._open.use()
+            used = {**used, running.model: _sum(used.get(running.model), running)}
+        return tuple(used.values())
 
     async def embed(self, model: str, inputs: Sequence[str]) -> Embeddings:
         """One vector for each input, booked like a generation."""
@@ -91,7 +124,7 @@ class ModelAccess:
             self.answered = _judge(error)
             raise
         self.answered = Answered.success
-        self.usage = self.usage + found.usage
+        self._told(model, found.usage)
         return found
 
     async def close(self) -> None:
@@ -117,12 +150,30 @@ class ModelAccess:
             else:
                 await other.ended.wait()
 
+    def _told(self, model: str, usage: Usage) -> None:
+        """What the server says that a call took."""
+        self.usage = self.usage + usage
+        self._add(
+            ModelUse(
+                model=model,
+                requests=1,
+                broken=0,
+                prompt_tokens=usage.prompt_tokens,
+                completion_tokens=usage.completion_tokens,
+                estimated_tokens=0,
+                model_s=usage.total_s,
+            )
+        )
+
+    def _add(self, use: ModelUse) -> None:
+        self._used[use.model] = _sum(self._used.get(use.model), use)
+
     def _note_token(self) -> None:
         if self.answered is not Answered.success:
             first = self.answered is Answered.nothing
             self.answered = Answered.success
             if first:
-                self._on_first_token()
+                self.on_first_token()
 
 
 def _judge(error: LambentError) -> Answered:
@@ -133,3 +184,22 @@ def _judge(error: LambentError) -> Answered:
             return Answered.failure
         case _:
             return Answered.refused
+
+
+def _sum(one: ModelUse | None, other: ModelUse) -> ModelUse:
+    if one is None:
+        return other
+    return ModelUse(
+        model=one.model,
+        requests=one.requests + other.requests,
+        broken=one.broken + other.broken,
+        prompt_tokens=one.prompt_tokens + other.prompt_tokens,
+        completion_tokens=one.completion_tokens + other.completion_tokens,
+        estimated_tokens=one.estimated_tokens + other.estimated_tokens,
+        model_s=one.model_s + other.model_s,
+    )
+
+
+def _estimate(request: ModelRequest) -> int:
+    """Tokens of a prompt of which the server told nothing: a quarter of its characters."""
+    return max(1, sum(len(one.content) for one in request.messages) // _CHARACTERS_A_TOKEN)

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import aclosing
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
-from lambent.admission.decisions import AdmissionRequest, Admitted, Grant, Outcome, Queued, Refused
+from lambent.admission.decisions import AdmissionRequest, Admitted, Grant, Queued, Refused
 from lambent.admission.gate import Gate
-from lambent.agents.model_access import Answered, ModelAccess
+from lambent.admission.usage import Payer
+from lambent.agents.booking import Booking
+from lambent.agents.model_access import ModelAccess
 from lambent.engine.config import Generated
-from lambent.errors import StoreUnavailable
+from lambent.errors import BudgetExceeded, StoreUnavailable
 from lambent.models.manager import ModelManager
 from lambent.models.values import Message, ModelRequest, Role, ToolCall, Usage
 
-_OUTCOMES = {
-    Answered.nothing: Outcome.ABANDONED,
-    Answered.success: Outcome.SUCCESS,
-    Answered.refused: Outcome.REFUSED,
-    Answered.busy: Outcome.BUSY,
-    Answered.failure: Outcome.FAILURE,
-}
+_BUDGET_LOOK_S: Final = 300.0
 
 
 class StepModel:
-    """The engine's `ModelPort`. A generation's value is a dict: `text`, `thinking`, `tool_calls`
-    (each `name`, `arguments`, `id`), `finish_reason`, `model`."""
+    """The engine's `ModelPort`; a request's `agent` is on whom its use is booked.
+
+    A generation's value is a dict: `text`, `thinking`, `tool_calls` (each `name`, `arguments`,
+    `id`), `finish_reason`, `model`.
+    """
 
     def __init__(self, models: ModelManager, gate: Gate, *, default_model: str) -> None:
         self._models = models
@@ -35,12 +34,15 @@ class StepModel:
     async def generate(self, request: Mapping[str, Any], *, client: str) -> Generated:
         """One whole generation. Raises `BreakerOpen`, `NoSlot` and what the model raises."""
         grant = await self._admitted(client)
+        payer = Payer(client=client, key_id=None, agent=str(request.get("agent") or ""))
         access = ModelAccess(self._models)
+        booking = Booking(self._gate, grant, payer=payer, access=access)
         try:
             async with self._gate.keeping(grant):
                 return await self._collect(_request(request, self._default_model), access)
         finally:
-            await self._gate.finish(grant, _OUTCOMES[access.answered])
+            # Before the checkpoint: what is on record as spent has been booked.
+            await booking.finish()
 
     async def _admitted(self, client: str) -> Grant:
         asked = AdmissionRequest(
@@ -57,6 +59,10 @@ class StepModel:
             case Refused(error=StoreUnavailable()):
                 # Without Postgres a step goes on unguarded: nothing would ever finish else.
                 return Grant(host=None, token="")
+            case Refused(error=BudgetExceeded() as error):
+                # Looked at again well before the period ends: the budget may have been raised.
+                error.retry_after_s = min(error.retry_after_s, _BUDGET_LOOK_S)
+                raise error
             case Refused():
                 raise decision.error
             case Queued():

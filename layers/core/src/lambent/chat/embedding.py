@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from lambent.admission.decisions import Admitted, Grant, LimitState, Queued, Refused
 from lambent.admission.gate import Gate
+from lambent.admission.usage import Payer
+from lambent.agents.booking import Booking
 from lambent.agents.model_access import ModelAccess
-from lambent.chat.booking import outcome_of
 from lambent.models.manager import ModelManager
 from lambent.models.values import Embeddings
 
@@ -33,11 +34,14 @@ async def embed(
     """One vector for each input. Raises `NoSlot`, `BreakerOpen` and what the model raises."""
     grant = await _granted(decision, gate)
     access = ModelAccess(models)
+    principal = decision.principal
+    payer = Payer(client=principal.client, key_id=principal.key_id, agent="")
+    booking = Booking(gate, grant, payer=payer, access=access)
     try:
         async with gate.keeping(grant):
             return Embedded(await access.embed(model, inputs), decision.limit)
     finally:
-        await gate.finish(grant, outcome_of(access.answered))
+        await booking.finish()
 
 
 async def _granted(decision: Admitted | Queued, gate: Gate) -> Grant:

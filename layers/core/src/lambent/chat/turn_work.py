@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from lambent.admission import decisions
 from lambent.admission.decisions import Admitted, Scope
 from lambent.admission.gate import Gate
+from lambent.admission.usage import Payer
 from lambent.agents.agent import Agent, Chunk, Source
+from lambent.agents.booking import Booking
 from lambent.agents.model_access import ModelAccess
 from lambent.agents.runner import run_agent
 from lambent.agents.turn import Turn
 from lambent.agents.turn_runs import TurnRuns
-from lambent.chat.booking import Booking
 from lambent.chat.live_turn import LiveTurn
 from lambent.chat.values import ChatRequest, Failed, Finished, Queued
 from lambent.clock import Clock
@@ -58,7 +59,7 @@ class TurnWork:
         self._model = model
         self._parts = parts
         self._booking: Booking | None = None
-        self._access = ModelAccess(parts.models, on_first_token=self._first_token)
+        self._access = ModelAccess(parts.models)
         if isinstance(decision, Admitted):
             # At once: the grant has to be given back even if `run` is never reached.
             self._hold(decision)
@@ -79,7 +80,7 @@ class TurnWork:
         """End what still runs at the model, and give the slot back."""
         await self._access.close()
         if self._booking is not None:
-            await self._booking.finish(self._access.answered)
+            await self._booking.finish()
 
     async def _wait_for_slot(self, live: LiveTurn) -> None:
         if not isinstance(self._decision, decisions.Queued):
@@ -137,8 +138,8 @@ class TurnWork:
         return TurnRuns(engine, client=principal.client, clock=self._parts.clock)
 
     def _hold(self, admitted: Admitted) -> None:
-        self._booking = Booking(self._parts.gate, admitted.grant)
-
-    def _first_token(self) -> None:
-        if self._booking is not None:
-            self._booking.first_token()
+        principal = admitted.principal
+        payer = Payer(
+            client=principal.client, key_id=principal.key_id, agent=self._request.agent or ""
+        )
+        self._booking = Booking(self._parts.gate, admitted.grant, payer=payer, access=self._access)

@@ -16,6 +16,7 @@ from lambent.engine.model import FINAL, Kind, StepStatus
 from lambent.engine.options import Retry
 from lambent.errors import (
     BreakerOpen,
+    BudgetExceeded,
     ConcurrentSteps,
     Interrupted,
     ModelBusy,
@@ -29,7 +30,7 @@ from lambent.errors import (
 from lambent.mongo import Document
 
 # Not the step's fault, and known to pass: no attempt is spent on these.
-_NOT_NOW: Final = (BreakerOpen, NoSlot, ModelBusy)
+_NOT_NOW: Final = (BreakerOpen, NoSlot, ModelBusy, BudgetExceeded)
 _FOR_GOOD: Final = (NonRetryable, RequestError, Unserialisable, ConcurrentSteps)
 
 

@@ -289,6 +289,7 @@ class Step:
         if prompt is not None:
             said.append({"role": "user", "content": prompt})
         request = {
+            "agent": f"workflow:{context.workflow.name}",
             "messages": said,
             "model": model,
             "options": dict(options or {}),

@@ -1,15 +1,16 @@
--- The decision tree in one round trip: 401 -> 403 -> 429 -> 501 -> 503.
+-- The decision tree in one round trip: 401 -> 403 -> 429 (limit, budget) -> 501 -> 503.
 --
 -- Hot path: one look-up (key and breaker together), one update (limit), one update (slot), and
 -- as few expressions between them as can be: each is set up anew in every transaction.
 --
 -- Lock order in every function of this schema: client_limit, breaker, slots being made, turn,
--- ticket. Existing slots are taken with SKIP LOCKED only. So no two calls wait for each other.
+-- ticket, usage. Existing slots are taken with SKIP LOCKED only. So no two calls wait for each
+-- other.
 --
 -- A SET clause on a function is undone when the function returns, before the commit it is meant
 -- for. So synchronous_commit is set for the transaction, and only where a logged table is written:
 -- a transaction that writes unlogged tables alone does not wait for the disk anyway.
-CREATE OR REPLACE FUNCTION lambent.admit(
+CREATE OR REPLACE FUNCTION lambent.decide(
     p_key_id text,              -- null: trusted code, or authentication is off
     p_hash bytea,
     p_scope text,               -- null: any good key may
@@ -26,6 +27,7 @@ CREATE OR REPLACE FUNCTION lambent.admit(
 DECLARE
     v_usual boolean;            -- scope held, and no need to write down the use
     v_state text;
+    v_budgeted boolean;         -- the client has a budget: only then is it looked at
     r_verdict text;
     r_client text;
     r_key_name text;
@@ -37,6 +39,7 @@ DECLARE
     r_slot text;
     r_place text;
     r_estimated_s text;
+    r_budget text;              -- the hard budget that refuses, or the soft one that is passed
 BEGIN
     <<decide>>
     BEGIN
@@ -44,8 +47,10 @@ BEGIN
             SELECT k.client, k.name, array_to_string(k.scopes, ' '), coalesce(k.quota, p_quota),
                    p_scope = ANY (k.scopes)
                    AND k.last_used_at > clock_timestamp() - interval '1 minute',
-                   b.state, b.generation::text
-            INTO r_client, r_key_name, r_scopes, r_quota, v_usual, v_state, r_generation
+                   b.state, b.generation::text,
+                   EXISTS (SELECT FROM lambent.budget g WHERE g.client = k.client)
+            INTO r_client, r_key_name, r_scopes, r_quota, v_usual, v_state, r_generation,
+                 v_budgeted
             FROM lambent.api_key k
             LEFT JOIN lambent.breaker b ON b.host = p_host
             WHERE k.id = p_key_id AND k.revoked_at IS NULL AND k.expires_at > clock_timestamp()
@@ -68,6 +73,7 @@ BEGIN
             r_quota := p_quota;
             SELECT b.state, b.generation::text INTO v_state, r_generation
             FROM lambent.breaker b WHERE b.host = p_host;
+            v_budgeted := EXISTS (SELECT FROM lambent.budget g WHERE g.client = p_client);
         END IF;
 
         IF p_quota IS NOT NULL THEN
@@ -88,7 +94,16 @@ BEGIN
             END IF;
         END IF;
 
-        IF NOT p_agent_exists OR p_host IS NULL OR p_slots IS NULL OR v_state <> 'closed' THEN
+        IF NOT p_agent_exists OR p_host IS NULL OR p_slots IS NULL OR v_state <> 'closed'
+           OR v_budgeted THEN
+            IF v_budgeted AND p_host IS NOT NULL THEN
+                r_budget := lambent.meet_budget(r_client, p_key_id);
+                IF r_budget::json ->> 'level' = 'hard' THEN
+                    r_verdict := 'over_budget';
+                    r_retry_after_s := r_budget::json ->> 'resets_in_s';
+                    EXIT decide;
+                END IF;
+            END IF;
             IF NOT p_agent_exists THEN
                 r_verdict := 'unknown_agent';
                 EXIT decide;
@@ -123,10 +138,28 @@ BEGIN
             FROM lambent.await_slot(p_host, r_client, p_slots, p_token, p_lease_s, p_ticket_s) q;
         END IF;
     END;
-    -- One array, not eleven columns: describing and loading columns cost more than deciding.
+    -- One array, not twelve columns: describing and loading columns cost more than deciding.
     RETURN ARRAY[
         r_verdict, r_client, r_key_name, r_scopes, r_quota::text, r_tat_s, r_retry_after_s,
-        r_generation, r_slot, r_place, r_estimated_s];
+        r_generation, r_slot, r_place, r_estimated_s, r_budget];
+END $$;
+
+-- The same for the code of the version before, which knows of no budgets: during a deploy, and
+-- after a roll-back, it still asks like this.
+CREATE OR REPLACE FUNCTION lambent.admit(
+    p_key_id text, p_hash bytea, p_scope text, p_client text, p_quota integer,
+    p_window_s double precision, p_agent_exists boolean, p_host text, p_slots integer,
+    p_token text, p_lease_s double precision, p_ticket_s double precision
+) RETURNS text[] LANGUAGE plpgsql AS $$
+DECLARE
+    v_row text[] := lambent.decide(
+        p_key_id, p_hash, p_scope, p_client, p_quota, p_window_s, p_agent_exists, p_host, p_slots,
+        p_token, p_lease_s, p_ticket_s);
+BEGIN
+    IF v_row[1] = 'over_budget' THEN
+        v_row[1] := 'rate_limited';
+    END IF;
+    RETURN v_row[1:11];
 END $$;
 
 -- A client's first request (no verdict), or one past its limit: told apart by the client's row.
