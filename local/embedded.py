@@ -6,7 +6,6 @@ once the file is gone it comes back. A stopped process (SIGSTOP) has not ended a
 """
 
 import asyncio
-import os
 import sys
 from collections.abc import Callable
 from typing import Protocol
@@ -24,6 +23,9 @@ class Service(Protocol):
 
     @property
     def pid(self) -> int: ...
+
+    @property
+    def alive(self) -> bool: ...
 
     def stop(self) -> None: ...
 
@@ -61,7 +63,7 @@ class Embedded:
         """For ever: notice an end, say so, start again."""
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
-            if _has_ended(self._service.pid):
+            if not self._service.alive:
                 await self._bring_back()
 
     async def stop(self, patience_s: float) -> None:
@@ -84,7 +86,7 @@ class Embedded:
             await asyncio.sleep(_LOOK_EVERY_S)
         try:
             await asyncio.to_thread(self._service.restart)
-        except ServiceError as error:
+        except (ServiceError, OSError) as error:
             self._screen.warn(f"{self.name} could not be started again: {error}")
             return
         self._screen.warn(f"{self.name} is back")
@@ -95,11 +97,3 @@ class Embedded:
         # On Linux a service is tied to us by its own death signal, and stops more gently by it.
         if sys.platform != "linux":
             self._guardian.watch(self._service.pid)
-
-
-def _has_ended(pid: int) -> bool:
-    """Look without reaping, so that the service's own code still finds its exit status."""
-    try:
-        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:
-        return True

@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import os
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,11 +19,38 @@ _COLOURS = ("cyan", "magenta", "green", "blue", "yellow", "bright_cyan")
 _SLOW_S = 1.0
 
 
+class _Output:
+    """Standard output whose reader may leave (`up | head`, a closed window): the stack goes on."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        with self._unread():
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._unread():
+            self._file.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    @contextlib.contextmanager
+    def _unread(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:  # what is still held would fail once more at the exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._file.fileno())
+
+
 class Screen:
     """Writes to the terminal. Without `verbose` only warnings and errors of functions show."""
 
     def __init__(self, *, verbose: bool, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False, soft_wrap=True)
+        output = cast(TextIO, _Output(sys.stdout))
+        self._console = console or Console(file=output, highlight=False, soft_wrap=True)
         self._verbose = verbose
         self._colours: dict[str, str] = {}
         self._steps: dict[str, float] = {}

@@ -5,7 +5,6 @@ import contextlib
 import errno
 import json
 import socket
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Coroutine
@@ -246,16 +245,18 @@ class Stack:
         if not self._ready or self._emulator is None:
             return
         pids: dict[str, Any] = {name: each.pid for name, each in self._services.items()}
-        self._folder.write_ready(
-            {
-                "url": self._url,
-                "admin_key": self._admin_key,
-                "mongo_uri": self._mongo_uri,
-                "postgres_dsn": self._postgres_dsn,
-                "ollama_host": self._ollama_host,
-                "pids": {**pids, "functions": self._emulator.pids()},
-            }
-        )
+        content = {
+            "url": self._url,
+            "admin_key": self._admin_key,
+            "mongo_uri": self._mongo_uri,
+            "postgres_dsn": self._postgres_dsn,
+            "ollama_host": self._ollama_host,
+            "pids": {**pids, "functions": self._emulator.pids()},
+        }
+        try:
+            self._folder.write_ready(content)
+        except OSError as error:  # what runs goes on; who reads the file learns of it later
+            self._screen.warn(f"ready.json cannot be written: {error.strerror}")
 
     def _show_ready(self, took_s: float) -> None:
         facts = {
@@ -268,7 +269,6 @@ class Stack:
         elif self._options.authenticated:
             facts["admin key"] = "made earlier, and not from this folder: put it into $ADMIN_KEY"
         self._screen.ready(url=self._url, facts=facts, curl=self._curl(), took_s=took_s)
-        sys.stdout.flush()
 
     def _curl(self) -> str:
         body = json.dumps({"agent": "chat", "input": "Hello! Who are you?"})

@@ -21,9 +21,9 @@ class DataFolder:
             folder.mkdir(parents=True, exist_ok=True)
             self.path = folder.resolve()
             self._lock = _lock(self.path / "up.lock")
+            self.remove_ready()
         except OSError as error:
             raise StateError(f"cannot use {folder}: {error.strerror}") from error
-        self.remove_ready()
 
     @property
     def logs(self) -> Path:

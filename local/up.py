@@ -54,11 +54,13 @@ async def _run(options: Options, screen: Screen) -> int:
     except (StackError, TemplateError) as error:
         screen.fail(str(error))
         return 1
+    except OSError as error:  # a folder that cannot be written, a full disk, no process left
+        screen.fail(f"the stack cannot start: {error}")
+        return 1
     finally:
         clean = await stack.stop(hurry=hurry)
         folder.close()
         if not clean:  # a thread still waits for a service; it must not hold us up
-            sys.stdout.flush()
             os._exit(1)
 
 

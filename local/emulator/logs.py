@@ -1,5 +1,6 @@
 """Keeps each function's log the way CloudWatch would show it, one file a function."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -39,7 +40,8 @@ class FunctionLog:
         """One line of the platform: START, END, REPORT, errors."""
         if self._file is not None:
             now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
-            self._file.write(f"{now}Z {self._name} | {text}\n")
+            with contextlib.suppress(OSError):  # a full disk must not end what the line is about
+                self._file.write(f"{now}Z {self._name} | {text}\n")
         if self._listener is not None:
             self._listener(self._name, text, level)
 
@@ -49,7 +51,8 @@ class FunctionLog:
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):
+                self._file.close()
             self._file = None
 
 

@@ -52,6 +52,10 @@ class ModelServer(ModelHost):
     def pid(self) -> int:
         return self._child.pid
 
+    @property
+    def alive(self) -> bool:
+        return self._child.alive
+
     def stop(self) -> None:
         self._child.stop([signal.SIGTERM], timeout_s=STOP_TIMEOUT_S)
 

@@ -60,6 +60,10 @@ class Mongo(MongoHost):
     def pid(self) -> int:
         return self._child.pid
 
+    @property
+    def alive(self) -> bool:
+        return self._child.alive
+
     def stop(self) -> None:
         if self._child.alive:
             self._child.process.send_signal(signal.SIGTERM)

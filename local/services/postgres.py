@@ -94,6 +94,10 @@ class Postgres(PostgresHost):
         """The postmaster."""
         return self._child.pid
 
+    @property
+    def alive(self) -> bool:
+        return self._child.alive
+
     def stop(self) -> None:
         """Fast shutdown: open transactions are rolled back, connections closed."""
         self._child.stop([signal.SIGINT, signal.SIGQUIT], timeout_s=STOP_TIMEOUT_S)

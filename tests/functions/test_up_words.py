@@ -1,6 +1,8 @@
 """What `./local/up` says and keeps when it is pointed at services and keys of a person's own."""
 
+import os
 import socket
+import sys
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from local.emulator.logs import Level
+from local.emulator.logs import FunctionLog, Level
 from local.screen import Screen
 from tests.functions.test_up_stack import NAMED, SETUP, Up, eventually
 
@@ -67,6 +69,33 @@ def test_a_port_that_is_taken_is_told_before_anything_starts(up: Up) -> None:
         assert up.start("--port", str(port)).process.wait(timeout=30) == 1  # type: ignore[union-attr]
     assert f"port {port} cannot be used: it is taken; choose another" in up.output.read_text()
     assert not (up.data / "logs").exists()
+
+
+def test_a_folder_that_cannot_be_used_is_a_clear_error(up: Up) -> None:
+    up.data.write_text("a file")
+    assert up.start().process.wait(timeout=30) == 1  # type: ignore[union-attr]
+    assert up.output.read_text() == f"cannot use {up.data}: File exists\n"
+
+
+def test_a_reader_that_leaves_does_not_end_the_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        screen = Screen(verbose=False)
+        os.close(reader)
+        for _ in range(2):
+            screen.note("nobody reads this")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_costs_log_lines_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "chat.log").symlink_to("/dev/full")
+    shown: list[str] = []
+    log = FunctionLog("chat", tmp_path, listener=lambda _name, text, _level: shown.append(text))
+    log.line("START")
+    log.line("END")
+    log.close()
+    assert shown == ["START", "END"]
 
 
 def test_a_trace_is_shown_line_by_line() -> None:
