@@ -14,7 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from local.aws.docker import WORK, Missing, need, running
+from local.aws.commands import WORK, Missing, alone, need, run
+from local.aws.docker import running
 
 PYTHON = "3.13"
 REPOSITORY = "public.ecr.aws/lambda/python"
@@ -75,9 +76,9 @@ def ensure_image() -> str:
     name = image_name()
     recipe = "".join((DEBIAN, _BOOTSTRAP, _MAIN, _ENTRYPOINT, *RUNTIME, *_SETTINGS))
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:12]
-    label = _label(name)
-    if label not in (digest, _PULLED):
-        _make(name, digest)
+    with alone("image"):
+        if _label(name) not in (digest, _PULLED):
+            _make(name, digest)
     return name
 
 
@@ -101,12 +102,12 @@ def _make(name: str, digest: str) -> None:
     tree, ready = WORK / "base-image", WORK / "base-image.tar"
     shutil.rmtree(tree, ignore_errors=True)
     tree.mkdir(parents=True)
-    _run("tar", "-C", tree, "-xf", _debian())
+    run("tar", "-C", tree, "-xf", _debian())
     _furnish(tree)
-    _run("tar", "-C", tree, "-cf", ready, ".")
+    run("tar", "-C", tree, "-cf", ready, ".")
     labelled = (*_SETTINGS, f"LABEL lambent.recipe={digest}")
     changes = [part for setting in labelled for part in ("--change", setting)]
-    _run("docker", "import", *changes, ready, name)
+    run("docker", "import", *changes, ready, name)
     shutil.rmtree(tree)
     ready.unlink()
 
@@ -118,10 +119,10 @@ def _debian() -> Path:
         tree = WORK / DEBIAN
         shutil.rmtree(tree, ignore_errors=True)
         tree.mkdir(parents=True)
-        _run("debootstrap", "--variant=minbase", "--include=python3,ca-certificates", DEBIAN, tree)
+        run("debootstrap", "--variant=minbase", "--include=python3,ca-certificates", DEBIAN, tree)
         for name in _SHED:
             shutil.rmtree(tree / name, ignore_errors=True)
-        _run("tar", "-C", tree, "-cf", f"{tar}.part", ".")
+        run("tar", "-C", tree, "-cf", f"{tar}.part", ".")
         os.rename(f"{tar}.part", tar)
         shutil.rmtree(tree)
     return tar
@@ -135,9 +136,9 @@ def _furnish(tree: Path) -> None:
     for program in (f"python{PYTHON}", "python3"):
         (tree / "var/lang/bin" / program).symlink_to(f"/usr/bin/python{PYTHON}")
     target = ("--python-platform", _PLATFORMS[architecture()], "--python-version", PYTHON)
-    _run("uv", "pip", "install", "--quiet", "--only-binary", ":all:", *target,
+    run("uv", "pip", "install", "--quiet", "--only-binary", ":all:", *target,
          "--target", runtime, *RUNTIME)  # fmt: skip
-    _run("chroot", tree, f"/usr/bin/python{PYTHON}", "-m", "compileall", "-q", "/var/runtime")
+    run("chroot", tree, f"/usr/bin/python{PYTHON}", "-m", "compileall", "-q", "/var/runtime")
     (runtime / "main.py").write_text(_MAIN)
     _script(runtime / "bootstrap", _BOOTSTRAP)
     _script(tree / "lambda-entrypoint.sh", _ENTRYPOINT)
@@ -146,14 +147,6 @@ def _furnish(tree: Path) -> None:
 def _script(path: Path, text: str) -> None:
     path.write_text(text)
     path.chmod(0o755)
-
-
-def _run(*command: str | Path) -> None:
-    words = [str(word) for word in command]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip()[-2000:]
-        raise Missing(f"`{' '.join(words[:3])}` failed: {said}")
 
 
 def main() -> None:

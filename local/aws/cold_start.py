@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from local.aws import base_image, docker, sam
-from local.aws.docker import WORK, Missing
+from local.aws.commands import WORK, Missing
 from local.aws.transform import read_template
 
 ROUNDS = 9

@@ -8,31 +8,14 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
+from local.aws.commands import WORK, Missing, alone, need
 from local.services import ServiceError
 from local.services.process import Child
 
-ROOT = Path(__file__).resolve().parents[2]
-WORK = ROOT / ".lambent" / "aws"
 START_LIMIT_S = 30.0
 # `overlay2` is much faster, but does not stand on every file system that a container has.
 _DRIVERS = ((), ("--storage-driver=vfs",))
-
-
-class Missing(Exception):
-    """A tool that this needs is not here; the message says how to get it."""
-
-
-def need(*programs: str) -> None:
-    """Raises `Missing` that names every program which is not on PATH."""
-    absent = [program for program in programs if not shutil.which(program)]
-    if absent:
-        raise Missing(f"{', '.join(absent)} not found; on Debian: apt-get install "
-                      + " ".join(_PACKAGES.get(name, name) for name in absent))  # fmt: skip
-
-
-_PACKAGES = {"docker": "docker.io", "dockerd": "docker.io", "iptables": "iptables"}
 
 
 def answers() -> bool:
@@ -46,18 +29,19 @@ def answers() -> bool:
 @contextmanager
 def running() -> Iterator[None]:
     """A Docker daemon; one that was started here is stopped again. Raises `Missing`."""
-    need("docker")
     if answers():
         yield
         return
-    need("dockerd", "iptables")
+    need("docker", "dockerd", "iptables")
     if os.geteuid() != 0:
         raise Missing("no Docker daemon answers, and only root can start one")
-    daemon = _start()
+    with alone("dockerd"):
+        daemon = None if answers() else _start()
     try:
         yield
     finally:
-        daemon.stop([signal.SIGTERM], timeout_s=20)
+        if daemon is not None:
+            daemon.stop([signal.SIGTERM], timeout_s=20)
 
 
 def _start() -> Child:

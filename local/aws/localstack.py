@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,12 +23,11 @@ from typing import Self
 from local.aws import sam
 from local.aws.base_image import PYTHON, RUNTIME, architecture
 from local.aws.bytecode import find_python
+from local.aws.commands import ROOT, WORK, Missing, alone, need, run
 from local.aws.deploy import Deployed, deploy
-from local.aws.docker import WORK, Missing, need
 from local.services import ModelServer, Mongo, Postgres
 from local.services.process import Child, free_port
 
-ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / ".lambent" / "localstack"
 PLUGIN = Path(__file__).with_name("localstack_plugin")
 # The last release that needs no account; younger libraries do not fit it.
@@ -41,6 +39,11 @@ START_LIMIT_S = 120.0
 def ensure_environment() -> Path:
     """LocalStack's own Python, with our executor; installed once. Raises `Missing`."""
     need("uv")
+    with alone("localstack"):
+        return _install()
+
+
+def _install() -> Path:
     python = HOME / "bin" / "python"
     stamp = HOME / "lambent-stamp"
     wanted = " ".join((*PACKAGES, *RUNTIME)) + "".join(
@@ -52,19 +55,12 @@ def ensure_environment() -> Path:
     if base is None:
         raise Missing(f"LocalStack runs functions as processes, and no Python {PYTHON} was found")
     install = ("uv", "pip", "install", "--quiet", "--link-mode", "copy")
-    _run("uv", "venv", "--quiet", "--allow-existing", "--python", base, HOME)
-    _run(*install, "--python", HOME, "--exclude-newer", NEWEST, *PACKAGES)
-    _run(*install, "--python", HOME, "--reinstall-package", "lambent-localstack-executor", PLUGIN)
-    _run(*install, "--python", base, "--target", HOME / "var-runtime", *RUNTIME)
+    run("uv", "venv", "--quiet", "--allow-existing", "--python", base, HOME)
+    run(*install, "--python", HOME, "--exclude-newer", NEWEST, *PACKAGES)
+    run(*install, "--python", HOME, "--reinstall-package", "lambent-localstack-executor", PLUGIN)
+    run(*install, "--python", base, "--target", HOME / "var-runtime", *RUNTIME)
     stamp.write_text(wanted)
     return python
-
-
-def _run(*command: str | Path) -> None:
-    words = [str(word) for word in command]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
-    if done.returncode:
-        raise Missing(f"`{' '.join(words[:3])}` failed: {done.stderr.strip()[-2000:]}")
 
 
 def _emulator() -> Path:

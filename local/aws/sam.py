@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from local.aws.docker import Missing, need
+from local.aws.commands import ROOT, alone, need, run
 from local.aws.forward import HOST_IN_CONTAINER
 
-ROOT = Path(__file__).resolve().parents[2]
 VERSION = "1.170.0"
 _OWN = ROOT / ".lambent" / "sam"
 # The container may not reach an image registry, and needs none.
@@ -42,15 +41,11 @@ def ensure_sam() -> str:
     if found := shutil.which("sam"):
         return found
     program = _OWN / "bin" / "sam"
-    if not program.exists():
-        need("uv")
-        for command in (
-            ["uv", "venv", "--quiet", "--allow-existing", str(_OWN)],
-            ["uv", "pip", "install", "--quiet", "--python", str(_OWN), f"aws-sam-cli=={VERSION}"],
-        ):
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise Missing(f"the SAM CLI cannot be installed: {done.stderr.strip()}")
+    need("uv")
+    with alone("sam"):
+        if not program.exists():
+            run("uv", "venv", "--quiet", "--allow-existing", _OWN)
+            run("uv", "pip", "install", "--quiet", "--python", _OWN, f"aws-sam-cli=={VERSION}")
     return str(program)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from local.aws import base_image, docker, sam
-from local.aws.docker import Missing
+from local.aws.commands import Missing
 from local.aws.forward import forwarding
 from local.services import ModelHost, MongoHost, PostgresHost, ServiceError
 from tests.conftest import started

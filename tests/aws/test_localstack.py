@@ -13,8 +13,8 @@ import pytest
 
 from lambent import secret_references
 from lambent.errors import ConfigError
+from local.aws.commands import Missing
 from local.aws.deploy import Address, Deployed, deploy
-from local.aws.docker import Missing
 from local.aws.localstack import LocalStack
 from local.services import ModelHost, MongoHost, PostgresHost
 from tests.aws.conftest import Built, or_service_error, recorded

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import pytest
 
-from local.aws import docker, sam
+from local.aws import commands, sam
 from tests.runtime.contract import Missing
 from tests.runtime.process import ROOT
 
@@ -31,7 +31,7 @@ def find_rie() -> str:
     if found is None and os.environ.get("CI") == "true":
         try:
             sam.ensure_sam()
-        except docker.Missing as missing:
+        except commands.Missing as missing:
             raise Missing(str(missing)) from missing
         found = _installed()
     if found is None:
