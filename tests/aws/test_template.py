@@ -28,7 +28,8 @@ EVERYTHING = {
     "SubnetIds": "subnet-1",
     "SecurityGroupIds": "sg-1",
     "CloudFront": "true",
-    "OriginSecret": "not-a-secret",
+    "OriginSecret": "not-a-secret-at-all",
+    "OriginSecretOther": "nor-is-this-one",
     "SecretArns": "arn:aws:secretsmanager:us-east-1:123456789012:secret:lambent-a1b2c3",
     "Tracing": "Active",
     "SnapStart": "PublishedVersions",
@@ -210,6 +211,34 @@ def test_cloudfront_sends_the_paths_where_the_local_front_does() -> None:
     for origin in config["Origins"]:
         assert origin["CustomOriginConfig"]["OriginReadTimeout"] == 120
         assert origin["OriginCustomHeaders"][0]["HeaderValue"] == {"Ref": "OriginSecret"}
+
+
+def test_the_front_s_secret_is_what_the_functions_ask_for() -> None:
+    for name in ("Chat", "Gateway"):
+        variables = function(name)["Environment"]["Variables"]
+        assert variables["ORIGIN_SECRET"] == {"Ref": "OriginSecret"}
+        assert variables["ORIGIN_SECRET_OTHER"] == {"Ref": "OriginSecretOther"}
+    needed = transformed()["Rules"]["CloudFrontNeedsItsSecret"]["Assertions"][0]["Assert"]
+    assert needed == {"Fn::Not": [{"Fn::Equals": [{"Ref": "OriginSecret"}, ""]}]}
+    front = resources("AWS::CloudFront::Distribution")["Front"]["DistributionConfig"]
+    assert all(len(origin["OriginCustomHeaders"]) == 1 for origin in front["Origins"])
+
+
+def test_a_firewall_stands_before_whatever_is_the_front() -> None:
+    front = resources("AWS::CloudFront::Distribution")["Front"]["DistributionConfig"]
+    assert front["WebACLId"]["Fn::If"][:2] == ["HasWebAcl", {"Ref": "WebAclArn"}]
+    guard = transformed()["Resources"]["ChatApiGuard"]
+    assert guard["Condition"] == "GuardsApi"
+    assert guard["Properties"]["WebACLArn"] == {"Ref": "WebAclArn"}
+
+
+def test_outputs_are_curls_that_go_through_the_front_where_there_is_one() -> None:
+    outputs = transformed()["Outputs"]
+    for name, path in (("TryChat", "/chat/stream"), ("TryRun", "/runs")):
+        text, given = outputs[name]["Value"]["Fn::Sub"]
+        assert text.startswith("curl ")
+        assert path in text
+        assert given["Base"]["Fn::If"][0] == "UseCloudFront"
 
 
 def test_in_a_vpc_chats_stream_through_a_rest_api() -> None:

@@ -318,6 +318,7 @@ def gateway_app() -> ASGIApp:
         prepared=parts.settings.aws_lambda_initialization_type in _PREPARED,
         audit=parts.audit,
         pages=lambda api: admin_pages(parts, api),
+        origin_secrets=parts.settings.origin_secrets,
     )
 
 

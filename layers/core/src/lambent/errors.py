@@ -62,6 +62,14 @@ class Forbidden(RequestError):
     title = "This key may not do that"
 
 
+class NotThroughFront(RequestError):
+    """The request went around the front that this deployment stands behind."""
+
+    status = 403
+    code = "not_through_front"
+    title = "Reached only through its front"
+
+
 class NotFound(RequestError):
     """It does not exist, or it belongs to another client: the answer is the same."""
 

@@ -114,6 +114,12 @@ def _dsn(value: str) -> str:
     return value
 
 
+def _origin_secret(value: str) -> str:
+    if len(value) < 16 or not (value.isascii() and value.isprintable()) or " " in value:
+        raise ValueError("must be 16 or more printable characters without a space")
+    return value
+
+
 def setting(
     parse: Callable[[str], Any], doc: str, *, default: Any = MISSING, secret: bool = False
 ) -> Any:
@@ -228,6 +234,18 @@ class Settings:
         "Where the admin pages reach the chat function, if not under their own address.",
         default="",
     )
+    origin_secret: str = setting(
+        _origin_secret,
+        "What the front sends as `x-lambent-origin`; set, other requests are refused.",
+        default="",
+        secret=True,
+    )
+    origin_secret_other: str = setting(
+        _origin_secret,
+        "A second value that is good too, while the first is being changed.",
+        default="",
+        secret=True,
+    )
     aws_endpoint_url_lambda: str = setting(
         _text, "Where functions are invoked, if not at AWS.", default=""
     )
@@ -245,6 +263,11 @@ class Settings:
         _text, "Set by Lambda: how environments are made.", default="on-demand"
     )
     log_level: str = setting(_level, "Lowest level that is logged.", default="INFO")
+
+    @property
+    def origin_secrets(self) -> tuple[str, ...]:
+        """The values of `x-lambent-origin` that are good; none: any request is."""
+        return tuple(one for one in (self.origin_secret, self.origin_secret_other) if one)
 
     def __repr__(self) -> str:
         # A settings value ends up in tracebacks and log lines; secrets must not.

@@ -16,6 +16,7 @@ from lambent.errors import NotFound
 from lambent.http.chat_callers import Caller
 from lambent.http.chat_requests import parse_chat
 from lambent.http.chat_stream import EventEncoder, EventStreamAnswer, Json, JsonAnswer, JsonBody
+from lambent.http.front import through_front
 from lambent.http.openai_errors import OpenAiErrors
 from lambent.http.openai_routes import openai_routes
 from lambent.http.problems import ProblemsMiddleware, request_id_of
@@ -36,7 +37,8 @@ def build_chat_app(service: ChatService, *, more: Sequence[Route] = ()) -> ASGIA
         redirect_slashes=False,
         default=_nothing_here,
     )
-    openai = OpenAiErrors(_marked(router), clock=service.clock)
+    inner = through_front(_marked(router), service.settings.origin_secrets)
+    openai = OpenAiErrors(inner, clock=service.clock)
     return ProblemsMiddleware(openai, clock=service.clock)
 
 

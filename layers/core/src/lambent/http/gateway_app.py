@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -18,6 +18,7 @@ from lambent.clock import Clock
 from lambent.errors import LambentError, RequestError, Unprocessable
 from lambent.http.audited import AuditMiddleware
 from lambent.http.authorize import AdmissionMiddleware
+from lambent.http.front import through_front
 from lambent.http.pages_mount import PagesMount
 from lambent.http.problems import (
     ProblemsMiddleware,
@@ -47,6 +48,7 @@ def build_gateway_app(
     prepared: bool = False,
     audit: Audit | None = None,
     pages: Callable[[ASGIApp], ASGIApp] | None = None,
+    origin_secrets: Sequence[str] = (),
 ) -> ASGIApp:
     """An ASGI application; `pings` are what `/health/ready` asks, by the service's name.
 
@@ -78,7 +80,7 @@ def build_gateway_app(
     outer: ASGIApp = AdmissionMiddleware(api, gate=gate, public=_PUBLIC)
     if pages is not None:
         outer = PagesMount(outer, api, pages)
-    return ProblemsMiddleware(outer, clock=clock)
+    return ProblemsMiddleware(through_front(outer, origin_secrets), clock=clock)
 
 
 async def _root(request: Request) -> Response:
