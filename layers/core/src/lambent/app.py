@@ -126,6 +126,7 @@ class Platform:
             clock=self.clock,
             engine=lambda: self.engine,
             mongo=lambda: self.mongo,
+            bus=lambda: self.bus,
         )
 
     @cached_property

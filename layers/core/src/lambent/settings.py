@@ -200,6 +200,14 @@ class Settings:
         "Another port, or an address that is not public, counts only as `host:port`.",
         default=("hnrss.org", "feeds.bbci.co.uk"),
     )
+    fetch_hosts: tuple[str, ...] = setting(
+        _names,
+        "Hosts the tool `fetch_page` may read from; written as in `NEWS_FEED_HOSTS`.",
+        default=(),
+    )
+    embedding_model: str = setting(
+        _text, "The model behind the tools `remember` and `recall`.", default="all-minilm"
+    )
     keep_alive_s: float = setting(
         _number(float, 0.1, 60), "Silence after which a stream sends a comment.", default=10.0
     )

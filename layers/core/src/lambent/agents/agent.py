@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from lambent.models.values import ToolCall, Usage
 
 if TYPE_CHECKING:
+    from lambent.agents.tool_calls import ApprovalAwaited, ToolEnded, ToolStarted
+    from lambent.agents.tools import Tool
     from lambent.agents.turn import Turn
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
@@ -30,25 +32,37 @@ class Chunk:
     """A piece of an answer; `delta` is the text that follows what came before.
 
     `finish_reason` and `usage` come with a generation's last chunk. Passing them on is optional:
-    the platform books usage by itself.
+    the platform books usage by itself. `tool_calls` are for the reader to carry out; what the
+    platform carries out itself is told by `tool_started`, `tool_ended` and `awaited`.
     """
 
     delta: str = ""
     thinking: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     sources: tuple[Source, ...] = ()
+    tool_started: ToolStarted | None = None
+    tool_ended: ToolEnded | None = None
+    awaited: ApprovalAwaited | None = None
     finish_reason: str | None = None
     usage: Usage | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentInfo:
-    """What is told about an agent; `model` is used where a request names none."""
+    """What is told about an agent; `model` is used where a request names none.
+
+    `tools` and `rounds` (of calling them) are a `ToolAgent`'s. `durable`: its turn is a run, which
+    another function takes over where one dies; `version` is that of its workflow.
+    """
 
     name: str
     description: str
     model: str | None = None
     examples: tuple[str, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    rounds: int = 8
+    durable: bool = False
+    version: int = 1
 
 
 class Agent(ABC):
@@ -67,7 +81,15 @@ A = TypeVar("A", bound=type[Agent])
 
 
 def agent(
-    name: str, *, description: str, model: str | None = None, examples: tuple[str, ...] = ()
+    name: str,
+    *,
+    description: str,
+    model: str | None = None,
+    examples: tuple[str, ...] = (),
+    tools: Sequence[Tool] = (),
+    rounds: int = 8,
+    durable: bool = False,
+    version: int = 1,
 ) -> Callable[[A], A]:
     """Name an `Agent` class, so that the registry finds it in its module.
 
@@ -80,7 +102,16 @@ def agent(
         )
 
     def mark(cls: A) -> A:
-        info = AgentInfo(name=name, description=description, model=model, examples=examples)
+        info = AgentInfo(
+            name=name,
+            description=description,
+            model=model,
+            examples=examples,
+            tools=tuple(tools),
+            rounds=rounds,
+            durable=durable,
+            version=version,
+        )
         setattr(cls, _INFO, info)
         return cls
 

@@ -63,7 +63,8 @@ class AgentRegistry:
         info = info_of(cls)
         if info is None:
             return [f"{where} has no name: put @agent(...) on it"]
-        problems = [f"agent {info.name!r}: {where} {wrong}" for wrong in _faults(cls)]
+        faults = [*_faults(cls), *_tool_faults(cls, info)]
+        problems = [f"agent {info.name!r}: {where} {wrong}" for wrong in faults]
         other = self._agents.setdefault(info.name, cls)
         if other is not cls:
             also = f"{other.__module__}.{other.__qualname__}"
@@ -85,4 +86,26 @@ def _faults(cls: type) -> list[str]:
         inspect.signature(cls).bind()
     except TypeError:
         faults.append("needs arguments to be made; an agent is made without any")
+    return faults
+
+
+def _tool_faults(cls: type, info: AgentInfo) -> list[str]:
+    if not (info.tools or info.durable):
+        return []
+    from lambent.agents.tool_agent import ToolAgent
+    from lambent.agents.tools import by_name
+
+    faults = []
+    if not issubclass(cls, ToolAgent):
+        return ["has tools or is durable, and does not derive from ToolAgent"]
+    if info.durable and cls.generate_stream is not ToolAgent.generate_stream:
+        faults.append("is durable and has a generate_stream of its own, which would not be")
+    if not info.durable:
+        waiting = [one.name for one in info.tools if one.needs_approval]
+        if waiting:
+            faults.append(f"is not durable, so nobody can approve {', '.join(waiting)}")
+    try:
+        by_name(info.tools)
+    except ValueError as error:
+        faults.append(str(error))
     return faults

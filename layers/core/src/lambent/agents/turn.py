@@ -9,9 +9,10 @@ from typing import Any
 
 from lambent.agents.agent import Chunk
 from lambent.agents.model_access import ModelAccess
+from lambent.agents.tool_context import Caller, Means, ToolContext
 from lambent.agents.turn_runs import TurnRuns
 from lambent.clock import Clock
-from lambent.models.values import Message, ModelRequest, Role, ToolCall, Usage
+from lambent.models.values import Embeddings, Message, ModelRequest, Role, ToolCall, Usage
 from lambent.settings import Settings
 
 
@@ -32,8 +33,8 @@ class Turn:
 
     `input` is the text of the last user message, `messages` the conversation with it. `model`,
     `options` and `think` are what the request asks for, already defaulted and checked. `client`
-    owns the key that asked, None where keys are switched off. `runs` is None for a key without
-    that scope.
+    owns the key that asked, None where keys are switched off, and `scopes` are what that key may.
+    `runs` is None for a key without that scope.
     """
 
     id: str
@@ -48,6 +49,21 @@ class Turn:
     think: bool | str | None = None
     conversation: str | None = None
     runs: TurnRuns | None = field(default=None, repr=False)
+    scopes: frozenset[str] = frozenset()
+    means: Means | None = field(default=None, repr=False)
+
+    def tool_context(self, call: str) -> ToolContext:
+        """What this call of a tool may reach: as much as the key that asked."""
+        return ToolContext(
+            turn=self.id,
+            call=call,
+            caller=Caller(client=self.client, scopes=self.scopes),
+            means=self.means or Means(settings=self.settings, clock=self.clock),
+            embed=self._embed,
+        )
+
+    async def _embed(self, text: str) -> Embeddings:
+        return await self.access.embed(self.settings.embedding_model, [text])
 
     async def generate_stream(
         self,

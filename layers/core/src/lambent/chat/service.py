@@ -21,6 +21,7 @@ from lambent.models.values import ModelInfo
 from lambent.settings import Settings
 
 if TYPE_CHECKING:
+    from lambent.bus.events import EventBus
     from lambent.chat.responses import ResponseStore
     from lambent.engine.engine import WorkflowEngine
     from lambent.mongo import Mongo
@@ -39,8 +40,9 @@ class ChatService:
         clock: Clock,
         engine: Callable[[], WorkflowEngine] | None = None,
         mongo: Callable[[], Mongo] | None = None,
+        bus: Callable[[], EventBus] | None = None,
     ) -> None:
-        """`engine` and `mongo` are called at their first use: few turns need them."""
+        """`engine`, `mongo` and `bus` are called at their first use: few turns need them."""
         self._gate = gate
         self.registry = registry
         self.settings = settings
@@ -52,6 +54,7 @@ class ChatService:
             settings=settings,
             clock=clock,
             engine=engine,
+            bus=bus,
         )
         self._live: set[LiveTurn] = set()
         self._mongo = mongo or cache(self._own_mongo)

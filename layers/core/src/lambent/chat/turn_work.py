@@ -15,6 +15,7 @@ from lambent.agents.agent import Agent, Chunk, Source
 from lambent.agents.booking import Booking
 from lambent.agents.model_access import ModelAccess
 from lambent.agents.runner import run_agent
+from lambent.agents.tool_context import Means
 from lambent.agents.turn import Turn
 from lambent.agents.turn_runs import TurnRuns
 from lambent.chat.live_turn import LiveTurn
@@ -27,6 +28,7 @@ from lambent.settings import Settings
 from lambent.telemetry import log_fields, logger
 
 if TYPE_CHECKING:
+    from lambent.bus.events import EventBus
     from lambent.engine.engine import WorkflowEngine
 
 
@@ -39,6 +41,12 @@ class Parts:
     settings: Settings
     clock: Clock
     engine: Callable[[], WorkflowEngine] | None = None
+    bus: Callable[[], EventBus] | None = None
+
+    @property
+    def means(self) -> Means:
+        """What tools may use."""
+        return Means(settings=self.settings, clock=self.clock, engine=self.engine, bus=self.bus)
 
 
 class TurnWork:
@@ -129,6 +137,8 @@ class TurnWork:
             clock=self._parts.clock,
             access=self._access,
             runs=self._runs(),
+            scopes=self._decision.principal.scopes,
+            means=self._parts.means,
         )
 
     def _runs(self) -> TurnRuns | None:

@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 from starlette.types import Receive, Scope, Send
 
 from lambent.agents.agent import Chunk
+from lambent.agents.tool_calls import ApprovalAwaited, ToolStarted
 from lambent.chat.live_turn import LiveTurn
 from lambent.chat.values import Failed, Finished, Frame, Queued
 from lambent.clock import Clock
@@ -30,6 +31,24 @@ def usage_body(usage: Usage) -> dict[str, Any]:
         "total_tokens": usage.total_tokens,
         "model_s": round(usage.total_s, 6),
     }
+
+
+def tool_bodies(chunk: Chunk) -> list[dict[str, Any]]:
+    """What the chunk tells of tools that the platform runs."""
+    told: list[dict[str, Any]] = []
+    if (one := chunk.tool_started) is not None:
+        told.append({"tool_call": _call_body(one)})
+    if (wait := chunk.awaited) is not None:
+        approve = f"/runs/{wait.run}/approvals/{wait.id}"
+        told.append({"waiting": {**_call_body(wait), "run": wait.run, "approve": approve}})
+    if (end := chunk.tool_ended) is not None:
+        body = {"id": end.id, "name": end.name, "content": end.content, "failed": end.failed}
+        told.append({"tool_result": body})
+    return told
+
+
+def _call_body(call: ToolStarted | ApprovalAwaited) -> dict[str, Any]:
+    return {"id": call.id, "name": call.name, "arguments": dict(call.arguments)}
 
 
 class EventEncoder:
@@ -67,6 +86,7 @@ class EventEncoder:
         if chunk.sources:
             sources = [{"title": s.title, "url": s.url} for s in chunk.sources]
             events.append(self._event({"sources": sources}))
+        events.extend(self._event(told) for told in tool_bodies(chunk))
         return events
 
     def _event(self, data: object, *, event: str | None = None) -> bytes:

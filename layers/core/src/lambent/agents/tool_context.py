@@ -1,0 +1,92 @@
+"""`ToolContext`: what one call of a tool may reach, in the name of whoever asked the agent.
+
+A tool acts with the scopes of the caller's key and nothing else: what a page or a prompt says is
+data, and no text can add a scope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lambent.admission.decisions import Scope
+from lambent.agents.turn_runs import TurnRuns
+from lambent.clock import Clock
+from lambent.settings import Settings
+
+if TYPE_CHECKING:
+    from lambent.bus.events import EventBus
+    from lambent.engine.engine import WorkflowEngine
+    from lambent.models.values import Embeddings
+
+Embed = Callable[[str], Awaitable["Embeddings"]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What an environment can do for tools; each part is called for at its first use."""
+
+    settings: Settings
+    clock: Clock
+    engine: Callable[[], WorkflowEngine] | None = None
+    bus: Callable[[], EventBus] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """In whose name a turn's tools act; `client` is None where keys are switched off."""
+
+    client: str | None
+    scopes: frozenset[str]
+
+    def may(self, scope: Scope) -> bool:
+        return scope.value in self.scopes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolContext:
+    """`call` names this call within its turn: the same when it is tried again.
+
+    `embed` turns a text into a vector, booked on the turn.
+    """
+
+    turn: str
+    call: str
+    caller: Caller
+    means: Means = field(repr=False)
+    embed: Embed | None = field(default=None, repr=False)
+
+    @property
+    def settings(self) -> Settings:
+        return self.means.settings
+
+    @property
+    def client(self) -> str:
+        """Who owns what the tool makes."""
+        return self.caller.client or "anonymous"
+
+    @property
+    def runs(self) -> TurnRuns | None:
+        """None for a key without the scope `runs`."""
+        engine = self.means.engine
+        if engine is None or not self.caller.may(Scope.RUNS):
+            return None
+        return TurnRuns(engine, client=self.client, clock=self.means.clock)
+
+    async def publish(self, type: str, data: Any, *, subject: str | None = None) -> bool:
+        """Publish an event, once for this call; False for a key without the scope `events`."""
+        from lambent.bus.cloudevents import CloudEvent
+
+        bus = self.means.bus
+        if bus is None or not self.caller.may(Scope.EVENTS):
+            return False
+        event = CloudEvent(
+            id=f"{self.turn}/{self.call}",
+            source="lambent/agents",
+            type=type,
+            subject=subject,
+            data=data,
+        )
+        await bus().publish(self.client, [event])
+        return True
