@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from lambent.admission.decisions import Admitted, Outcome, Queued
+from lambent.admission.decisions import Outcome
 from lambent.admission.reports import GroupBy, UsageFilter, UsageReports, UsageRow
 from lambent.admission.usage import ModelUse, Payer, TurnUse
 from lambent.clock import SystemClock
@@ -167,20 +167,3 @@ async def test_old_rows_of_the_ledger_go_with_time(postgres_dsn: str) -> None:
         left = await place.postgres.fetch("SELECT FROM lambent.usage_turn WHERE turn LIKE 'old%'")
         assert not left
         assert (await report(place))[0].requests == 1000
-
-
-async def test_a_soft_warning_travels_with_a_place_in_the_queue(postgres_dsn: str) -> None:
-    async with stand(postgres_dsn, max_inflight=1) as place:
-        await place.postgres.fetch(
-            "INSERT INTO lambent.budget VALUES ('client', 'acme', 'day', 'tokens', 'acme', 0, 9)"
-        )
-        holder = await place.ask_as("acme", slot=True)
-        assert isinstance(holder, Admitted)
-        assert holder.budget is not None
-        queued = await place.ask_as("acme", slot=True)
-        assert isinstance(queued, Queued)
-        await place.gate.finish(holder.grant, Outcome.SUCCESS)
-        served = await place.gate.look(queued)
-        assert isinstance(served, Admitted)
-        assert served.budget is not None
-        assert served.budget.level == "soft"

@@ -38,7 +38,7 @@ def client() -> httpx.AsyncClient:
         gate=parts.gate,
         clock=parts.clock,
         pings={},
-        routers=[keys_router(parts.keys, authorize), broken_router()],
+        routers=[keys_router(parts.keys, authorize, budgets=parts.budgets), broken_router()],
     )
     # With its default the client would raise what the application raised, as no server does.
     transport = httpx.ASGITransport(app=cast(Any, app), raise_app_exceptions=True)

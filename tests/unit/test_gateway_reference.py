@@ -23,7 +23,7 @@ def client() -> httpx.AsyncClient:
         gate=parts.gate,
         clock=parts.clock,
         pings={},
-        routers=[keys_router(parts.keys, authorize)],
+        routers=[keys_router(parts.keys, authorize, budgets=parts.budgets)],
     )
     transport = httpx.ASGITransport(app=cast(Any, app))
     return httpx.AsyncClient(transport=transport, base_url="http://test")

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from lambent.admission.audit import Audit
+    from lambent.admission.budgets import BudgetStore
     from lambent.admission.gate import Gate
     from lambent.admission.keys import KeyStore
+    from lambent.admission.reports import UsageReports
     from lambent.admission.sessions import Secret, Sessions
     from lambent.agents.registry import AgentRegistry
     from lambent.bus.delivery import Deliverer
@@ -107,6 +109,18 @@ class Platform:
         from lambent.admission.keys import KeyStore
 
         return KeyStore(self.postgres, clock=self.clock)
+
+    @cached_property
+    def budgets(self) -> BudgetStore:
+        from lambent.admission.budgets import BudgetStore
+
+        return BudgetStore(self.postgres)
+
+    @cached_property
+    def usage(self) -> UsageReports:
+        from lambent.admission.reports import UsageReports
+
+        return UsageReports(self.postgres)
 
     @cached_property
     def registry(self) -> AgentRegistry:

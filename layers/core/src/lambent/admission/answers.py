@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final, assert_never
 
 from lambent.admission.decisions import (
@@ -51,6 +52,10 @@ def read_decision(
     if tat_s is not None and quota is not None:
         limit = _limit(int(quota), float(tat_s), window_s=window_s)
     budget = None if row[11] is None else read_budget(row[11])
+    if verdict == "over_budget" and budget is not None:
+        return Refused(over_budget(budget), limit, principal)
+    if limit is not None and budget is not None:
+        limit = replace(limit, budget=budget)
     if verdict in {"admitted", "probe"}:
         grant = Grant(
             host=request.host,
@@ -59,13 +64,9 @@ def read_decision(
             slot=None if slot is None else int(slot),
             probe=verdict == "probe",
         )
-        return Admitted(principal, limit, grant, budget)
+        return Admitted(principal, limit, grant)
     if verdict == "queued" and request.host is not None:
-        return Queued(
-            principal, limit, token, request.host, int(place or 1), float(wait_s or 0), budget
-        )
-    if verdict == "over_budget" and budget is not None:
-        return Refused(over_budget(budget), limit, principal)
+        return Queued(principal, limit, token, request.host, int(place or 1), float(wait_s or 0))
     return Refused(_error(verdict, float(retry_s or 0), scope=request.scope), limit, principal)
 
 
@@ -80,7 +81,6 @@ def read_look(row: Any, *, queued: Queued) -> Decision:
                 queued.host,
                 row.r_place,
                 row.r_estimated_s,
-                queued.budget,
             )
         case "admitted" | "probe":
             grant = Grant(
@@ -90,7 +90,7 @@ def read_look(row: Any, *, queued: Queued) -> Decision:
                 slot=row.r_slot,
                 probe=row.r_verdict == "probe",
             )
-            return Admitted(queued.principal, queued.limit, grant, queued.budget)
+            return Admitted(queued.principal, queued.limit, grant)
         case _:
             return Refused(
                 _breaker_open(row.r_retry_after_s or 0.0), queued.limit, queued.principal

@@ -104,16 +104,6 @@ class Principal:
 
 
 @dataclass(frozen=True, slots=True)
-class LimitState:
-    """A client's limit after this request: `reset_s` until it is whole again."""
-
-    quota: int
-    window_s: float
-    remaining: int
-    reset_s: float
-
-
-@dataclass(frozen=True, slots=True)
 class BudgetState:
     """A budget at its edge. `limit` and `used` are tokens, or money as `unit` says.
 
@@ -128,6 +118,20 @@ class BudgetState:
     limit: float
     used: float
     resets_in_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LimitState:
+    """A client's limit after this request: `reset_s` until it is whole again.
+
+    `budget` is a soft one that the client, or its key, has passed.
+    """
+
+    quota: int
+    window_s: float
+    remaining: int
+    reset_s: float
+    budget: BudgetState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +152,11 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """Go on, then `Gate.finish(grant, outcome)`. `budget` is a soft one that is passed."""
+    """Go on, then `Gate.finish(grant, outcome)`."""
 
     principal: Principal
     limit: LimitState | None
     grant: Grant
-    budget: BudgetState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +169,6 @@ class Queued:
     host: str
     position: int
     estimated_wait_s: float
-    budget: BudgetState | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -223,10 +223,10 @@ class KeyStore:
         row = await self._postgres.fetch_one(statement("key_ensure_admin"), values)
         return AdminKey(_ADMIN_ID, f"lam_{_ADMIN_ID}_{plain}" if row is not None else None)
 
-    async def _one(self, name: str, key_id: str, **values: Any) -> ApiKey:
+    async def _one(self, query: str, key_id: str, /, **values: Any) -> ApiKey:
         row = None
         if _KEY_ID.fullmatch(key_id):
-            row = await self._postgres.fetch_one(statement(name), {"id": key_id, **values})
+            row = await self._postgres.fetch_one(statement(query), {"id": key_id, **values})
         if row is None:
             raise NotFound("No such key.")
         return _key(row)

@@ -1,4 +1,4 @@
-"""Says in headers how much of a client's limit is left."""
+"""Says in headers how much of a client's limit is left, and that a soft budget is passed."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from lambent.admission.decisions import LimitState
 
 
 def headers(limit: LimitState | None) -> dict[str, str]:
-    """`RateLimit-Policy` and `RateLimit`; none without a limit.
+    """`RateLimit-Policy` and `RateLimit`, and `X-Budget-Warning`; none without a limit.
 
     Source: draft-ietf-httpapi-ratelimit-headers-10, sections 3 and 4.
     """
     if limit is None:
         return {}
-    return {
+    told = {
         "RateLimit-Policy": f'"default";q={limit.quota};w={math.ceil(limit.window_s)}',
         "RateLimit": f'"default";r={limit.remaining};t={math.ceil(limit.reset_s)}',
     }
+    if (budget := limit.budget) is not None:
+        told["X-Budget-Warning"] = (
+            f"{budget.kind}-{budget.period}-{budget.unit};used={budget.used:g}"
+            f";soft={budget.limit:g};t={math.ceil(budget.resets_in_s)}"
+        )
+    return told
 
 
 def openai_headers(limit: LimitState | None) -> dict[str, str]:

@@ -11,7 +11,9 @@ from lambent.http.sections import Section
 
 if TYPE_CHECKING:
     from lambent.admission.audit import Audit
+    from lambent.admission.budgets import BudgetStore
     from lambent.admission.keys import KeyStore
+    from lambent.admission.reports import UsageReports
     from lambent.admission.sessions import Sessions
     from lambent.bus.events import EventBus
     from lambent.bus.webhooks import Webhooks
@@ -31,6 +33,10 @@ class Parts(Protocol):
     def clock(self) -> Clock: ...
     @property
     def keys(self) -> KeyStore: ...
+    @property
+    def budgets(self) -> BudgetStore: ...
+    @property
+    def usage(self) -> UsageReports: ...
     @property
     def engine(self) -> WorkflowEngine: ...
     @property
@@ -53,7 +59,7 @@ def gateway_sections(parts: Parts) -> list[Section]:
     def keys() -> APIRouter:
         from lambent.http.keys import keys_router
 
-        return keys_router(parts.keys, authorize)
+        return keys_router(parts.keys, authorize, budgets=parts.budgets)
 
     def runs() -> APIRouter:
         from lambent.http.runs import runs_router
@@ -85,8 +91,14 @@ def gateway_sections(parts: Parts) -> list[Section]:
 
         return audit_router(parts.audit, parts.sessions, authorize)
 
+    def usage() -> APIRouter:
+        from lambent.http.usage import usage_router
+
+        return usage_router(parts.usage, parts.budgets, authorize)
+
     return [
         Section(("keys",), keys),
+        Section(("usage", "budgets"), usage),
         Section(("runs", "workflows"), runs),
         Section(("events",), events),
         Section(("schedules",), schedules),

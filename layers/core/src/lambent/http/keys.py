@@ -9,9 +9,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from lambent.admission.budgets import BudgetStore, Kind
 from lambent.admission.decisions import Principal, Scope
-from lambent.admission.keys import ApiKey, KeyStore, NewKey
+from lambent.admission.keys import ApiKey, KeyStore, NewKey, Unset
 from lambent.http.audited import note_audit
+from lambent.http.usage import EdgesBody, edges_of
 
 _SECRET = Field(
     description="The key itself. It is shown this one time; only its hash is kept.",
@@ -32,6 +34,21 @@ class KeyRequest(BaseModel):
     )
     expires_at: AwareDatetime | None = Field(
         default=None, description="The instant from which the key is good no more."
+    )
+
+
+class KeyPatch(BaseModel):
+    """What to change of a key; what is left out stays as it is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str | None = Field(default=None, min_length=1, max_length=100)
+    limit: int | None = Field(
+        default=None, ge=1, le=1_000_000, description="Requests a minute; null for the default."
+    )
+    expires_at: AwareDatetime | None = Field(default=None, description="Null for never.")
+    budgets: list[EdgesBody] | None = Field(
+        default=None, max_length=4, description="The key's only budgets from now on."
     )
 
 
@@ -72,7 +89,12 @@ class KeyList(BaseModel):
     cursor: str | None = Field(description="Ask with it for the next page; null on the last.")
 
 
-def keys_router(store: KeyStore, authorize: Callable[[Scope], Callable[..., Any]]) -> APIRouter:
+def keys_router(
+    store: KeyStore,
+    authorize: Callable[[Scope], Callable[..., Any]],
+    *,
+    budgets: BudgetStore,
+) -> APIRouter:
     """`/keys`; reading needs `admin:read`, changing needs `admin`."""
     router = APIRouter(prefix="/keys", tags=["keys"])
     reader = Annotated[Principal, Depends(authorize(Scope.ADMIN_READ))]
@@ -106,6 +128,20 @@ def keys_router(store: KeyStore, authorize: Callable[[Scope], Callable[..., Any]
     async def get_key(key_id: str, _: reader) -> KeyView:
         """One key, without its secret."""
         return _view(await store.get(key_id))
+
+    @router.patch("/{key_id}")
+    async def change_key(key_id: str, body: KeyPatch, _: admin) -> KeyView:
+        """Change a key's name, limit, expiry or budgets."""
+        given = body.model_fields_set
+        changed = await store.change(
+            key_id,
+            name=body.name,
+            limit=body.limit if "limit" in given else Unset.YES,
+            expires_at=body.expires_at if "expires_at" in given else Unset.YES,
+        )
+        if body.budgets is not None:
+            await budgets.put(Kind.KEY, key_id, edges_of(body.budgets))
+        return _view(changed)
 
     @router.post("/{key_id}/rotate")
     async def rotate_key(key_id: str, _: admin, body: RotateRequest | None = None) -> NewKeyView:

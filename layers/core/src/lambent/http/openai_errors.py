@@ -11,6 +11,7 @@ from lambent.admission import limits
 from lambent.admission.decisions import LimitState
 from lambent.clock import Clock
 from lambent.errors import (
+    BudgetExceeded,
     Forbidden,
     LambentError,
     RateLimited,
@@ -83,6 +84,8 @@ def _kind(error: LambentError) -> tuple[str, str]:
             return "invalid_request_error", "invalid_api_key"
         case Forbidden():
             return "invalid_request_error", "insufficient_permissions"
+        case BudgetExceeded():
+            return "insufficient_quota", "insufficient_quota"
         case RateLimited():
             return "requests", "rate_limit_exceeded"
         case UnknownModel() | UnknownAgent():
@@ -124,7 +127,9 @@ class OpenAiErrors:
             failure, headers = as_lambent(error)
             _log(error, failure, request_id_of(scope))
             status = openai_status(failure)
-            more = _NO_RETRY if status == 500 else {}
+            # Nor does a budget come back while a client waits.
+            final = status == 500 or isinstance(failure, BudgetExceeded)
+            more = _NO_RETRY if final else {}
             told = {**headers, **error_headers(failure), **more}
             await send_json(noting, openai_error(failure), status=status, headers=told)
 

@@ -1,0 +1,217 @@
+"""Usage and budgets over HTTP: admins see and set all, everyone else sees their own."""
+
+# No postponed annotations here: FastAPI has to see the dependencies made inside the function.
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import date
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from lambent.admission.budgets import Budget, BudgetEdges, BudgetStore, Kind, Period, Unit
+from lambent.admission.decisions import Principal, Scope
+from lambent.admission.reports import MOST_ROWS, GroupBy, UsageFilter, UsageReports, UsageRow
+from lambent.errors import Forbidden, RequestError
+
+# Spreadsheets run what begins like this.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+class UsageView(BaseModel):
+    """One group of use; what it is not grouped by is null."""
+
+    day: date | None
+    month: str | None = Field(examples=["2026-11"])
+    client: str | None
+    key: str | None = Field(description="The key's id; empty for runs and anonymous callers.")
+    agent: str | None = Field(description="Empty where the model itself was asked.")
+    model: str | None
+    requests: int = Field(description="Calls that the model answered.")
+    broken: int = Field(
+        description="Those of them that ended before the model server told their tokens."
+    )
+    prompt_tokens: int
+    completion_tokens: int = Field(description="As told by the server; of broken ones, pieces.")
+    estimated_tokens: int = Field(description="Stands for the prompts of broken ones.")
+    total_tokens: int = Field(description="The sum of the three, which budgets count.")
+    model_s: float
+    cost: float = Field(description="By `MODEL_PRICES` as they were when it was used.")
+
+
+class UsageList(BaseModel):
+    """A report."""
+
+    rows: list[UsageView]
+    total: UsageView
+    truncated: bool = Field(description="Whether there are more groups than are shown.")
+
+
+class EdgesBody(BaseModel):
+    """One budget to set."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    period: Period
+    unit: Unit
+    soft: float | None = Field(default=None, ge=0, description="Past it, answers warn.")
+    hard: float | None = Field(default=None, ge=0, description="At it, calls are refused.")
+
+
+class BudgetsBody(BaseModel):
+    """All budgets of one owner; an empty list takes them away."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    budgets: list[EdgesBody] = Field(max_length=4)
+
+
+class BudgetView(BaseModel):
+    """A budget and what is used of it in its present period (UTC)."""
+
+    kind: Kind
+    owner: str = Field(description="The client's name, or the key's id.")
+    client: str
+    period: Period
+    unit: Unit
+    soft: float | None
+    hard: float | None
+    used: float
+    resets_in_s: float
+
+
+class BudgetList(BaseModel):
+    """Budgets, by client."""
+
+    budgets: list[BudgetView]
+
+
+def edges_of(bodies: Sequence[EdgesBody]) -> list[BudgetEdges]:
+    """What the store takes."""
+    return [
+        BudgetEdges(period=one.period, unit=one.unit, soft=one.soft, hard=one.hard)
+        for one in bodies
+    ]
+
+
+def usage_router(
+    reports: UsageReports,
+    budgets: BudgetStore,
+    authorize: Callable[[Scope], Callable[..., Any]],
+) -> APIRouter:
+    """`/usage` and `/budgets`; any good key reads its client's, `admin:read` all, `admin` sets."""
+    router = APIRouter(tags=["usage"])
+    anyone = Annotated[Principal, Depends(_caller)]
+    admin = Annotated[Principal, Depends(authorize(Scope.ADMIN))]
+
+    @router.get("/usage", responses={200: {"content": {"text/csv": {}}}})
+    async def get_usage(
+        request: Request,
+        caller: anyone,
+        from_day: Annotated[date | None, Query(alias="from")] = None,
+        to_day: Annotated[date | None, Query(alias="to")] = None,
+        client: Annotated[str | None, Query(max_length=100)] = None,
+        key: Annotated[str | None, Query(max_length=64)] = None,
+        agent: Annotated[str | None, Query(max_length=200)] = None,
+        model: Annotated[str | None, Query(max_length=200)] = None,
+        group_by: Annotated[str, Query(description=_GROUPS, examples=["day,model"])] = "day",
+        format: Annotated[str | None, Query(pattern="^(json|csv)$")] = None,
+        limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 1000,
+    ) -> UsageList:
+        """What was used, in days of UTC; as CSV with `Accept: text/csv` or `format=csv`."""
+        groups = _groups(group_by)
+        wanted = UsageFilter(
+            from_day=from_day, to_day=to_day, client=_whose(caller, client), key=key,
+            agent=agent, model=model,
+        )  # fmt: skip
+        rows = await reports.rows(wanted, by=groups, limit=limit + 1)
+        shown = rows[:limit]
+        accepted = request.headers.get("accept", "")
+        if format == "csv" or (format is None and "text/csv" in accepted):
+            return _csv(shown, groups)  # type: ignore[return-value]  # FastAPI passes it through
+        total = await reports.rows(wanted, by=())
+        return UsageList(
+            rows=[_view(one) for one in shown],
+            total=_view(total[0]) if total else _view(_NOTHING),
+            truncated=len(rows) > limit,
+        )
+
+    @router.get("/budgets")
+    async def list_budgets(
+        caller: anyone, client: Annotated[str | None, Query(max_length=100)] = None
+    ) -> BudgetList:
+        """Budgets with what is used of them."""
+        own = None if caller.may(Scope.ADMIN_READ) else caller.key_id or ""
+        found = await budgets.list(client=_whose(caller, client), key=own)
+        return BudgetList(budgets=[budget_view(one) for one in found])
+
+    @router.put("/budgets/{kind}/{owner:path}")
+    async def set_budgets(kind: Kind, owner: str, body: BudgetsBody, _: admin) -> BudgetList:
+        """Make these the only budgets of a client or a key."""
+        await budgets.put(kind, owner, edges_of(body.budgets))
+        found = await budgets.list()
+        mine = [one for one in found if (one.kind, one.owner) == (kind, owner)]
+        return BudgetList(budgets=[budget_view(one) for one in mine])
+
+    @router.delete("/budgets/{kind}/{owner:path}", status_code=204)
+    async def delete_budgets(kind: Kind, owner: str, _: admin) -> None:
+        """Take all budgets of a client or a key away."""
+        await budgets.put(kind, owner, [])
+
+    return router
+
+
+_GROUPS = f"One or more of {', '.join(GroupBy)}, with commas between them; empty for one sum."
+_NOTHING = UsageRow(None, None, None, None, None, None, 0, 0, 0, 0, 0, 0.0, 0.0)
+
+
+async def _caller(request: Request) -> Principal:
+    principal: Principal = request.state.principal
+    return principal
+
+
+def _whose(caller: Principal, client: str | None) -> str | None:
+    """The client whose figures are shown; None for all."""
+    if caller.may(Scope.ADMIN_READ):
+        return client
+    if client not in {None, caller.client}:
+        raise Forbidden("Only a key with the scope 'admin:read' sees other clients.")
+    return caller.client
+
+
+def _groups(text: str) -> list[GroupBy]:
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    try:
+        return [GroupBy(name) for name in dict.fromkeys(names)]
+    except ValueError:
+        raise RequestError(f"group_by must be {_GROUPS[0].lower()}{_GROUPS[1:]}") from None
+
+
+def _view(row: UsageRow) -> UsageView:
+    return UsageView(**asdict(row), total_tokens=row.total_tokens)
+
+
+def budget_view(budget: Budget) -> BudgetView:
+    """As it is shown."""
+    return BudgetView(**asdict(budget))
+
+
+def _csv(rows: Sequence[UsageRow], groups: Sequence[GroupBy]) -> Response:
+    hidden = {one.value for one in GroupBy} - {one.value for one in groups}
+    names = [name for name in UsageView.model_fields if name not in hidden]
+    out = io.StringIO()
+    writer = csv.writer(out)
+    writer.writerow(names)
+    for row in rows:
+        writer.writerow([_cell(getattr(row, name)) for name in names])
+    headers = {"content-disposition": 'attachment; filename="usage.csv"'}
+    return Response(out.getvalue(), media_type="text/csv", headers=headers)
+
+
+def _cell(value: object) -> object:
+    text = isinstance(value, str) and value.startswith(_FORMULA)
+    return f"'{value}" if text else value
