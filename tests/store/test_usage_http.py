@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from lambent.admission.decisions import Scope
+from lambent.admission.decisions import AdmissionRequest, Outcome, Scope
 from lambent.admission.migrate import migrate
 from lambent.admission.usage import ModelUse, Payer, TurnUse
 from lambent.app import Platform
@@ -29,6 +29,14 @@ class Office:
     async def ask(self, method: str, who: str, path: str, **more: Any) -> httpx.Response:
         sent = {"authorization": f"Bearer {self.keys[who].text}", **more.pop("headers", {})}
         return await self.http.request(method, path, headers=sent, **more)
+
+    async def hold_a_slot(self, who: str, host: str) -> Any:
+        asked = AdmissionRequest(credential=self.keys[who].text, scope=None, host=host, slot=True)
+        return await self.parts.gate.admit(asked)
+
+    async def fail_once(self, who: str, host: str) -> None:
+        held = await self.hold_a_slot(who, host)
+        await self.parts.gate.finish(held.grant, Outcome.FAILURE)
 
     async def spend(self, who: str, tokens: int, *, agent: str = "chat", model: str = "m") -> None:
         key = self.keys[who].key

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lambent.admission.audit import Audit
     from lambent.admission.budgets import BudgetStore
     from lambent.admission.gate import Gate
+    from lambent.admission.hosts import HostBoard
     from lambent.admission.keys import KeyStore
     from lambent.admission.reports import UsageReports
     from lambent.admission.sessions import Secret, Sessions
@@ -121,6 +122,12 @@ class Platform:
         from lambent.admission.reports import UsageReports
 
         return UsageReports(self.postgres)
+
+    @cached_property
+    def host_board(self) -> HostBoard:
+        from lambent.admission.hosts import HostBoard
+
+        return HostBoard(self.postgres, self.gate, hosts=self.settings.ollama_hosts)
 
     @cached_property
     def registry(self) -> AgentRegistry:

@@ -97,6 +97,14 @@ def _base_url(value: str) -> str:
     return f"{parts.scheme}://{parts.netloc}"
 
 
+def _hosts(value: str) -> str:
+    """One host or several, with commas between them; none twice."""
+    hosts = [_host(part.strip()) for part in value.split(",") if part.strip()]
+    if not hosts:
+        raise ValueError("must name a host")
+    return ",".join(dict.fromkeys(hosts))
+
+
 def _uri(*schemes: str) -> Callable[[str], str]:
     def parse(value: str) -> str:
         if not value.startswith(tuple(f"{scheme}://" for scheme in schemes)):
@@ -141,7 +149,9 @@ class Settings:
     postgres_dsn: str = setting(
         _dsn, "Where keys, limits and the shared breaker live.", secret=True
     )
-    ollama_host: str = setting(_host, "The model server.", default="http://localhost:11434")
+    ollama_host: str = setting(
+        _hosts, "The model servers, with commas between them.", default="http://localhost:11434"
+    )
     ollama_api_key: str = setting(
         _text, "Sent to the model server as a bearer token, if set.", default="", secret=True
     )
@@ -149,7 +159,7 @@ class Settings:
         _text, "The model used where a request names none.", default="smollm2:135m"
     )
     ollama_max_inflight: int = setting(
-        _number(int, 1, 1000), "Generations at once, over all functions.", default=4
+        _number(int, 1, 1000), "Generations at once on each host, over all functions.", default=4
     )
     ollama_connect_timeout_s: float = setting(
         _number(float, 0.1, 60), "Limit for connecting to the model server.", default=3.0
@@ -276,6 +286,11 @@ class Settings:
     def origin_secrets(self) -> tuple[str, ...]:
         """The values of `x-lambent-origin` that are good; none: any request is."""
         return tuple(one for one in (self.origin_secret, self.origin_secret_other) if one)
+
+    @property
+    def ollama_hosts(self) -> tuple[str, ...]:
+        """The model servers, the preferred one first."""
+        return tuple(self.ollama_host.split(","))
 
     def __repr__(self) -> str:
         # A settings value ends up in tracebacks and log lines; secrets must not.

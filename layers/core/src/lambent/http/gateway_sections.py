@@ -12,6 +12,7 @@ from lambent.http.sections import Section
 if TYPE_CHECKING:
     from lambent.admission.audit import Audit
     from lambent.admission.budgets import BudgetStore
+    from lambent.admission.hosts import HostBoard
     from lambent.admission.keys import KeyStore
     from lambent.admission.reports import UsageReports
     from lambent.admission.sessions import Sessions
@@ -37,6 +38,8 @@ class Parts(Protocol):
     def budgets(self) -> BudgetStore: ...
     @property
     def usage(self) -> UsageReports: ...
+    @property
+    def host_board(self) -> HostBoard: ...
     @property
     def engine(self) -> WorkflowEngine: ...
     @property
@@ -96,8 +99,14 @@ def gateway_sections(parts: Parts) -> list[Section]:
 
         return usage_router(parts.usage, parts.budgets, authorize)
 
+    def model_hosts() -> APIRouter:
+        from lambent.http.breakers import breakers_router
+
+        return breakers_router(parts.host_board, authorize)
+
     return [
         Section(("keys",), keys),
+        Section(("admin",), model_hosts),
         Section(("usage", "budgets"), usage),
         Section(("runs", "workflows"), runs),
         Section(("events",), events),

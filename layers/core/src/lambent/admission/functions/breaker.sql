@@ -101,11 +101,13 @@ END $$;
 -- By hand: open until p_open_s from now, or closed; either way results under way count no more.
 CREATE OR REPLACE FUNCTION lambent.set_breaker(
     p_host text, p_state text, p_open_s double precision
-) RETURNS void LANGUAGE sql AS $$
+) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('lambent.by_hand', 'yes', true);
     INSERT INTO lambent.breaker AS b (host, state, generation, open_until)
     VALUES (p_host, p_state, 1, clock_timestamp() + make_interval(secs => p_open_s))
     ON CONFLICT (host) DO UPDATE
     SET state = excluded.state, generation = b.generation + 1, failures = 0, successes = 0,
         open_until = excluded.open_until, probe = NULL, probe_until = '-infinity',
-        changed_at = clock_timestamp()
-$$;
+        changed_at = clock_timestamp();
+END $$;
