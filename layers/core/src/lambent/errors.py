@@ -92,6 +92,14 @@ class Conflict(RequestError):
     title = "The present state does not allow this"
 
 
+class StreamStopped(RequestError):
+    """Someone asked for the stream's end, or let the lease of its readers lapse."""
+
+    status = 409
+    code = "stopped"
+    title = "The stream was stopped"
+
+
 class Gone(RequestError):
     """It was here, and its time is over."""
 

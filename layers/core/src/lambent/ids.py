@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from datetime import datetime, timedelta
 
-from lambent.clock import Clock
+from lambent.clock import EPOCH, FAR_FUTURE, Clock
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -18,6 +19,16 @@ def new_ulid(clock: Clock) -> str:
     milliseconds = int(clock.now().timestamp() * 1000)
     number = (milliseconds << 80) | secrets.randbits(80)
     return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def ulid_time(id: str) -> datetime:
+    """When a ULID was made; 1970 for what is none."""
+    if len(id) != 26 or not set(id) <= set(_CROCKFORD) or id[0] > "7":
+        return EPOCH
+    number = 0
+    for letter in id[:10]:
+        number = number * 32 + _CROCKFORD.index(letter)
+    return EPOCH + min(timedelta(milliseconds=number), FAR_FUTURE - EPOCH)
 
 
 def random_base62(length: int) -> str:

@@ -102,7 +102,9 @@ class HTTPCycle:
             body, self._body = self._body, None
             return {"type": "http.request", "body": body, "more_body": False}
         await self._gone.wait()
-        return {"type": "http.disconnect"}
+        # Beyond ASGI: whether the client left, or this environment has no more time.
+        why = {} if self._stop is None else {"reason": self._stop.name.lower()}
+        return {"type": "http.disconnect", **why}
 
     async def _send(self, message: Message) -> None:
         response = self._response

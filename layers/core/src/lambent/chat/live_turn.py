@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from lambent.admission.decisions import LimitState
 from lambent.chat.values import Failed, Finished, Frame
-from lambent.errors import Unavailable
+from lambent.errors import LambentError, Unavailable
 from lambent.telemetry import log_fields, logger
 
 # What a reader may lag behind before the model has to wait for it.
@@ -78,10 +78,11 @@ class LiveTurn:
         self._space.set()
         return frames
 
-    def cancel(self) -> None:
+    def cancel(self, error: LambentError | None = None) -> None:
         """End the turn now: the generation stops, and its reader is told that it broke off."""
         if not self._ended:
-            self._put_now(Failed(Unavailable("The turn was stopped before its end.")))
+            why = error or Unavailable("The turn was stopped before its end.")
+            self._put_now(Failed(why))
         self._task.cancel()
 
     async def close(self) -> None:
@@ -91,10 +92,10 @@ class LiveTurn:
         """
         if not self._ended:
             self.cancel()
-        cancelled = await _outlast(self._task, _PATIENCE_S)
+        cancelled = await outlast(self._task, _PATIENCE_S)
         if not self._task.done():
             logger().error("An agent ignores its cancellation", **log_fields(turn=self.id))
-        cancelled = await _outlast(self._start_booking(), _BOOKING_S) or cancelled
+        cancelled = await outlast(self._start_booking(), _BOOKING_S) or cancelled
         if cancelled:
             raise asyncio.CancelledError
 
@@ -124,7 +125,7 @@ class LiveTurn:
             logger().exception("A turn could not be booked", **log_fields(turn=self.id))
 
 
-async def _outlast(task: asyncio.Task[None], limit_s: float) -> bool:
+async def outlast(task: asyncio.Task[None], limit_s: float) -> bool:
     """Wait for the task, at most so long; tells whether the waiting itself was cancelled."""
     loop = asyncio.get_running_loop()
     until = loop.time() + limit_s

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, cached_property
+from datetime import timedelta
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING
 
 from lambent.admission.decisions import AdmissionRequest, Refused, Scope
@@ -11,20 +12,25 @@ from lambent.admission.gate import Gate
 from lambent.agents.registry import AgentRegistry
 from lambent.chat.embedding import Embedded, embed
 from lambent.chat.live_turn import LiveTurn
+from lambent.chat.stream_turn import FrameEncoder, KeeperOf, StreamTurn
 from lambent.chat.turn_work import Parts, TurnWork
-from lambent.chat.values import ChatRequest, Known, Refusal
+from lambent.chat.values import ChatRequest, Known, Refusal, StreamWish
 from lambent.clock import Clock
 from lambent.errors import LambentError
 from lambent.ids import new_ulid
 from lambent.models.manager import ModelManager
 from lambent.models.values import ModelInfo
 from lambent.settings import Settings
+from lambent.streams.keeper import StreamKeeper, Why
+from lambent.streams.log import StreamLog
+from lambent.streams.values import Dialect, Stream
 
 if TYPE_CHECKING:
     from lambent.bus.events import EventBus
     from lambent.chat.responses import ResponseStore
     from lambent.engine.engine import WorkflowEngine
     from lambent.mongo import Mongo
+    from lambent.streams.store import StreamStore
 
 
 class ChatService:
@@ -57,6 +63,8 @@ class ChatService:
             bus=bus,
         )
         self._live: set[LiveTurn] = set()
+        self._streams: dict[str, StreamTurn] = {}
+        self._keeps = mongo is not None
         self._mongo = mongo or cache(self._own_mongo)
 
     @cached_property
@@ -65,6 +73,13 @@ class ChatService:
         from lambent.chat.responses import ResponseStore
 
         return ResponseStore(self._mongo, clock=self.clock)
+
+    @cached_property
+    def streams(self) -> StreamStore:
+        """Streams of all environments, as kept."""
+        from lambent.streams.store import StreamStore
+
+        return StreamStore(self._mongo, clock=self.clock)
 
     def model_for(self, request: ChatRequest) -> str:
         """The request's model, else the agent's, else the deployment's."""
@@ -79,9 +94,11 @@ class ChatService:
             return own
         return self.settings.ollama_model
 
-    async def check(self, credential: str | None) -> Known | Refusal:
+    async def check(self, credential: str | None, *, limited: bool = True) -> Known | Refusal:
         """Key and limit alone, for what calls no model. Raises `StoreUnavailable`."""
-        decision = await self._gate.admit(AdmissionRequest(credential=credential, scope=Scope.CHAT))
+        decision = await self._gate.admit(
+            AdmissionRequest(credential=credential, scope=Scope.CHAT, limited=limited)
+        )
         if isinstance(decision, Refused):
             return Refusal(decision.error, decision.limit)
         return Known(decision.principal.client, decision.limit)
@@ -118,6 +135,24 @@ class ChatService:
         live.on_end(lambda: self._live.discard(live))
         return live
 
+    def stream(
+        self, live: LiveTurn, encoder: FrameEncoder, *, dialect: Dialect, wish: StreamWish
+    ) -> StreamTurn:
+        """Tell the turn as a stream that others can read too."""
+        keeper_of = self._keeper_of(live, dialect, wish) if self._keeps else None
+        turn = StreamTurn(live, encoder, dialect=dialect, keeper_of=keeper_of, lasting=wish.lasting)
+        self._streams[live.id] = turn
+        turn.on_end(partial(self._forget, live.id))
+        return turn
+
+    def _forget(self, id: str) -> None:
+        self._streams.pop(id, None)
+
+    def stream_here(self, id: str, *, client: str) -> StreamTurn | None:
+        """The client's stream, if it is this environment's and has not ended."""
+        turn = self._streams.get(id)
+        return turn if turn is not None and turn.live.client == client else None
+
     async def embed(
         self, model: str, inputs: Sequence[str], *, credential: str | None
     ) -> Embedded | Refusal:
@@ -141,6 +176,24 @@ class ChatService:
     async def models(self) -> tuple[ModelInfo, ...]:
         """What the model server holds; neither breaker nor slot is asked. Raises `Unavailable`."""
         return await self._models.list_models()
+
+    def _keeper_of(self, live: LiveTurn, dialect: Dialect, wish: StreamWish) -> KeeperOf:
+        now, lease_s = self.clock.now(), wish.lease_s
+        stream = Stream(
+            id=live.id,
+            client=live.client,
+            dialect=dialect,
+            lease=new_ulid(self.clock),
+            lease_until=now,
+            readers_lease_s=lease_s,
+            readers_until=None if lease_s is None else now + timedelta(seconds=lease_s),
+            kept_after=wish.kept_after,
+        )
+
+        def keeper_of(log: StreamLog, stop: Callable[[Why], None]) -> StreamKeeper:
+            return StreamKeeper(self.streams, stream, log, clock=self.clock, on_stop=stop)
+
+        return keeper_of
 
     def _own_mongo(self) -> Mongo:
         from lambent.mongo import Mongo

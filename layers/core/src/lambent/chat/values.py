@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from lambent.admission.decisions import LimitState
 from lambent.agents.agent import Chunk, Source
 from lambent.errors import LambentError
 from lambent.models.values import Message, Usage
+from lambent.streams.values import KEPT_AFTER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,16 @@ class ChatRequest:
     format: str | Mapping[str, Any] | None = None
     think: bool | str | None = None
     recall: Callable[[str], Awaitable[tuple[Message, ...]]] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamWish:
+    """How a stream shall live: with a lease that its readers renew; on without its first reader;
+    kept so long after its end."""
+
+    lease_s: float | None = None
+    lasting: bool = False
+    kept_after: timedelta = KEPT_AFTER
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,14 @@ from lambent.chat.values import ChatRequest
 from lambent.errors import NotFound
 from lambent.http.chat_callers import Caller
 from lambent.http.chat_requests import parse_chat
-from lambent.http.chat_stream import EventEncoder, EventStreamAnswer, Json, JsonAnswer, JsonBody
+from lambent.http.chat_stream import EventEncoder, Json, JsonAnswer, JsonBody
 from lambent.http.front import through_front
+from lambent.http.kept_stream import StreamAnswer
 from lambent.http.openai_errors import OpenAiErrors
 from lambent.http.openai_routes import openai_routes
 from lambent.http.problems import ProblemsMiddleware, request_id_of
+from lambent.http.stream_routes import stream_routes
+from lambent.streams.values import Dialect
 
 
 def build_chat_app(service: ChatService, *, more: Sequence[Route] = ()) -> ASGIApp:
@@ -31,6 +34,7 @@ def build_chat_app(service: ChatService, *, more: Sequence[Route] = ()) -> ASGIA
             Route("/chat/stream", routes.chat_stream, methods=["POST"]),
             Route("/agents", routes.agents, methods=["GET"]),
             Route("/health", routes.health, methods=["GET"]),
+            *stream_routes(service),
             *openai_routes(service),
             *more,
         ],
@@ -60,10 +64,12 @@ class ChatRoutes:
 
     async def chat_stream(self, request: Request) -> Any:
         caller = Caller(self._service, request)
-        live = await caller.start(await caller.asked(_read))
-        return EventStreamAnswer(
-            live,
-            EventEncoder(request_id_of(request.scope)),
+        asked = await caller.asked(_read)
+        wish = await caller.wish()
+        live = await caller.start(asked)
+        encoder = EventEncoder(request_id_of(request.scope))
+        return StreamAnswer(
+            self._service.stream(live, encoder, dialect=Dialect.LAMBENT, wish=wish),
             headers=caller.headers(live.limit),
             keep_alive_s=self._service.settings.keep_alive_s,
             clock=self._service.clock,

@@ -12,10 +12,11 @@ from lambent.admission.decisions import LimitState
 from lambent.admission.keys import credential_of
 from lambent.chat.live_turn import LiveTurn
 from lambent.chat.service import ChatService
-from lambent.chat.values import ChatRequest, Known, Refusal
+from lambent.chat.values import ChatRequest, Known, Refusal, StreamWish
 from lambent.errors import RequestError, TooLarge
 from lambent.http.bodies import read_json
 from lambent.http.problems import Rejected
+from lambent.http.stream_wishes import wish_of
 
 T = TypeVar("T")
 LimitHeaders = Callable[[LimitState | None], dict[str, str]]
@@ -37,9 +38,9 @@ class Caller:
         sent = request.headers
         self.credential = credential_of(sent.get("authorization"), sent.get("x-api-key"))
 
-    async def known(self) -> Known:
-        """Who it is, by key and limit alone."""
-        return self.allowed(await self._service.check(self.credential))
+    async def known(self, *, limited: bool = True) -> Known:
+        """Who it is, by key and, where it counts, limit alone."""
+        return self.allowed(await self._service.check(self.credential, limited=limited))
 
     async def check(self) -> Mapping[str, str]:
         """Key and limit alone; the headers that tell the limit."""
@@ -54,6 +55,13 @@ class Caller:
             return read(await read_json(self._request))
         except TooLarge:
             raise
+        except RequestError as error:
+            raise Rejected(error, await self.check()) from None
+
+    async def wish(self) -> StreamWish:
+        """How the stream that answers shall live; a wrong wish counts as one request."""
+        try:
+            return wish_of(self._request.headers)
         except RequestError as error:
             raise Rejected(error, await self.check()) from None
 

@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from lambent.agents.agent import Chunk
 from lambent.agents.tool_calls import ApprovalAwaited, ToolStarted
 from lambent.chat.live_turn import LiveTurn
+from lambent.chat.stream_turn import FrameEncoder
 from lambent.chat.values import Failed, Finished, Frame, Queued
 from lambent.clock import Clock
 from lambent.errors import LambentError
@@ -92,14 +93,6 @@ class EventEncoder:
     def _event(self, data: object, *, event: str | None = None) -> bytes:
         self._id += 1
         return sse.json_event(self._id, data, event=event)
-
-
-class FrameEncoder(Protocol):
-    """Writes the frames of one stream, in their order."""
-
-    async def encode(self, frames: Sequence[Frame]) -> bytes:
-        """All of them; nothing where they have nothing to tell."""
-        ...
 
 
 class EventStreamAnswer:
@@ -216,12 +209,13 @@ class JsonBody:
 class Json:
     """An ASGI application that sends one document."""
 
-    def __init__(self, body: object, headers: Mapping[str, str]) -> None:
+    def __init__(self, body: object, headers: Mapping[str, str], *, status: int = 200) -> None:
         self._body = body
         self._headers = {**headers, "cache-control": "no-store"}
+        self._status = status
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send_json(send, self._body, headers=self._headers)
+        await send_json(send, self._body, status=self._status, headers=self._headers)
 
 
 @asynccontextmanager

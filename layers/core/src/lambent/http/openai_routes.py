@@ -12,10 +12,15 @@ from lambent.chat.service import ChatService
 from lambent.errors import LambentError
 from lambent.http.chat_callers import Caller
 from lambent.http.chat_stream import EventStreamAnswer, Json, JsonAnswer
+from lambent.http.kept_stream import StreamAnswer
 from lambent.http.openai_errors import openai_limit_headers
 from lambent.http.problems import Rejected
+from lambent.streams.values import Dialect
 
 if TYPE_CHECKING:
+    from lambent.chat.live_turn import LiveTurn
+    from lambent.chat.stream_turn import FrameEncoder
+    from lambent.chat.values import StreamWish
     from lambent.models.values import ModelInfo
 
 # Bodies and answers are imported by the first request that needs them: their schemas take a few
@@ -48,19 +53,15 @@ class OpenAiRoutes:
 
         caller = self._caller(request)
         asked = await caller.asked(parse_completion)
+        wish = await caller.wish()
         live = await caller.start(asked.request)
         created_s = int(self._service.clock.now().timestamp())
         naming = Naming(f"chatcmpl-{live.id}", asked.model, created_s)
         headers = caller.headers(live.limit)
         if not asked.stream:
             return JsonAnswer(live, CompletionBodyOf(naming, asked.plan), headers=headers)
-        return EventStreamAnswer(
-            live,
-            ChunkEncoder(naming, asked.plan, include_usage=asked.include_usage),
-            headers=headers,
-            keep_alive_s=self._service.settings.keep_alive_s,
-            clock=self._service.clock,
-        )
+        encoder = ChunkEncoder(naming, asked.plan, include_usage=asked.include_usage)
+        return self._streamed(live, encoder, Dialect.COMPLETIONS, wish=wish, headers=headers)
 
     async def embeddings(self, request: Request) -> Any:
         from lambent.http.openai_embeddings import embedding_body, parse_embedding
@@ -81,18 +82,14 @@ class OpenAiRoutes:
 
         caller = self._caller(request)
         turn = ResponseTurn(await caller.asked(parse_response), self._service.responses)
+        wish = await caller.wish()
         live = await caller.start(turn.request)
         created_s = int(self._service.clock.now().timestamp())
         headers = caller.headers(live.limit)
         if not turn.stream:
             return JsonAnswer(live, turn.body_of(live, created_s=created_s), headers=headers)
-        return EventStreamAnswer(
-            live,
-            turn.encoder_of(live, created_s=created_s),
-            headers=headers,
-            keep_alive_s=self._service.settings.keep_alive_s,
-            clock=self._service.clock,
-        )
+        encoder = turn.encoder_of(live, created_s=created_s)
+        return self._streamed(live, encoder, Dialect.RESPONSES, wish=wish, headers=headers)
 
     async def response(self, request: Request) -> Any:
         caller = self._caller(request)
@@ -121,6 +118,24 @@ class OpenAiRoutes:
             return Json(one_of_all(request.path_params["id"], models, agents), headers)
         except LambentError as error:
             raise Rejected(error, headers) from None
+
+    def _streamed(
+        self,
+        live: LiveTurn,
+        encoder: FrameEncoder,
+        dialect: Dialect,
+        *,
+        wish: StreamWish,
+        headers: Mapping[str, str],
+    ) -> Any:
+        """Kept only where that was asked for: `id:` lines are not what each client expects."""
+        keep_alive_s, clock = self._service.settings.keep_alive_s, self._service.clock
+        if not wish.lasting:
+            return EventStreamAnswer(
+                live, encoder, headers=headers, keep_alive_s=keep_alive_s, clock=clock
+            )
+        turn = self._service.stream(live, encoder, dialect=dialect, wish=wish)
+        return StreamAnswer(turn, headers=headers, keep_alive_s=keep_alive_s, clock=clock)
 
     async def _models(self, headers: Mapping[str, str]) -> tuple[ModelInfo, ...]:
         try:

@@ -1,0 +1,149 @@
+"""`StreamTurn`: a live turn told as numbered events, to any number of readers, and kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from lambent.agents.agent import Chunk
+from lambent.chat.live_turn import LiveTurn, outlast
+from lambent.chat.values import Failed, Finished, Frame
+from lambent.errors import LambentError, StreamStopped
+from lambent.streams.keeper import StreamKeeper, Why
+from lambent.streams.log import StreamLog
+from lambent.streams.values import Dialect, StreamStatus
+from lambent.telemetry import log_fields, logger
+
+_LOOK_S: Final = 60.0
+_CLOSING_S: Final = 10.0
+_BLANK: Final = b"\n\n"
+_DONE: Final = b"data: [DONE]"
+_TOLD: Final = {
+    Why.ASKED: "The stream was stopped on request.",
+    Why.LAPSED: "The lease of the stream's readers lapsed.",
+    Why.TAKEN: "The stream went on elsewhere.",
+}
+
+KeeperOf = Callable[[StreamLog, Callable[[Why], None]], StreamKeeper]
+
+
+class FrameEncoder(Protocol):
+    """Writes the frames of one stream, in their order."""
+
+    async def encode(self, frames: Sequence[Frame]) -> bytes:
+        """All of them as events; nothing where they have nothing to tell."""
+        ...
+
+
+class StreamTurn:
+    """Apart from its readers: they come and go, and the slowest holds up nobody.
+
+    `lasting`: it goes on when its first reader is known to have left, because that one said that
+    it would come back. `keeper_of` None: nothing is kept, and nobody else can read it.
+    """
+
+    def __init__(
+        self,
+        live: LiveTurn,
+        encoder: FrameEncoder,
+        *,
+        dialect: Dialect,
+        keeper_of: KeeperOf | None,
+        lasting: bool = False,
+    ) -> None:
+        self.live = live
+        self.dialect = dialect
+        self.log = StreamLog()
+        self.refused: LambentError | None = None
+        self.begun = False
+        self._encoder = encoder
+        self._lasting = lasting and keeper_of is not None
+        self._keeper = keeper_of(self.log, self.stop) if keeper_of is not None else None
+        self._leaving: asyncio.Task[None] | None = None
+        self._attached = False
+        self._task = asyncio.create_task(self._tell())
+
+    @property
+    def kept(self) -> bool:
+        """Whether others can read it."""
+        return self._keeper is not None
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Call back once it has ended, and been kept to its end."""
+        self._task.add_done_callback(lambda _: callback())
+
+    def stop(self, why: Why) -> None:
+        """End it now; its readers are told."""
+        self.live.cancel(StreamStopped(_TOLD[why]))
+
+    def attach(self) -> None:
+        """Another reader in this process."""
+        self._attached = True
+
+    def reader_left(self, *, for_good: bool) -> None:
+        """The first reader's connection is gone; `for_good`: so is this environment, soon."""
+        if for_good:
+            self.live.cancel()
+        elif not self.lasts_alone and self._leaving is None:
+            self._leaving = asyncio.create_task(self._stop_unless_attached())
+
+    @property
+    def lasts_alone(self) -> bool:
+        """Whether it goes on without its first reader, as far as this process knows."""
+        return self._lasting or self._attached
+
+    async def closed(self) -> None:
+        """Wait, within bounds, until it has ended, been booked, and been kept to its end.
+
+        A cancellation meanwhile is passed on only then: Lambda freezes the process afterwards.
+        """
+        if await outlast(self._task, _CLOSING_S):
+            raise asyncio.CancelledError
+
+    async def _tell(self) -> None:
+        try:
+            while not self.log.ended:
+                if frames := await self.live.take(within_s=_LOOK_S):
+                    await self._tell_frames(frames)
+        except Exception as error:  # an encoder's bug: the readers must not wait for ever
+            logger().exception("A stream could not be told", **log_fields(turn=self.live.id))
+            self.refused = error if isinstance(error, LambentError) else LambentError()
+            self.log.end(StreamStatus.FAILED)
+        booking = asyncio.create_task(self.live.close())
+        if self._keeper is not None:
+            await self._keeper.finish(unwanted=self.refused is not None)
+        await booking
+
+    async def _tell_frames(self, frames: Sequence[Frame]) -> None:
+        data = await self._encoder.encode(frames)
+        last = frames[-1]
+        begun = self.begun or any(isinstance(one, Chunk | Finished) for one in frames)
+        if isinstance(last, Failed) and not begun:
+            self.refused = last.error
+        self.begun = begun
+        self.log.add(self._numbered(data))
+        match last:
+            case Finished():
+                self.log.end(StreamStatus.DONE)
+            case Failed(error=StreamStopped()):
+                self.log.end(StreamStatus.STOPPED)
+            case Failed():
+                self.log.end(StreamStatus.FAILED)
+
+    def _numbered(self, data: bytes) -> list[bytes]:
+        pieces = data.split(_BLANK)[:-1]
+        if self.dialect is Dialect.LAMBENT:  # its encoder numbers them itself
+            return [piece + _BLANK for piece in pieces]
+        # Comments are nothing to come back to. A blank line behind one of them would be an event
+        # without data to OpenAI's client, once it has read an id.
+        told = [piece for piece in pieces if not piece.startswith(b":")]
+        first = self.log.last + 1
+        return [
+            (b"" if piece == _DONE else b"id: %d\n" % number) + piece + _BLANK
+            for number, piece in enumerate(told, first)
+        ]
+
+    async def _stop_unless_attached(self) -> None:
+        if self._keeper is None or not await self._keeper.attached():
+            self.live.cancel()
