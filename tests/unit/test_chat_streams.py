@@ -182,7 +182,8 @@ async def test_a_turn_waits_for_a_slot_and_gets_it(
     async with site.client() as client:
         answers = await asyncio.gather(*(client.post("/chat/stream", json=CHAT) for _ in range(3)))
     assert all(frames(answer.text)[-1] == "[DONE]" for answer in answers)
-    assert any("event: queued" in answer.text for answer in answers)
+    places = [one for answer in answers for one in frames(answer.text) if "position" in one]
+    assert {"position": 1, "estimated_wait_s": 1.0} in places
     await site.until_no_slot_is_taken()
 
 
@@ -199,7 +200,7 @@ async def test_no_slot_in_time_says_the_place_in_the_queue(
         await asyncio.wait(holders)
     assert late.status_code == 503
     assert late.json()["type"] == "urn:lambent:problem:no_slot"
-    assert late.json()["position"] == 1
+    assert (late.json()["position"], late.json()["estimated_wait_s"]) == (1, 1.0)
     assert int(late.headers["retry-after"]) >= 1
     await site.until_no_slot_is_taken()
 

@@ -190,7 +190,7 @@ async def test_the_place_in_the_queue_is_a_comment(
         asked = {**ASKED, "stream": True}
         posts = [c.post("/v1/chat/completions", json=asked) for _ in range(2)]
         texts = [(await post).text for post in asyncio.as_completed(posts)]
-    assert ": queued 1\n\n" in texts[1]
+    assert ": queued 1, about 1 s\n\n" in texts[1]
     assert "event:" not in texts[1]
     assert texts[1].endswith("data: [DONE]\n\n")
 

@@ -205,7 +205,10 @@ class BreakerOpen(Unavailable):
 
 
 class NoSlot(Unavailable):
-    """All model slots are taken; `fields["position"]` is the place in the queue."""
+    """All model slots are taken.
+
+    `fields` hold `position`, the place in the queue, and `estimated_wait_s`.
+    """
 
     code = "no_slot"
     title = "All model slots are taken"

@@ -124,7 +124,10 @@ def waited_too_long(queued: Queued) -> Refused:
     error = NoSlot(
         f"All model slots are taken; the place in the queue was {queued.position}.",
         retry_after_s=max(1.0, queued.estimated_wait_s),
-        fields={"position": queued.position},
+        fields={
+            "position": queued.position,
+            "estimated_wait_s": round(queued.estimated_wait_s, 1),
+        },
     )
     return Refused(error, queued.limit, queued.principal)
 

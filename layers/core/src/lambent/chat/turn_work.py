@@ -93,7 +93,7 @@ class TurnWork:
     async def _wait_for_slot(self, live: LiveTurn) -> None:
         if not isinstance(self._decision, decisions.Queued):
             return
-        await live.put(Queued(self._decision.position))
+        await live.put(_place(self._decision))
         async with aclosing(self._parts.gate.wait(self._decision)) as places:
             async for place in places:
                 match place:
@@ -102,7 +102,7 @@ class TurnWork:
                     case decisions.Refused():
                         raise place.error
                     case decisions.Queued():
-                        await live.put(Queued(place.position))
+                        await live.put(_place(place))
 
     async def _answer(self, live: LiveTurn) -> None:
         finish_reason = "stop"
@@ -153,3 +153,7 @@ class TurnWork:
             client=principal.client, key_id=principal.key_id, agent=self._request.agent or ""
         )
         self._booking = Booking(self._parts.gate, admitted.grant, payer=payer, access=self._access)
+
+
+def _place(queued: decisions.Queued) -> Queued:
+    return Queued(queued.position, round(queued.estimated_wait_s, 1))

@@ -46,9 +46,13 @@ class StreamWish:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """The turn waits for a model slot; `position` 1 is next."""
+    """The turn waits for a model slot; `position` 1 is next.
+
+    `estimated_wait_s` goes by how long generations took on the host lately.
+    """
 
     position: int
+    estimated_wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

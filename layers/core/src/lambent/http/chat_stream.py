@@ -67,7 +67,11 @@ class EventEncoder:
             case Chunk():
                 return self._chunk_events(frame)
             case Queued():
-                return [self._event({"position": frame.position}, event="queued")]
+                place = {
+                    "position": frame.position,
+                    "estimated_wait_s": frame.estimated_wait_s,
+                }
+                return [self._event(place, event="queued")]
             case Finished():
                 end = {"finish_reason": frame.finish_reason, "usage": usage_body(frame.usage)}
                 return [self._event(end), sse.DONE]

@@ -129,6 +129,11 @@ def _read_call(text: str, plan: ToolPlan) -> ToolCall:
     raise Unavailable("The model did not call a tool as it was made to.")
 
 
+def queue_comment(frame: Queued) -> str:
+    """A comment line: OpenAI's clients take a named event for a chunk."""
+    return f": queued {frame.position}, about {frame.estimated_wait_s:g} s\n\n"
+
+
 class ChunkEncoder:
     """Writes one stream of `chat.completion.chunk`s: no named events, errors as data."""
 
@@ -154,7 +159,7 @@ class ChunkEncoder:
     def _told(self, frame: Frame) -> Iterator[str]:
         match frame:
             case Queued():
-                yield f": queued {frame.position}\n\n"
+                yield queue_comment(frame)
             case Failed():
                 yield _data(openai_error(frame.error))
             case Chunk():

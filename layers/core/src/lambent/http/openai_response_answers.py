@@ -9,7 +9,7 @@ from typing import Any, Final
 from lambent.agents.agent import Chunk
 from lambent.chat.values import Failed, Finished, Frame, Queued
 from lambent.errors import LambentError, RateLimited
-from lambent.http.openai_answers import Choice, Naming
+from lambent.http.openai_answers import Choice, Naming, queue_comment
 from lambent.http.openai_tools import ToolPlan
 from lambent.ids import random_base62
 from lambent.models.values import Message, Role, ToolCall, Usage
@@ -215,7 +215,7 @@ class ResponseEncoder:
         for frame in frames:
             match frame:
                 case Queued():
-                    pieces.append(f": queued {frame.position}\n\n")
+                    pieces.append(queue_comment(frame))
                 case Chunk():
                     pieces.extend(self._begin())
                     pieces.extend(self._event(*event) for event in self._writer.chunk(frame))
