@@ -1,16 +1,19 @@
 """The poller against a real store and a turned clock."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from datetime import timedelta
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from lambent.clock import FAR_FUTURE
 from lambent.dispatch import QUIET_S, Work
 from lambent.due import DueDocuments, DueKind, new_due_fields
 from lambent.errors import StoreUnavailable
+from lambent.metrics import flush
 from lambent.mongo import Mongo
 from lambent.poller.generation import PollerBell
 from lambent.poller.poller import Left, Poller
@@ -273,3 +276,27 @@ async def test_a_store_that_is_away_for_a_while_is_waited_for(world: PollerWorld
     assert await world.watch(world.poller(AwayMongo(world.mongo))) is Left.IDLE
     [at_s] = world.functions.times_of("a")
     assert 25 <= at_s < 30
+
+
+def lags(capsys: pytest.CaptureFixture[str]) -> list[float]:
+    flush()
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return [line["DueLagSeconds"][0] for line in lines]
+
+
+async def test_the_lag_of_the_oldest_rises_while_no_step_function_runs(
+    world: PollerWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lags(capsys)  # what other tests left
+    world.functions.works = False
+    await world.add("late")
+    assert await world.watch(for_s=100) is Left.DEADLINE
+    risen = lags(capsys)
+    assert len(risen) == 4, "written each half minute, and at the end"
+    assert risen == sorted(risen)
+    assert risen[-1] >= 95
+    world.functions.works = True
+    assert await world.watch() is Left.IDLE
+    lags(capsys)
+    assert await world.watch() is Left.IDLE
+    assert lags(capsys) == [0]

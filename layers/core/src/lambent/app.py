@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from lambent import metrics
 from lambent.clock import SystemClock
 from lambent.errors import StoreUnavailable
-from lambent.settings import Settings, load_settings
+from lambent.rotation import RotatingSecret
+from lambent.settings import Settings, load_settings, look_up_again
 from lambent.telemetry import logger, set_level
 
 if TYPE_CHECKING:
@@ -55,23 +57,36 @@ class Platform:
         self.settings = settings
         self.clock = SystemClock()
 
+    def _secret(self, name: str, value: str) -> RotatingSecret:
+        return RotatingSecret(name, value, clock=self.clock, look_up=partial(look_up_again, name))
+
+    @cached_property
+    def _mongo_uri(self) -> RotatingSecret:
+        return self._secret("MONGO_URI", self.settings.mongo_uri)
+
     @cached_property
     def postgres(self) -> Postgres:
         from lambent.postgres import Postgres
 
-        return Postgres(self.settings.postgres_dsn, clock=self.clock)
+        settings = self.settings
+        dsn = self._secret("POSTGRES_DSN", settings.postgres_dsn)
+        return Postgres(dsn, clock=self.clock, ca=settings.postgres_ca)
 
     @cached_property
     def mongo(self) -> Mongo:
         from lambent.mongo import Mongo
 
-        return Mongo(self.settings.mongo_uri, self.settings.mongo_db_name, clock=self.clock)
+        settings = self.settings
+        return Mongo(
+            self._mongo_uri, settings.mongo_db_name, clock=self.clock, ca=settings.mongo_ca
+        )
 
     @cached_property
     def models(self) -> ModelManager:
         from lambent.models.manager import ModelManager
 
-        return ModelManager(self.settings, clock=self.clock)
+        key = self._secret("OLLAMA_API_KEY", self.settings.ollama_api_key)
+        return ModelManager(self.settings, clock=self.clock, key=key)
 
     @cached_property
     def gate(self) -> Gate:
@@ -196,7 +211,9 @@ class Platform:
             retention_s=settings.retention_days * 86400,
             callback_base_url=settings.callback_base_url,
         )
-        keeper = LeaseKeeper(settings.mongo_uri, settings.mongo_db_name, clock=self.clock)
+        keeper = LeaseKeeper(
+            self._mongo_uri, settings.mongo_db_name, clock=self.clock, ca=settings.mongo_ca
+        )
         return WorkflowEngine(
             MongoStore(self.mongo, clock=self.clock, config=config, keeper=keeper),
             config=config,
@@ -299,6 +316,7 @@ def platform() -> Platform:
     """The environment's platform. Raises `ConfigError` that lists every problem."""
     settings = load_settings()
     set_level(settings.log_level)
+    metrics.name_stack(settings.stack_name)
     return Platform(settings)
 
 
@@ -360,12 +378,13 @@ async def advance_runs(run_ids: Sequence[str], *, left_s: float, early: bool = F
 
     parts = platform()
     ends_s = parts.clock.monotonic_s() + left_s
-    verdicts = await parts.engine.advance(run_ids, ends_s=ends_s, early=early)
-    taken = [one for one in verdicts.values() if one.did is not Did.NOTHING]
-    if taken:
-        # After the settles: a run that is due before the next tick must find a poller awake.
-        await parts.bell.ring(min(one.due_at for one in taken))
-    return len(taken)
+    with metrics.reporting():
+        verdicts = await parts.engine.advance(run_ids, ends_s=ends_s, early=early)
+        taken = [one for one in verdicts.values() if one.did is not Did.NOTHING]
+        if taken:
+            # After the settles: a run that is due before the next tick must find a poller awake.
+            await parts.bell.ring(min(one.due_at for one in taken))
+        return len(taken)
 
 
 def stop_runs() -> None:
@@ -379,11 +398,12 @@ async def deliver_due(work: Mapping[str, Sequence[str]], *, left_s: float) -> di
 
     parts = platform()
     deadline_s = parts.clock.monotonic_s() + left_s - _DELIVER_RESERVE_S
-    events, webhooks, ticks = await asyncio.gather(
-        parts.deliverer.deliver_due(work.get(Work.EVENTS, ()), deadline_s=deadline_s),
-        parts.sender.send_due(work.get(Work.WEBHOOKS, ()), deadline_s=deadline_s),
-        parts.ticker.tick_due(work.get(Work.SCHEDULES, ())),
-    )
+    with metrics.reporting():
+        events, webhooks, ticks = await asyncio.gather(
+            parts.deliverer.deliver_due(work.get(Work.EVENTS, ()), deadline_s=deadline_s),
+            parts.sender.send_due(work.get(Work.WEBHOOKS, ()), deadline_s=deadline_s),
+            parts.ticker.tick_due(work.get(Work.SCHEDULES, ())),
+        )
     return {"events": len(events), "webhooks": len(webhooks), "ticks": ticks}
 
 
@@ -391,7 +411,8 @@ async def poll_due(*, left_s: float) -> str:
     """Watch over due documents until nothing is due soon; answers why the poller ended."""
     parts = platform()
     deadline_s = parts.clock.monotonic_s() + left_s - _POLL_RESERVE_S
-    return await parts.poller.watch(deadline_s=deadline_s)
+    with metrics.reporting():
+        return await parts.poller.watch(deadline_s=deadline_s)
 
 
 def stop_poller() -> None:

@@ -15,7 +15,9 @@ from pymongo.errors import PyMongoError
 
 from lambent.clock import Clock
 from lambent.due import LEASE_S, Lease
-from lambent.mongo import Document
+from lambent.mongo import Document, is_refused
+from lambent.rotation import RotatingSecret
+from lambent.tls import mongo_options
 
 RENEW_EVERY_S: Final = 10.0
 _RETRY_S: Final = 1.0
@@ -54,9 +56,19 @@ class LeaseKeeper:
     retried: whether the lease has ended is then told by its owner's monotonic clock."""
 
     def __init__(
-        self, uri: str, db_name: str, *, clock: Clock, every_s: float = RENEW_EVERY_S
+        self,
+        uri: str | RotatingSecret,
+        db_name: str,
+        *,
+        clock: Clock,
+        every_s: float = RENEW_EVERY_S,
+        ca: str = "",
     ) -> None:
+        if not isinstance(uri, RotatingSecret):
+            uri = RotatingSecret("MONGO_URI", uri, clock=clock)
         self._uri = uri
+        self._ca = ca
+        self._told = uri.value
         self._db_name = db_name
         self._clock = clock
         self._every_s = every_s
@@ -97,7 +109,7 @@ class LeaseKeeper:
             while True:
                 with self._woken:
                     kept, rest_s = self._next()
-                    if kept is None and rest_s > 0:
+                    if kept is None and rest_s > 0 and not self._closed:
                         self._woken.wait(min(rest_s, _IDLE_S))
                     now_s = self._clock.monotonic_s()
                     idle_since_s = now_s if self._kept else idle_since_s
@@ -105,6 +117,9 @@ class LeaseKeeper:
                         self._thread = None
                         return
                 if kept is not None:
+                    if client is not None and self._told != self._uri.value:
+                        client.close()
+                        client = None
                     client = client or self._connect()
                     self._renew(client, kept)
         finally:
@@ -119,8 +134,10 @@ class LeaseKeeper:
         return (first, 0.0) if first.renew_at_s <= now_s else (None, first.renew_at_s - now_s)
 
     def _connect(self) -> MongoClient[Document]:
+        self._told = self._uri.value
         return MongoClient(
-            self._uri,
+            self._told,
+            **mongo_options(self._told, self._ca),
             timeoutMS=4000,
             serverSelectionTimeoutMS=3000,
             maxPoolSize=1,
@@ -140,7 +157,9 @@ class LeaseKeeper:
             answer = collection.update_one(mine, {"$set": {"lease_until": until}})
             lost = answer.matched_count == 0
             seen = None if lost else collection.find_one(mine, {"signals": 1})
-        except PyMongoError:
+        except PyMongoError as error:
+            if is_refused(error):
+                self._uri.renew_now(self._told)
             kept.renew_at_s = self._clock.monotonic_s() + _RETRY_S
             return
         kept.renew_at_s = begun_s + self._every_s

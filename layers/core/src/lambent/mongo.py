@@ -6,17 +6,22 @@ import asyncio
 from collections.abc import Awaitable
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
+from weakref import WeakSet
 
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import ConnectionFailure, NetworkTimeout, PyMongoError
+from pymongo.errors import ConnectionFailure, NetworkTimeout, OperationFailure, PyMongoError
 
 from lambent.clock import Clock
 from lambent.errors import StoreUnavailable
+from lambent.rotation import RotatingSecret
+from lambent.tls import mongo_options
 
 Document = dict[str, Any]
 T = TypeVar("T")
 
+# AuthenticationFailed; and what Atlas calls it.
+_REFUSALS: Final = (18, 8000)
 # Idle sockets do not outlive the NAT and load balancer tables on the way.
 _FREEZE: Final = timedelta(seconds=20)
 # Defaults stall 20 s on a socket that died while the process was frozen (measured).
@@ -41,13 +46,21 @@ class Mongo:
     go through `guarded`, else PyMongo's own error.
     """
 
-    def __init__(self, uri: str, db_name: str, *, clock: Clock) -> None:
+    def __init__(
+        self, uri: str | RotatingSecret, db_name: str, *, clock: Clock, ca: str = ""
+    ) -> None:
+        """`ca`: certificates that the server's is verified by, as `tls.bundle` takes them."""
+        if not isinstance(uri, RotatingSecret):
+            uri = RotatingSecret("MONGO_URI", uri, clock=clock)
         self._uri = uri
+        self._ca = ca
+        self._told = uri.value
         self._db_name = db_name
         self._clock = clock
         self._client: AsyncMongoClient[Document] | None = None
         self._used_at: datetime = clock.now()
         self._closing: set[asyncio.Task[None]] = set()
+        _CONNECTED.add(self)
 
     @property
     def db(self) -> AsyncDatabase[Document]:
@@ -56,13 +69,20 @@ class Mongo:
         if self._client is not None and now - self._used_at > _FREEZE:
             self._drop(self._client)
         if self._client is None:
-            self._client = AsyncMongoClient(self._uri, **_LIMITS)
+            self._told = self._uri.value
+            options = _LIMITS | mongo_options(self._told, self._ca)
+            self._client = AsyncMongoClient(self._told, **options)
         self._used_at = now
         return self._client[self._db_name]
 
     async def ping(self) -> None:
         """Raises `StoreUnavailable` unless the server answers a command."""
         await guarded(self.db.command("ping"))
+
+    async def renew(self) -> None:
+        """After a refusal: take up the rotated credentials, if there are any."""
+        if await self._uri.renew(self._told) and self._client is not None:
+            self._drop(self._client)
 
     async def close(self) -> None:
         """Close every socket; the next use makes a new client."""
@@ -84,9 +104,20 @@ async def guarded(call: Awaitable[T]) -> T:
     try:
         return await call
     except PyMongoError as error:
+        if is_refused(error):
+            # Whose call this was, it does not say; an environment has one store.
+            for store in list(_CONNECTED):
+                await store.renew()
+            said = "MongoDB does not accept this platform's credentials."
+            raise StoreUnavailable(said, retry_after_s=1.0) from error
         if is_unreachable(error):
             raise StoreUnavailable("MongoDB does not answer.", retry_after_s=2.0) from error
         raise
+
+
+def is_refused(error: PyMongoError) -> bool:
+    """Whether the server did not take our credentials."""
+    return isinstance(error, OperationFailure) and error.code in _REFUSALS
 
 
 def is_unreachable(error: PyMongoError) -> bool:
@@ -94,3 +125,6 @@ def is_unreachable(error: PyMongoError) -> bool:
     return isinstance(error, ConnectionFailure | NetworkTimeout) or bool(
         getattr(error, "timeout", False)
     )
+
+
+_CONNECTED: Final[WeakSet[Mongo]] = WeakSet()

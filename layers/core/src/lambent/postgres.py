@@ -14,6 +14,8 @@ from psycopg.rows import namedtuple_row
 
 from lambent.clock import Clock
 from lambent.errors import StoreUnavailable
+from lambent.rotation import RotatingSecret
+from lambent.tls import postgres_dsn
 
 Query = LiteralString | bytes
 Params = Sequence[Any] | Mapping[str, Any] | None
@@ -23,6 +25,13 @@ T = TypeVar("T")
 _FREEZE: Final = timedelta(seconds=20)
 _CONNECT_TIMEOUT_S: Final = 2.0
 # SQLSTATE classes that say "not now": connection, resources, operator intervention.
+# Postgres and pgbouncer, also where a rotation changes the user and not only the password.
+_REFUSALS: Final = (
+    "authentication failed",
+    "no such user",
+    "does not exist",
+    "not permitted to log in",
+)
 _UNAVAILABLE: Final = ("08", "53", "57")
 
 
@@ -33,8 +42,19 @@ class Postgres:
     state. Rows are named tuples.
     """
 
-    def __init__(self, dsn: str, *, clock: Clock, timeout_s: float = 2.5) -> None:
+    def __init__(
+        self,
+        dsn: str | RotatingSecret,
+        *,
+        clock: Clock,
+        timeout_s: float = 2.5,
+        ca: str = "",
+    ) -> None:
+        """`ca`: certificates that the server's is verified by, as `tls.bundle` takes them."""
+        if not isinstance(dsn, RotatingSecret):
+            dsn = RotatingSecret("POSTGRES_DSN", dsn, clock=clock)
         self._dsn = dsn
+        self._ca = ca
         self._clock = clock
         self._timeout_s = timeout_s
         self._connection: Connection | None = None
@@ -76,7 +96,10 @@ class Postgres:
         """A connection of its own, for migrations: outside the lock, without a statement limit."""
         try:
             connection = await psycopg.AsyncConnection.connect(
-                self._dsn, autocommit=True, prepare_threshold=None, row_factory=namedtuple_row
+                postgres_dsn(self._dsn.value, self._ca),
+                autocommit=True,
+                prepare_threshold=None,
+                row_factory=namedtuple_row,
             )
         except psycopg.OperationalError as error:
             raise _unavailable(error) from error
@@ -121,11 +144,12 @@ class Postgres:
     async def _connected(self, deadline_s: float) -> Connection:
         if self._connection is not None and self._clock.now() - self._used_at > _FREEZE:
             self._drop()
-        if self._connection is None:
+        while self._connection is None:
+            dsn = self._dsn.value
             try:
                 connection: Connection = await self._bounded(
                     psycopg.AsyncConnection.connect(
-                        self._dsn,
+                        postgres_dsn(dsn, self._ca),
                         autocommit=True,
                         prepare_threshold=None,
                         row_factory=namedtuple_row,
@@ -134,6 +158,11 @@ class Postgres:
                     min(_CONNECT_TIMEOUT_S, self._left_s(deadline_s)),
                 )
             except psycopg.OperationalError as error:
+                # The next statement finds the new password, should this one run out of time.
+                if _refused(error) and await self._bounded(
+                    self._dsn.renew(dsn), self._left_s(deadline_s)
+                ):
+                    continue
                 raise _unavailable(error) from error
             self._connection = connection
         return self._connection
@@ -170,6 +199,12 @@ async def _run(connection: Connection, query: Query, params: Params) -> list[Any
 def _unavailable(error: psycopg.OperationalError) -> StoreUnavailable:
     # The message names host and user; it is chained for the log, never shown to a client.
     return StoreUnavailable("Postgres does not answer.", retry_after_s=2.0)
+
+
+def _refused(error: psycopg.OperationalError) -> bool:
+    """Whether the server did not take our credentials; libpq gives no SQLSTATE for that."""
+    said = str(error)
+    return (error.sqlstate or "").startswith("28") or any(one in said for one in _REFUSALS)
 
 
 def _died_while_idle(error: StoreUnavailable) -> bool:

@@ -43,16 +43,20 @@ def _looked_up(reference: str) -> str:
     try:
         from aws_lambda_powertools.utilities import parameters
         from aws_lambda_powertools.utilities.parameters.exceptions import GetParameterError
+        from botocore.config import Config
         from botocore.exceptions import BotoCoreError
     except ImportError as error:
         raise ConfigError(f"{reference} cannot be read: boto3 is not installed") from error
 
     kind, _, name = reference.partition(":")
+    limits = Config(connect_timeout=2, read_timeout=3, retries={"total_max_attempts": 2})
     try:
         if f"{kind}:" == _SSM:
-            return str(parameters.get_parameter(name, decrypt=True, max_age=0))
+            store = parameters.SSMProvider(boto_config=limits)
+            return str(store.get(name, decrypt=True, force_fetch=True))
         secret_id, _, key = name.partition("#")
-        text = str(parameters.get_secret(secret_id, max_age=0))
+        secrets = parameters.SecretsProvider(boto_config=limits)
+        text = str(secrets.get(secret_id, force_fetch=True))
     except (GetParameterError, BotoCoreError) as error:
         raise ConfigError(f"{reference} cannot be read: {_why(error)}") from error
     return _member(text, key, reference) if key else text

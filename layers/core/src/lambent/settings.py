@@ -10,7 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lambent.errors import ConfigError
-from lambent.secret_references import resolve
+from lambent.secret_references import forget, is_reference, resolve
+from lambent.tls import is_local
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
@@ -149,6 +150,18 @@ class Settings:
     postgres_dsn: str = setting(
         _dsn, "Where keys, limits and the shared breaker live.", secret=True
     )
+    mongo_ca: str = setting(
+        _text,
+        "Certificates that MongoDB's is verified by: a path, or the PEM text (may be a reference).",
+        default="",
+        secret=True,
+    )
+    postgres_ca: str = setting(
+        _text,
+        "Certificates that Postgres' is verified by: a path, or the PEM text (may be a reference).",
+        default="",
+        secret=True,
+    )
     ollama_host: str = setting(
         _hosts, "The model servers, with commas between them.", default="http://localhost:11434"
     )
@@ -280,6 +293,9 @@ class Settings:
     aws_lambda_initialization_type: str = setting(
         _text, "Set by Lambda: how environments are made.", default="on-demand"
     )
+    stack_name: str = setting(
+        _text, "Whose metrics these are: the value of their dimension `stack`.", default="lambent"
+    )
     log_level: str = setting(_level, "Lowest level that is logged.", default="INFO")
 
     @property
@@ -325,6 +341,32 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         except ValueError as error:
             said = "***" if one.metadata["secret"] else repr(raw)
             problems.append(f"{name} {error} (is {said})")
+    problems += _open_letters(values)
     if problems:
         raise ConfigError(problems)
     return Settings(**values)
+
+
+def look_up_again(name: str, environ: Mapping[str, str] | None = None) -> str | None:
+    """The present value of a secret that the variable `name` refers to; None if it is no reference.
+
+    Blocks. Raises `ConfigError`.
+    """
+    raw = (os.environ if environ is None else environ).get(name, "").strip()
+    if not is_reference(raw):
+        return None
+    forget()
+    return resolve(raw)
+
+
+def _open_letters(values: Mapping[str, Any]) -> list[str]:
+    """A key for the model server would be read by everybody on the way."""
+    if not values.get("ollama_api_key"):
+        return []
+    parts = [urlsplit(host) for host in values.get("ollama_host", "").split(",")]
+    said = "must be https:// where OLLAMA_API_KEY is sent, or anybody on the way reads the key"
+    return [
+        f"OLLAMA_HOST {said} (is http, to {one.hostname})"
+        for one in parts
+        if one.scheme == "http" and not is_local(one.hostname or "")
+    ]

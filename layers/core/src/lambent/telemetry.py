@@ -1,11 +1,15 @@
-"""Logs and EMF metrics, through Powertools, without ever printing a secret."""
+"""Logs through Powertools: JSON lines that say whose they are, and never print a secret."""
 
 from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from aws_lambda_powertools.logging import Logger
 from aws_lambda_powertools.logging.formatter import LambdaPowertoolsFormatter
@@ -22,10 +26,32 @@ def redact(text: str) -> str:
     return _SECRETS.sub("***", text)
 
 
+# Whose work goes on: `request_id`, `run_id`, `step`. Of the task, since several runs share a loop.
+_TRAIL: Final[ContextVar[Mapping[str, str]]] = ContextVar("trail", default=MappingProxyType({}))
+
+
+@contextmanager
+def correlated(**ids: str | None) -> Iterator[None]:
+    """Every log line of this work, and of the tasks it begins, carries these ids too."""
+    told = {key: value for key, value in ids.items() if value}
+    token = _TRAIL.set({**_TRAIL.get(), **told})
+    try:
+        yield
+    finally:
+        _TRAIL.reset(token)
+
+
+def trail() -> Mapping[str, str]:
+    """The ids of the work that goes on."""
+    return _TRAIL.get()
+
+
 class _RedactingFormatter(LambdaPowertoolsFormatter):
     """Powertools' JSON, redacted as a whole: exceptions and extra fields included."""
 
     def format(self, record: logging.LogRecord) -> str:
+        for key, value in _TRAIL.get().items():
+            record.__dict__.setdefault(key, value)
         return redact(super().format(record))
 
 

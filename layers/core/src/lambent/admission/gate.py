@@ -39,6 +39,7 @@ from lambent.admission.statements import statement
 from lambent.admission.usage import TurnUse
 from lambent.clock import Clock
 from lambent.errors import StoreUnavailable, Unauthenticated, UnknownAgent
+from lambent.metrics import Metric, note
 from lambent.postgres import Postgres
 from lambent.telemetry import log_fields, logger
 
@@ -70,6 +71,7 @@ class Gate:
         elif request.host is None:
             return self._without_asking(request, client)
         token = secrets.token_hex(16)
+        began_s = self._clock.monotonic_s()
         try:
             row = await self._postgres.fetch_one(
                 self._query(request, limited=request.limited and credential is not None),
@@ -84,12 +86,15 @@ class Gate:
             )
         except StoreUnavailable as error:
             return Refused(error, None)
-        return read_decision(
-            row[0],
-            request=request,
-            key_id=credential.key_id if credential else None,
-            token=token,
-            window_s=self._config.window_s,
+        note(Metric.ADMISSION_TIME, (self._clock.monotonic_s() - began_s) * 1000)
+        return _counted(
+            read_decision(
+                row[0],
+                request=request,
+                key_id=credential.key_id if credential else None,
+                token=token,
+                window_s=self._config.window_s,
+            )
         )
 
     async def wait(self, queued: Queued) -> AsyncGenerator[Decision, None]:
@@ -136,7 +141,7 @@ class Gate:
             )
         except StoreUnavailable as error:
             return Refused(error, queued.limit, queued.principal)
-        return read_look(row, queued=queued)
+        return _counted(read_look(row, queued=queued))
 
     async def leave(self, queued: Queued) -> None:
         """Give the ticket up, and what it may have turned into unnoticed."""
@@ -215,6 +220,7 @@ class Gate:
 
     async def _set_breaker(self, host: str, state: str, open_s: float) -> None:
         await self._postgres.fetch(b"SELECT lambent.set_breaker(%s, %s, %s)", (host, state, open_s))
+        note(Metric.BREAKER_OPENED if state == "open" else Metric.BREAKER_CLOSED)
 
     async def _keep(self, grant: Grant) -> None:
         held = True
@@ -227,7 +233,7 @@ class Gate:
         """One statement for both halves, or for the one that there is to do."""
         calls, params = [], []
         if grant.host is not None and (result != "none" or grant.slot is not None or grant.probe):
-            calls.append("lambent.finish(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)")
+            calls.append("lambent.judge(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)")
             params += [
                 grant.host,
                 grant.token,
@@ -251,6 +257,8 @@ class Gate:
             if used is not None:
                 self._books.missed(used)
             return False
+        if calls[0] is not CALL:
+            _count_change(rows[0][0])
         if used is not None:
             self._books.took(used, rows[0][-1])
         await self._book_the_unbooked()
@@ -302,3 +310,18 @@ class Gate:
         turns = 1 + (position - 1) // self._config.max_inflight
         longest_s = self._config.ticket_lease_s / 3
         return min(longest_s, self._config.poll_s * min(turns, 5)) * random.uniform(0.75, 1.25)
+
+
+def _counted(decision: Decision) -> Decision:
+    if isinstance(decision, Admitted) and decision.grant.probe:
+        note(Metric.BREAKER_PROBES)
+    return decision
+
+
+def _count_change(change: str | None) -> None:
+    """Told to the one call that made it, so counted once in the fleet."""
+    match change:
+        case "opened":
+            note(Metric.BREAKER_OPENED)
+        case "closed":
+            note(Metric.BREAKER_CLOSED)

@@ -11,8 +11,10 @@ from typing import Any, Final
 
 from lambent.admission.usage import ModelUse
 from lambent.errors import LambentError, ModelBusy, ModelUnavailable
+from lambent.metrics import Metric, note
 from lambent.models.manager import ModelManager
 from lambent.models.values import Embeddings, ModelChunk, ModelRequest, Usage
+from lambent.telemetry import log_fields, logger
 
 _CHARACTERS_A_TOKEN: Final = 4
 
@@ -85,6 +87,7 @@ class ModelAccess:
         self._open = opened
         clock = asyncio.get_running_loop().time
         opened.began_s = clock()
+        spent: Usage | None = None
         try:
             generation = self._models.generate_stream(request, host=self._host)
             async with aclosing(generation) as pieces:
@@ -93,7 +96,8 @@ class ModelAccess:
                     opened.last_s = clock()
                     if piece.end:
                         opened.pieces = 0
-                        self._told(request.model, piece.end.usage)
+                        spent = piece.end.usage
+                        self._told(request.model, spent)
                     else:
                         opened.pieces += 1
                     opened.busy = False
@@ -107,6 +111,8 @@ class ModelAccess:
                 self._add(opened.use())
             self._open = None
             opened.ended.set()
+            if spent is not None:
+                _tell(request.model, spent)
 
     def used(self) -> tuple[ModelUse, ...]:
         """What the turn has used of each model so far, the generation that goes on included."""
@@ -125,6 +131,7 @@ class ModelAccess:
             raise
         self.answered = Answered.success
         self._told(model, found.usage)
+        _tell(model, found.usage)
         return found
 
     async def close(self) -> None:
@@ -203,3 +210,17 @@ def _sum(one: ModelUse | None, other: ModelUse) -> ModelUse:
 def _estimate(request: ModelRequest) -> int:
     """Tokens of a prompt of which the server told nothing: a quarter of its characters."""
     return max(1, sum(len(one.content) for one in request.messages) // _CHARACTERS_A_TOKEN)
+
+
+def _tell(model: str, usage: Usage) -> None:
+    """What the call cost, once its last token is out."""
+    note(Metric.MODEL_TIME, usage.total_s * 1000)
+    note(Metric.PROMPT_TOKENS, usage.prompt_tokens)
+    note(Metric.COMPLETION_TOKENS, usage.completion_tokens)
+    told = log_fields(
+        model=model,
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        model_ms=round(usage.total_s * 1000),
+    )
+    logger().info("Model call", **told)

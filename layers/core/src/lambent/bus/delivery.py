@@ -14,10 +14,12 @@ from lambent.bus.ports import Bell, NoBell, Nudges, Starts
 from lambent.bus.webhooks import WebhookQueue
 from lambent.clock import Clock
 from lambent.dispatch import EARLY_FOR_S, Work
-from lambent.due import Claimed, Database, DueDocuments, Lease
+from lambent.due import Claimed, Database, DueDocuments, Lease, Settled
 from lambent.errors import StoreUnavailable
+from lambent.metrics import Metric, note
 from lambent.mongo import Document, guarded
 from lambent.telemetry import log_fields, logger
+from lambent.tracing import resumed
 from lambent.waits import Waits
 
 RENEW_EVERY_S: Final = 10.0
@@ -118,8 +120,9 @@ class Deliverer:
             deadline_s=deadline_s,
             renewed_s=self._clock.monotonic_s(),
         )
-        async with self._at_once:
-            return await self._deliver(fanout)
+        with resumed(event.get("trace")):
+            async with self._at_once:
+                return await self._deliver(fanout)
 
     async def _deliver(self, fanout: _Fanout) -> Outcome:
         try:
@@ -251,5 +254,9 @@ class Deliverer:
 
     async def _set_aside(self, lease: Lease, problem: str) -> Outcome:
         expire_at = self._clock.now() + self._retention
-        await transitions.set_aside(self.events, lease, problem=problem, expire_at=expire_at)
+        settled = await transitions.set_aside(
+            self.events, lease, problem=problem, expire_at=expire_at
+        )
+        if settled is Settled.DONE:
+            note(Metric.DELIVERIES_DEAD_LETTERED)
         return Outcome.FAILED

@@ -20,6 +20,7 @@ from lambent.errors import Conflict, NotFound, StoreUnavailable
 from lambent.ids import new_ulid
 from lambent.mongo import Document, guarded
 from lambent.telemetry import log_fields, logger
+from lambent.tracing import carried
 
 # How long a publisher delivers by itself before it leaves the rest to `deliver`.
 PUBLISH_BUDGET_S: Final = 2.0
@@ -139,6 +140,7 @@ class EventBus:
             "received_at": now,
             "status": EventStatus.PENDING,
             "attempts": 0,
+            "trace": carried(),
             **due,
         }
 

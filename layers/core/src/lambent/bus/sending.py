@@ -21,7 +21,8 @@ from lambent.bus.signing import signature_headers
 from lambent.bus.targets import PublicNetwork, TargetRefused
 from lambent.bus.transitions import WebhookStatus
 from lambent.clock import Clock
-from lambent.due import Claimed, Database, DueDocuments
+from lambent.due import Claimed, Database, DueDocuments, Settled
+from lambent.metrics import Metric, note
 from lambent.mongo import Document, guarded
 
 # Seconds before each retry: ten attempts over 19 hours.
@@ -138,8 +139,9 @@ class WebhookSender:
         self, claimed: Claimed, webhook: Document, answer: Answer, begun_at: datetime
     ) -> Sent:
         delivery, now = claimed.document, self._clock.now()
+        note(Metric.DELIVERY_ATTEMPTS)
         attempt = delivery["attempts"] + 1
-        record = {
+        entry = {
             "attempt": attempt,
             "at": begun_at,
             "duration_ms": int((now - begun_at).total_seconds() * 1000),
@@ -147,7 +149,7 @@ class WebhookSender:
             "problem": answer.problem,
             "excerpt": answer.excerpt,
         }
-        history = [*delivery["history"][1 - KEPT_ATTEMPTS :], record]
+        history = [*delivery["history"][1 - KEPT_ATTEMPTS :], entry]
         if 200 <= answer.status < 300:
             await transitions.record_success(
                 self._deliveries, claimed.lease, history=history, expire_at=now + _KEEP_DELIVERED
@@ -173,9 +175,11 @@ class WebhookSender:
 
     async def _bury(self, claimed: Claimed, reason: str, history: list[Document]) -> Sent:
         expire_at = self._clock.now() + _KEEP_DEAD
-        await transitions.bury(
+        settled = await transitions.bury(
             self._deliveries, claimed.lease, reason=reason, history=history, expire_at=expire_at
         )
+        if settled is Settled.DONE:
+            note(Metric.DELIVERIES_DEAD_LETTERED)
         return Sent.DEAD
 
 

@@ -106,6 +106,7 @@ class ChatService:
     async def start(self, request: ChatRequest, *, credential: str | None) -> LiveTurn | Refusal:
         """Ask the decision tree, then let the turn run. Raises `StoreUnavailable`."""
         agent = request.agent
+        began_s = self.clock.monotonic_s()
         decision = await self._gate.admit(
             AdmissionRequest(
                 credential=credential,
@@ -123,6 +124,7 @@ class ChatService:
             agent=None if agent is None else self.registry.get(agent),
             model=self.model_for(request),
             parts=self._parts,
+            began_s=began_s,
         )
         live = LiveTurn(
             id=new_ulid(self.clock),

@@ -13,7 +13,7 @@ from lambent.admission.gate import Gate
 from lambent.admission.usage import Payer
 from lambent.agents.agent import Agent, Chunk, Source
 from lambent.agents.booking import Booking
-from lambent.agents.model_access import ModelAccess
+from lambent.agents.model_access import Answered, ModelAccess
 from lambent.agents.runner import run_agent
 from lambent.agents.tool_context import Means
 from lambent.agents.turn import Turn
@@ -22,6 +22,7 @@ from lambent.chat.live_turn import LiveTurn
 from lambent.chat.values import ChatRequest, Failed, Finished, Queued
 from lambent.clock import Clock
 from lambent.errors import LambentError
+from lambent.metrics import Metric, note
 from lambent.models.manager import ModelManager
 from lambent.models.values import Message, Role
 from lambent.settings import Settings
@@ -60,12 +61,14 @@ class TurnWork:
         agent: type[Agent] | None,
         model: str,
         parts: Parts,
+        began_s: float,
     ) -> None:
         self._request = request
         self._decision = decision
         self._agent = agent
         self._model = model
         self._parts = parts
+        self._began_s = began_s
         self._booking: Booking | None = None
         self._access = ModelAccess(parts.models)
         if isinstance(decision, Admitted):
@@ -80,6 +83,8 @@ class TurnWork:
             async with self._parts.gate.keeping(self._booking.grant):
                 await self._answer(live)
         except LambentError as error:
+            if self._access.answered is Answered.success:
+                note(Metric.STREAMS_BROKEN)
             if error.status == 500:
                 logger().error("A turn failed", exc_info=error, **log_fields(turn=live.id))
             await live.put(Failed(error))
@@ -153,6 +158,13 @@ class TurnWork:
             client=principal.client, key_id=principal.key_id, agent=self._request.agent or ""
         )
         self._booking = Booking(self._parts.gate, admitted.grant, payer=payer, access=self._access)
+        judge = self._booking.first_token
+
+        def first_token() -> None:
+            note(Metric.TIME_TO_FIRST, (self._parts.clock.monotonic_s() - self._began_s) * 1000)
+            judge()
+
+        self._access.on_first_token = first_token
 
 
 def _place(queued: decisions.Queued) -> Queued:

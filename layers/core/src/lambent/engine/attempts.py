@@ -27,7 +27,9 @@ from lambent.errors import (
     StepFailed,
     Unserialisable,
 )
+from lambent.metrics import Metric, note
 from lambent.mongo import Document
+from lambent.telemetry import correlated
 
 # Not the step's fault, and known to pass: no attempt is spent on these.
 _NOT_NOW: Final = (BreakerOpen, NoSlot, ModelBusy, BudgetExceeded)
@@ -98,8 +100,11 @@ class _Try:
         """One attempt; its final record, or None if there is to be another."""
         execution, plan = self.context.execution, self.plan
         self.started_at = self.started_at or self.context.clock.now()
+        began_s = execution.clock.monotonic_s()
         try:
-            product = await execution.body(plan.produce(), plan.timeout_s)
+            with correlated(step=self.key):
+                product = await execution.body(plan.produce(), plan.timeout_s)
+            note(Metric.STEP_TIME, (execution.clock.monotonic_s() - began_s) * 1000)
             encoded = encode(product.value)
             values, run_id = self.context.values, self.context.run["_id"]
             output = await execution.persist(lambda: values.place(run_id, encoded))
@@ -127,6 +132,7 @@ class _Try:
         return await self._rest(error, rest_s, attempts)
 
     async def _rest(self, error: Exception, rest_s: float, attempts: int) -> Document | None:
+        note(Metric.STEP_RETRIES)
         # On record before the rest: a crash must not give the step its attempts back.
         record = await self._write(
             StepStatus.RETRYING,

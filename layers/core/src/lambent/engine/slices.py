@@ -19,7 +19,9 @@ from lambent.engine.tenure import Did, Parts, Tenure, Verdict
 from lambent.engine.tidying import expire_epoch, failure_document, tidy
 from lambent.engine.undo import undo_all
 from lambent.errors import LeaseLost, Stopped, StoreUnavailable, Unserialisable
+from lambent.metrics import Metric, note
 from lambent.mongo import Document
+from lambent.tracing import resumed
 
 # Rests between tries, `EARLY_FOR_S` of dispatch together and a little more.
 _EARLY_S: Final = (0.004, 0.008, 0.016, 0.032)
@@ -56,8 +58,14 @@ class Slice:
         except StoreUnavailable:
             # A lease that this may have taken lapses.
             return Verdict(Did.LOST)
+        if claimed.document["claims"] > 2:  # two in a row died with it
+            note(Metric.SLICES_WITHOUT_PROGRESS)
         self._tenure = Tenure(self._parts, claimed)
-        with self._parts.keeper.keep(self._tenure.held, self._told):
+        trace = claimed.document.get("trace")
+        with (
+            resumed(trace, run_id=self._run_id),
+            self._parts.keeper.keep(self._tenure.held, self._told),
+        ):
             try:
                 return await self._work()
             except (LeaseLost, StoreUnavailable):

@@ -23,7 +23,9 @@ from lambent.engine.registry import Registry, Workflow
 from lambent.engine.values import Values, is_chunked
 from lambent.errors import Conflict, RequestError, Unavailable, Unprocessable, Unserialisable
 from lambent.ids import new_ulid
+from lambent.metrics import Metric, note
 from lambent.mongo import Document, guarded
+from lambent.tracing import carried
 
 _TRIES: Final = 20
 
@@ -92,6 +94,8 @@ class Starter:
                 started = await self._alone(run, wanted, singleton)
             case None:
                 started = await self._insert(run) or await self._known(run)
+        if started.created:
+            note(Metric.RUNS_STARTED)
         # Also a known one: whoever inserted it may have died before saying so.
         is_due = started.run["due_at"] <= self._clock.now() and started.run["lease"] is None
         if nudge and is_due:
@@ -118,6 +122,8 @@ class Starter:
         if level not in list(Level):
             raise Unprocessable(f"There is no priority {level}; 0 is high, 1 normal, 2 low.")
         extra: Document = {"input_digest": _digest(workflow.name, wanted.input)}
+        if trace := carried():
+            extra["trace"] = trace
         if is_chunked(form):
             extra["left"] = [CHUNKS]
         flow, groups = workflow.flow, list[str]()

@@ -22,12 +22,18 @@ from lambent.engine.transitions import Transitions
 from lambent.engine.values import Values
 from lambent.errors import LeaseLost, StoreUnavailable
 from lambent.leases import Held, Keeper
+from lambent.metrics import Metric, note
 from lambent.mongo import Document, guarded
 from lambent.waits import Waits
 
 T = TypeVar("T")
 
 _STORE_RETRY_S: Final = 0.25
+_ENDS: Final = {
+    Status.COMPLETED: Metric.RUNS_COMPLETED,
+    Status.FAILED: Metric.RUNS_FAILED,
+    Status.CANCELLED: Metric.RUNS_CANCELLED,
+}
 
 
 class Did(StrEnum):
@@ -99,6 +105,7 @@ class Tenure:
         )
         if not done:
             raise LeaseLost
+        note(_ENDS[status])
 
     async def give_way(self) -> Verdict | None:
         """Out of time: due at once, elsewhere."""
@@ -106,6 +113,8 @@ class Tenure:
         noted = self.noted()
         got_on = self.journal is None or self.journal.fresh > 0
         noted["idle"] = 0 if got_on else int(run["idle"]) + 1
+        if noted["idle"] > 1:  # one alone is a deploy, or a short rest of time
+            note(Metric.SLICES_WITHOUT_PROGRESS)
         if noted["idle"] >= parts.config.idle_slices:
             text = f"{noted['idle']} slices in a row recorded nothing."
             return await self.block(Reason.NO_PROGRESS, text)
@@ -129,7 +138,7 @@ class Tenure:
         """Park the run until someone does something about it."""
         await self.pass_on()
         block = self.parts.transitions.block
-        return await self.settled(
+        verdict = await self.settled(
             lambda: block(
                 self.held.lease,
                 reason,
@@ -141,6 +150,9 @@ class Tenure:
             ),
             Verdict(Did.PARKED, due_at),
         )
+        if verdict is not None and tries <= 1:  # later tries find it blocked already
+            note(Metric.RUNS_BLOCKED)
+        return verdict
 
     async def pause(self) -> Verdict | None:
         """Obey a pause."""

@@ -18,6 +18,7 @@ from lambent.http.chat_requests import parse_chat
 from lambent.http.chat_stream import EventEncoder, Json, JsonAnswer, JsonBody
 from lambent.http.front import through_front
 from lambent.http.kept_stream import StreamAnswer
+from lambent.http.observed import Observed
 from lambent.http.openai_errors import OpenAiErrors
 from lambent.http.openai_routes import openai_routes
 from lambent.http.problems import ProblemsMiddleware, request_id_of
@@ -43,7 +44,7 @@ def build_chat_app(service: ChatService, *, more: Sequence[Route] = ()) -> ASGIA
     )
     inner = through_front(_marked(router), service.settings.origin_secrets)
     openai = OpenAiErrors(inner, clock=service.clock)
-    return ProblemsMiddleware(openai, clock=service.clock)
+    return Observed(ProblemsMiddleware(openai, clock=service.clock))
 
 
 class ChatRoutes:

@@ -19,6 +19,7 @@ from lambent.errors import LambentError, RequestError, Unprocessable
 from lambent.http.audited import AuditMiddleware
 from lambent.http.authorize import AdmissionMiddleware
 from lambent.http.front import through_front
+from lambent.http.observed import Observed
 from lambent.http.pages_mount import PagesMount
 from lambent.http.problems import (
     ProblemsMiddleware,
@@ -80,7 +81,7 @@ def build_gateway_app(
     outer: ASGIApp = AdmissionMiddleware(api, gate=gate, public=_PUBLIC)
     if pages is not None:
         outer = PagesMount(outer, api, pages)
-    return ProblemsMiddleware(through_front(outer, origin_secrets), clock=clock)
+    return Observed(ProblemsMiddleware(through_front(outer, origin_secrets), clock=clock))
 
 
 async def _root(request: Request) -> Response:

@@ -22,7 +22,7 @@ from lambent.errors import (
     Unauthenticated,
 )
 from lambent.ids import new_ulid
-from lambent.telemetry import log_fields, logger, redact
+from lambent.telemetry import correlated, log_fields, logger, redact
 
 _PROBLEM: Final = b"application/problem+json"
 _JSON: Final = b"application/json"
@@ -143,6 +143,10 @@ class ProblemsMiddleware:
             return
         request_id = self._new_id(scope)
         scope["lambent.request_id"] = request_id
+        with correlated(request_id=request_id):
+            await self._answer(scope, receive, send, request_id)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
         id_header = (b"x-request-id", request_id.encode("latin-1"))
         started = ended = False
 

@@ -16,6 +16,7 @@ from lambent.models import wire
 from lambent.models.connections import Connections
 from lambent.models.failures import status_failure, transport_failure
 from lambent.models.values import Embeddings, ModelChunk, ModelDetails, ModelInfo, ModelRequest
+from lambent.rotation import RotatingSecret
 from lambent.settings import Settings
 
 T = TypeVar("T")
@@ -35,15 +36,17 @@ class ModelManager:
     cancelling the task that reads it, closes the connection, and that stops the generation.
     """
 
-    def __init__(self, settings: Settings, *, clock: Clock) -> None:
+    def __init__(
+        self, settings: Settings, *, clock: Clock, key: RotatingSecret | None = None
+    ) -> None:
+        """`key`: the bearer token, where it may change; else it is that of the settings."""
         self._host = settings.ollama_host
         self._first_token_s = settings.ollama_first_token_timeout_s
         self._next_token_s = settings.ollama_next_token_timeout_s
         self._headers = httpx.Headers(
             {"accept-encoding": "identity", "content-type": "application/json"}
         )
-        if settings.ollama_api_key:
-            self._headers["authorization"] = f"Bearer {settings.ollama_api_key}"
+        self._key = key or RotatingSecret("OLLAMA_API_KEY", settings.ollama_api_key, clock=clock)
         self._timeouts = {"connect": settings.ollama_connect_timeout_s}
         self._connections = Connections(clock=clock, tls=self._host.startswith("https:"))
 
@@ -143,6 +146,9 @@ class ModelManager:
             try:
                 async with asyncio.timeout_at(by):
                     answer = await self._send(held, url, content)
+                    key = self._key.value
+                    if answer.status_code == 401 and await self._key.renew(key):
+                        answer = await self._send(held, url, content)
             except _TRANSPORT as error:
                 raise transport_failure(error) from error
             if answer.status_code != 200:
@@ -161,8 +167,11 @@ class ModelManager:
         extensions = {"timeout": self._timeouts, "trace": note}
         while True:
             pool = await held.enter_async_context(self._connections.borrow())
+            headers = self._headers
+            if key := self._key.value:
+                headers = httpx.Headers([*headers.items(), ("authorization", f"Bearer {key}")])
             request = httpx.Request(
-                method, url, headers=self._headers, content=content, extensions=extensions
+                method, url, headers=headers, content=content, extensions=extensions
             )
             try:
                 answer = await pool.handle_async_request(request)

@@ -11,12 +11,15 @@ from typing import Final
 from lambent.clock import EPOCH, Clock
 from lambent.due import Database, DueKind
 from lambent.errors import StoreUnavailable
+from lambent.metrics import Metric, flush, note
 from lambent.mongo import Document, guarded
 from lambent.poller.generation import HORIZON, Generation
 from lambent.poller.source import LOOK_EVERY_S, Source
 from lambent.telemetry import log_fields, logger
 
 _MIN_PAUSE_S: Final = 0.01
+# An alarm looks at each minute, and a poller may live through two of them.
+_REPORT_EVERY_S: Final = 30.0
 
 
 class Left(StrEnum):
@@ -37,6 +40,7 @@ class Poller:
         self._clock = clock
         self._generation = Generation(mongo, clock=clock)
         self._stopped = False
+        self._reported_s = clock.monotonic_s()
         self.looks = 0
 
     def stop(self) -> None:
@@ -50,6 +54,7 @@ class Poller:
         while True:
             try:
                 if not awake and not await self._anything_due():
+                    note(Metric.DUE_LAG, 0.0)
                     return Left.IDLE
                 if not awake:
                     await self._generation.take_over(self._until(deadline_s))
@@ -86,6 +91,9 @@ class Poller:
     async def _look(self) -> float | None:
         self.looks += 1
         instants = await asyncio.gather(*(source.look() for source in self._sources))
+        if self._clock.monotonic_s() - self._reported_s >= _REPORT_EVERY_S:
+            self._reported_s = self._clock.monotonic_s()
+            flush()
         worth = [at_s for at_s in instants if at_s is not None]
         if not worth:
             return None

@@ -10,6 +10,7 @@ from typing import Final
 from lambent.clock import EPOCH, Clock
 from lambent.dispatch import QUIET_S, Work
 from lambent.due import LEASE_S, DueDocuments, DueId
+from lambent.metrics import Metric, note
 from lambent.mongo import guarded
 from lambent.poller.generation import HORIZON, Nudges
 
@@ -78,6 +79,9 @@ class Source:
 
     async def _find(self, now_s: float) -> None:
         found = await self.documents.find(LOOK_LIMIT, ahead_s=_AHEAD_S)
+        # Sent or not: what is due and in nobody's hands waits.
+        oldest_at = min((one.due_at for one in found), default=self._clock.now())
+        note(Metric.DUE_LAG, max(0.0, (self._clock.now() - oldest_at).total_seconds()))
         ready = self._clock.now() + timedelta(seconds=LEAD_S)
         fresh = [one for one in found if one.id not in self._sent]
         # What is due comes by priority; what is only about to be, by its time.

@@ -35,15 +35,18 @@ END $$;
 
 -- Books a result and releases the slot. p_result: success, failure, or none (no verdict).
 -- p_judged: this call's success was booked before; what comes now can only be a later failure.
-CREATE OR REPLACE FUNCTION lambent.finish(
+-- Answers what this very call did to the breaker: opened, closed, or null.
+CREATE OR REPLACE FUNCTION lambent.judge(
     p_host text, p_token text, p_slot integer, p_probe boolean, p_generation bigint,
     p_result text, p_judged boolean,
     p_failures integer, p_open_s double precision, p_successes integer
-) RETURNS void LANGUAGE plpgsql AS $$
+) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    v_change text;
 BEGIN
     IF p_probe THEN
         PERFORM set_config('synchronous_commit', 'off', true);
-        PERFORM lambent.book_probe(
+        v_change := lambent.judge_probe(
             p_host, p_token, p_generation, p_result, p_judged, p_open_s, p_successes);
     ELSIF p_result = 'success' THEN
         UPDATE lambent.breaker SET failures = 0
@@ -58,7 +61,8 @@ BEGIN
             open_until = clock_timestamp() + make_interval(secs => p_open_s),
             changed_at = CASE WHEN b.failures + 1 >= p_failures
                          THEN clock_timestamp() ELSE b.changed_at END
-        WHERE b.host = p_host AND b.generation = p_generation AND b.state = 'closed';
+        WHERE b.host = p_host AND b.generation = p_generation AND b.state = 'closed'
+        RETURNING CASE b.state WHEN 'open' THEN 'opened' END INTO v_change;
     END IF;
     IF p_slot IS NOT NULL THEN
         UPDATE lambent.slot s
@@ -67,12 +71,15 @@ BEGIN
                      * CASE s.held_s WHEN 0 THEN 1 ELSE 0.2 END + 0.8 * s.held_s
         WHERE s.host = p_host AND s.number = p_slot AND s.token = p_token;
     END IF;
+    RETURN v_change;
 END $$;
 
-CREATE OR REPLACE FUNCTION lambent.book_probe(
+CREATE OR REPLACE FUNCTION lambent.judge_probe(
     p_host text, p_token text, p_generation bigint, p_result text, p_judged boolean,
     p_open_s double precision, p_successes integer
-) RETURNS void LANGUAGE plpgsql AS $$
+) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    v_change text;
 BEGIN
     IF p_result = 'failure' THEN
         -- A probe judged good at its first token holds the probe no more, yet its broken stream
@@ -82,7 +89,8 @@ BEGIN
             open_until = clock_timestamp() + make_interval(secs => p_open_s),
             probe = NULL, probe_until = '-infinity', changed_at = clock_timestamp()
         WHERE b.host = p_host AND b.generation = p_generation AND b.state = 'half_open'
-          AND (b.probe = p_token OR p_judged);
+          AND (b.probe = p_token OR p_judged)
+        RETURNING 'opened' INTO v_change;
     ELSIF p_result = 'success' THEN
         UPDATE lambent.breaker b
         SET successes = b.successes + 1, probe = NULL, probe_until = '-infinity', failures = 0,
@@ -91,12 +99,25 @@ BEGIN
             changed_at = CASE WHEN b.successes + 1 >= p_successes
                          THEN clock_timestamp() ELSE b.changed_at END
         WHERE b.host = p_host AND b.generation = p_generation AND b.state = 'half_open'
-          AND b.probe = p_token;
+          AND b.probe = p_token
+        RETURNING CASE b.state WHEN 'closed' THEN 'closed' END INTO v_change;
     ELSE
         UPDATE lambent.breaker b SET probe = NULL, probe_until = '-infinity'
         WHERE b.host = p_host AND b.generation = p_generation AND b.probe = p_token;
     END IF;
+    RETURN v_change;
 END $$;
+
+-- What functions of before 0.2 call while a deploy goes on; it and book_probe, which nothing calls
+-- any more, go with the release after.
+CREATE OR REPLACE FUNCTION lambent.finish(
+    p_host text, p_token text, p_slot integer, p_probe boolean, p_generation bigint,
+    p_result text, p_judged boolean,
+    p_failures integer, p_open_s double precision, p_successes integer
+) RETURNS void LANGUAGE sql AS $$
+    SELECT lambent.judge(p_host, p_token, p_slot, p_probe, p_generation, p_result, p_judged,
+                         p_failures, p_open_s, p_successes)
+$$;
 
 -- By hand: open until p_open_s from now, or closed; either way results under way count no more.
 CREATE OR REPLACE FUNCTION lambent.set_breaker(

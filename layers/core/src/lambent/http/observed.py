@@ -1,0 +1,45 @@
+"""Counts requests by their outcome, and writes the metrics of an invocation when it is answered."""
+
+from __future__ import annotations
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lambent.metrics import Metric, note, reporting
+
+
+class Observed:
+    """The outermost layer of a function's application: what it records is written at its end.
+
+    By then the answer is out, and what it held is given back; the next invocation has not come.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 500  # of an error that nothing below answered
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        with reporting():
+            try:
+                await self._app(scope, receive, noting)
+            finally:
+                note(Metric.REQUESTS)
+                if status >= 400:
+                    note(_outcome(status))
+
+
+def _outcome(status: int) -> Metric:
+    if status == 503:
+        return Metric.REQUESTS_UNAVAILABLE
+    # 501: the caller named an agent that does not exist.
+    refused = status < 500 or status == 501
+    return Metric.REQUESTS_REFUSED if refused else Metric.REQUESTS_FAILED

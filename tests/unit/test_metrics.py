@@ -1,0 +1,106 @@
+"""Metrics: what the template's alarms and dashboard watch is what the code writes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lambent.metrics import DIMENSION, NAMESPACE, Metric, Recorder
+from local.emulator.template import read_template
+
+ROOT = Path(__file__).resolve().parents[2]
+TEMPLATE = (ROOT / "template.yaml").read_text()
+LAMBENT = ROOT / "layers" / "core" / "src" / "lambent"
+
+
+def written(recorder: Recorder, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    recorder.flush()
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def alarms() -> list[str]:
+    """The text of each alarm on our own namespace."""
+    parts = re.split(r"\n(?=  \w+:\n)", TEMPLATE)
+    return [part for part in parts if f"Namespace: {NAMESPACE}\n" in part]
+
+
+def shown() -> set[tuple[str, str]]:
+    """Name and dimension of each metric of ours on the dashboard."""
+    return set(re.findall(rf'\["{NAMESPACE}", "(\w+)", "(\w+)"', TEMPLATE))
+
+
+def test_each_alarm_watches_a_metric_that_is_written_under_its_one_dimension() -> None:
+    assert len(alarms()) == 4
+    for alarm in alarms():
+        (name,) = re.findall(r"MetricName: (\w+)", alarm)
+        assert name in set(Metric)
+        assert re.findall(r"- \{Name: (\w+), Value: !Ref AWS::StackName\}", alarm) == [DIMENSION]
+        assert f"Dimensions:\n        - {{Name: {DIMENSION}," in alarm
+
+
+def test_the_dashboard_shows_only_metrics_that_are_written() -> None:
+    assert len(shown()) > 15
+    assert {name for name, _ in shown()} <= set(Metric)
+    assert {dimension for _, dimension in shown()} == {DIMENSION}
+
+
+def test_the_stack_of_the_metrics_is_the_one_that_the_alarms_name() -> None:
+    assert "STACK_NAME: !Ref AWS::StackName" in TEMPLATE
+    for function in read_template(ROOT / "template.yaml").functions:
+        assert function.environment["STACK_NAME"] == "lambent"
+
+
+def test_every_metric_is_noted_somewhere() -> None:
+    code = "".join(path.read_text() for path in LAMBENT.rglob("*.py") if path.name != "metrics.py")
+    assert [one.name for one in Metric if f"Metric.{one.name}" not in code] == []
+
+
+def test_an_invocation_writes_one_line_with_sums_times_and_the_worst_lag(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recorder = Recorder()
+    recorder.stack = "prod"
+    for value in (2.0, 1.0):
+        recorder.note(Metric.PROMPT_TOKENS, value)
+        recorder.note(Metric.STEP_TIME, value)
+        recorder.note(Metric.DUE_LAG, value)
+    (line,) = written(recorder, capsys)
+    assert (line["PromptTokens"], line["StepMs"], line["DueLagSeconds"]) == ([3], [2, 1], [2])
+    (directive,) = line["_aws"]["CloudWatchMetrics"]
+    assert (directive["Namespace"], directive["Dimensions"]) == (NAMESPACE, [[DIMENSION]])
+    assert line["stack"] == "prod"
+    units = {one["Name"]: one["Unit"] for one in directive["Metrics"]}
+    assert units == {"PromptTokens": "Count", "StepMs": "Milliseconds", "DueLagSeconds": "Seconds"}
+    assert written(recorder, capsys) == []
+
+
+def test_no_line_holds_more_values_than_cloudwatch_takes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recorder = Recorder()
+    for value in range(250):
+        recorder.note(Metric.STEP_TIME, value)
+    lines = written(recorder, capsys)
+    assert max(len(line["StepMs"]) for line in lines) <= 100
+    assert [value for line in lines for value in line["StepMs"]] == list(range(250))
+
+
+def test_who_never_writes_does_not_grow(capsys: pytest.CaptureFixture[str]) -> None:
+    recorder = Recorder()
+    for value in range(5000):
+        recorder.note(Metric.STEP_TIME, value)
+    assert sum(len(line["StepMs"]) for line in written(recorder, capsys)) == 1000
+
+
+def test_no_name_in_the_environment_adds_a_dimension(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", "other")
+    recorder = Recorder()
+    recorder.note(Metric.REQUESTS)
+    (line,) = written(recorder, capsys)
+    assert line["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [[DIMENSION]]
