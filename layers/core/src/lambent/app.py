@@ -167,27 +167,15 @@ class Platform:
 
     @cached_property
     def dispatch(self) -> Dispatch:
-        from lambent.aws_signing import Credentials
-        from lambent.dispatch import CredentialSource, Dispatch, lanes_of
+        from lambent.dispatch import Dispatch, credentials_of, lanes_of
 
         settings = self.settings
-        given = None
-        if settings.aws_access_key_id:
-            given = Credentials(
-                settings.aws_access_key_id,
-                settings.aws_secret_access_key,
-                settings.aws_session_token,
-            )
         return Dispatch(
             lanes_of(settings),
             clock=self.clock,
             region=settings.aws_region,
             endpoint_url=settings.aws_endpoint_url_lambda,
-            source=CredentialSource(
-                given,
-                settings.aws_container_credentials_full_uri,
-                settings.aws_container_authorization_token,
-            ),
+            source=credentials_of(settings),
         )
 
     @cached_property
@@ -272,26 +260,10 @@ class Platform:
 
     @cached_property
     def poller(self) -> Poller:
-        from lambent.bus.transitions import DELIVERIES, EVENTS
-        from lambent.dispatch import Work
-        from lambent.due import DueDocuments, DueKind
-        from lambent.engine.model import RUNS
         from lambent.poller.poller import Poller
-        from lambent.poller.source import Fleet, Source
-        from lambent.schedules.transitions import SCHEDULES
+        from lambent.poller.sources import all_sources
 
-        def source(work: Work, kind: DueKind, fleet: Fleet) -> Source:
-            documents = DueDocuments(self.mongo, kind, clock=self.clock)
-            return Source(work, documents, fleet=fleet, nudges=self.dispatch, clock=self.clock)
-
-        steps = Fleet(self.settings.step_concurrency, self.settings.step_batch)
-        deliveries = Fleet(4, 20)
-        sources = [
-            source(Work.RUNS, RUNS, steps),
-            source(Work.EVENTS, EVENTS, deliveries),
-            source(Work.WEBHOOKS, DELIVERIES, deliveries),
-            source(Work.SCHEDULES, SCHEDULES, deliveries),
-        ]
+        sources = all_sources(self.mongo, self.settings, clock=self.clock, nudges=self.dispatch)
         return Poller(self.mongo, sources, clock=self.clock)
 
     async def ping_models(self) -> None:

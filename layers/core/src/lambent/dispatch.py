@@ -60,6 +60,22 @@ class CredentialSource:
     endpoint_token: str = ""
 
 
+def credentials_of(settings: Settings) -> CredentialSource:
+    """As Lambda gives them to this environment."""
+    given = None
+    if settings.aws_access_key_id:
+        given = Credentials(
+            settings.aws_access_key_id,
+            settings.aws_secret_access_key,
+            settings.aws_session_token,
+        )
+    return CredentialSource(
+        given,
+        settings.aws_container_credentials_full_uri,
+        settings.aws_container_authorization_token,
+    )
+
+
 def lanes_of(settings: Settings) -> dict[Work, Lane]:
     """Which function does which work. `deliver` does all that is not a run."""
     deliver = Lane(settings.deliver_function, 20)
