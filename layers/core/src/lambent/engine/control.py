@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from lambent.clock import EPOCH, FAR_FUTURE
+from lambent.clock import EPOCH, FAR_FUTURE, Clock
 from lambent.due import Database, DueDocuments
 from lambent.engine.config import Nudger
 from lambent.engine.documents import ulid_floor, visible
+from lambent.engine.listing import count_newest, newest
 from lambent.engine.model import (
     ACTIVE,
     CHUNKS,
@@ -64,7 +65,9 @@ class RunControl:
         values: Values,
         waits: Waits,
         nudger: Nudger,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._mongo = mongo
         self._due = due
         self._transitions = transitions
@@ -75,6 +78,11 @@ class RunControl:
     async def ensure_indexes(self) -> None:
         runs, steps = self._due.collection, self._mongo.db[STEPS]
         await guarded(runs.create_index([("client", 1), ("_id", 1)]))
+        # For people who look: by each filter, and by the instant of making where there is none.
+        for name in ("status", "workflow", "parent.run"):
+            await guarded(runs.create_index([(name, 1), ("_id", 1)]))
+        await guarded(runs.create_index([("workflow", 1), ("status", 1), ("_id", 1)]))
+        await guarded(runs.create_index("created_at"))
         await guarded(runs.create_index("expire_at", expireAfterSeconds=0))
         await guarded(steps.create_index([("run", 1), ("epoch", 1)]))
         await guarded(steps.create_index("expire_at", expireAfterSeconds=0))
@@ -101,6 +109,22 @@ class RunControl:
         page = found[:limit]
         more = _cursor(page[-1]) if len(found) > limit else None
         return RunPage([await run_view(run, self._values, []) for run in page], more)
+
+    async def count(self, wanted: RunFilter, *, most: int = 1000) -> int:
+        """How many runs fit; counting stops at `most`, which stands for "and more"."""
+        now = self._clock.now()
+        return await count_newest(self._due.collection, _query(wanted), most=most, now=now)
+
+    async def oldest_due(self) -> datetime | None:
+        """Since when the longest waiting run is due and nobody has it; None where none is."""
+        now = self._clock.now()
+        window = {"$gt": EPOCH, "$lte": now}
+        oldest: datetime | None = None
+        for level in self._due.kind.levels:
+            found = self._due.collection.find({"priority": level, "due_at": window}, {"due_at": 1})
+            for run in await guarded(found.sort("due_at", 1).limit(1).to_list()):
+                oldest = min(oldest or now, run["due_at"])
+        return oldest
 
     async def cancel(self, run_id: str, *, client: str | None) -> RunView:
         """Ask for the run to be undone and ended; one that is stuck in its undoing just ends.
@@ -259,8 +283,7 @@ class RunControl:
         query = _query(wanted)
         if cursor is not None:
             query["_id"]["$lt"] = _place_of(cursor)
-        found = self._due.collection.find(query).sort("_id", -1).limit(limit)
-        return await guarded(found.to_list())
+        return await newest(self._due.collection, query, limit=limit, now=self._clock.now())
 
 
 def _query(wanted: RunFilter) -> Document:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
+from lambent.clock import EPOCH, FAR_FUTURE
 from lambent.due import new_due_fields
 from lambent.engine import marks
 from lambent.engine.model import Status
@@ -16,6 +17,7 @@ from lambent.mongo import Document
 # the asking, not from the first slice: that may come late, and whoever was answered may publish.
 SINCE_BEFORE_S: Final = 5.0
 
+_LATEST_MS: Final = int(FAR_FUTURE.timestamp() * 1000)
 _CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
@@ -106,3 +108,16 @@ def ulid_floor(at: datetime) -> str:
     """The smallest id that a document made at this instant may have."""
     number = int(at.timestamp() * 1000)
     return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(45, -1, -5))
+
+
+def ulid_instant(id: str) -> datetime | None:
+    """When the document of this id was made; None for an id that tells no instant."""
+    number = 0
+    for letter in id[:10]:
+        place = _CROCKFORD.find(letter)
+        if place < 0:
+            return None
+        number = number << 5 | place
+    if len(id) < 10 or number > _LATEST_MS:
+        return None
+    return EPOCH + timedelta(milliseconds=number)

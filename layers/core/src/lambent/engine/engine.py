@@ -87,6 +87,7 @@ class WorkflowEngine:
             values=store.values,
             waits=store.waits,
             nudger=nudger,
+            clock=clock,
         )
         self.callbacks = Callbacks(store.waits, events=events, due=due, clock=clock)
         debts = Debts(

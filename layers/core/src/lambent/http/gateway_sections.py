@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lambent.dispatch import Dispatch
     from lambent.engine.engine import WorkflowEngine
     from lambent.schedules.schedules import Schedules
+    from lambent.settings import Settings
 
 # Imports stand inside: a section costs nothing until its first request. So do the parts, which the
 # platform makes when they are first asked for.
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 class Parts(Protocol):
     """What the sections take from the platform."""
 
+    @property
+    def settings(self) -> Settings: ...
     @property
     def clock(self) -> Clock: ...
     @property
@@ -89,6 +92,18 @@ def gateway_sections(parts: Parts) -> list[Section]:
 
         return callbacks_router(parts.engine.callbacks)
 
+    return [
+        Section(("keys",), keys),
+        Section(("runs", "workflows"), runs),
+        Section(("events",), events),
+        Section(("schedules",), schedules),
+        Section(("webhooks",), webhooks),
+        Section(("callbacks",), callbacks),
+        *_admin_sections(parts),
+    ]
+
+
+def _admin_sections(parts: Parts) -> list[Section]:
     def audit() -> APIRouter:
         from lambent.http.audit import audit_router
 
@@ -104,14 +119,19 @@ def gateway_sections(parts: Parts) -> list[Section]:
 
         return breakers_router(parts.host_board, authorize)
 
+    def overview() -> APIRouter:
+        from lambent.http.overview import overview_router
+
+        return overview_router(
+            parts.engine.control,
+            clock=parts.clock,
+            slots=parts.settings.ollama_max_inflight,
+            authorize=authorize,
+        )
+
     return [
-        Section(("keys",), keys),
         Section(("admin",), model_hosts),
         Section(("usage", "budgets"), usage),
-        Section(("runs", "workflows"), runs),
-        Section(("events",), events),
-        Section(("schedules",), schedules),
-        Section(("webhooks",), webhooks),
-        Section(("callbacks",), callbacks),
         Section(("audit", "sessions"), audit),
+        Section(("overview",), overview),
     ]

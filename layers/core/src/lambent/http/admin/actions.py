@@ -171,9 +171,52 @@ async def _change_key(view: View, form: Form) -> Response:
             raise Unprocessable("Not valid: command.")
 
 
+async def _set_breaker(view: View, form: Form) -> Response:
+    command = "trip" if form.get("command") == "trip" else "reset"
+    body = None
+    if command == "trip" and form.get("open_s"):
+        body = {"open_s": _number(form["open_s"], "open_s")}
+    await _ask(view, "POST", f"/admin/breakers/{form.get('host', '')}/{command}", body)
+    return done("/admin/hosts", "breaker")
+
+
+async def _set_budget(view: View, form: Form) -> Response:
+    kind, owner = form.get("kind", ""), form.get("owner", "")
+    if kind not in ("client", "key"):
+        raise Unprocessable("Not valid: kind.")
+    edges = {name: _amount(form[name], name) for name in ("soft", "hard") if form.get(name)}
+    new = {"period": form.get("period", ""), "unit": form.get("unit", ""), **edges}
+    # The API sets all budgets of an owner at once: the others stay as they are.
+    names = ("period", "unit", "soft", "hard")
+    found = (await _ask(view, "GET", "/budgets"))["budgets"]
+    others = [
+        {name: one[name] for name in names}
+        for one in found
+        if (one["kind"], one["owner"]) == (kind, owner)
+        and (one["period"], one["unit"]) != (new["period"], new["unit"])
+    ]
+    await _ask(view, "PUT", f"/budgets/{kind}/{owner}", {"budgets": [*others, new]})
+    return done("/admin/usage", "budget")
+
+
+async def _delete_budget(view: View, form: Form) -> Response:
+    kind, owner = form.get("kind", ""), form.get("owner", "")
+    if kind not in ("client", "key"):
+        raise Unprocessable("Not valid: kind.")
+    await _ask(view, "DELETE", f"/budgets/{kind}/{owner}")
+    return done("/admin/usage", "budget")
+
+
 def _secret(view: View, title: str, secret: str, *, back: str) -> Response:
     # The one answer that holds it: no redirect, no cookie, no store in between.
     return view.page("secret.html", title=title, secret=secret, back=back)
+
+
+def _amount(text: str, field: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise Unprocessable(f"{field} must be a number.") from None
 
 
 def _number(text: str, field: str) -> int:
@@ -200,4 +243,7 @@ ACTIONS: Final[Mapping[str, Act]] = {
     "delivery-replay": _replay_delivery,
     "key-create": _create_key,
     "key-change": _change_key,
+    "breaker-set": _set_breaker,
+    "budget-set": _set_budget,
+    "budget-delete": _delete_budget,
 }

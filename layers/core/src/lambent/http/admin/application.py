@@ -103,7 +103,9 @@ class _Headers:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *self._headers]
+                own = list(message.get("headers", ()))
+                named = {name.lower() for name, _ in own}  # a chart brings a policy of its own
+                message["headers"] = [*own, *(one for one in self._headers if one[0] not in named)]
             await send(message)
 
         scope["app"] = self  # routes raise their 405 instead of answering it in plain text

@@ -15,7 +15,7 @@ _LONGEST_SHOWN: Final = 12_000
 
 _TONES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("completed", "delivered", "closed", "active", "ok", "200s"), "good"),
-    **dict.fromkeys(("failed", "dead", "open", "tombstone", "revoked", "gone"), "bad"),
+    **dict.fromkeys(("failed", "dead", "tombstone", "revoked", "gone"), "bad"),
     **dict.fromkeys(("blocked", "half_open", "retrying", "expired", "disabled"), "warn"),
     **dict.fromkeys(("running", "pending", "marked"), "busy"),
 }

@@ -24,6 +24,7 @@ PAGES: Final[Sequence[tuple[str, PageFunction]]] = (
     ("/admin/keys", pages_access.keys),
     ("/admin/audit", pages_access.audit),
     ("/admin/usage", pages_access.usage),
+    ("/admin/usage/csv", pages_access.usage_csv),
     ("/admin/playground", pages_overview.playground),
     ("/admin/hosts", pages_overview.hosts),
     ("/admin/charts/{name}", pages_overview.chart),

@@ -35,6 +35,30 @@ async def audit(view: View) -> Response:
     return view.page("audit.html", entries=page["entries"], cursor=page["cursor"])
 
 
+_GROUPS: Final = ("day", "client", "key", "agent", "model", "day,client", "day,model")
+
+
 async def usage(view: View) -> Response:
-    """What was used, by whom."""
-    return view.page("usage.html", usage=await view.api.maybe("/usage"))
+    """What was used, by whom, and the budgets."""
+    group = view.query.get("group_by", "day")
+    group = group if group in _GROUPS else "day"
+    asked = _asked(view)
+    return view.page(
+        "usage.html",
+        usage=await view.api.maybe("/usage", **asked, group_by=group),
+        budgets=await view.api.maybe("/budgets", client=view.query.get("client")),
+        group=group,
+        groups=_GROUPS,
+    )
+
+
+async def usage_csv(view: View) -> Response:
+    """The same as a file."""
+    group = view.query.get("group_by", "day")
+    text = await view.api.get("/usage", **_asked(view), group_by=group, format="csv")
+    headers = {"content-disposition": 'attachment; filename="usage.csv"'}
+    return Response(str(text), media_type="text/csv", headers=headers)
+
+
+def _asked(view: View) -> dict[str, str | None]:
+    return {name: view.query.get(name) for name in ("from", "to", "client")}

@@ -64,8 +64,8 @@ class _Scale:
 
 
 def _lane(run: Mapping[str, Any], step: Mapping[str, Any], scale: _Scale, *, now: datetime) -> Lane:
-    started = instant(step["started_at"]) or scale.begun
     finished = instant(step["finished_at"])
+    started = instant(step["started_at"]) or finished or scale.begun
     going = finished is None and step["status"] not in _ENDED_STEPS and run["status"] not in _ENDED
     until = finished or (now if going else started)
     left, right = scale.place(started), scale.place(until)

@@ -1,0 +1,123 @@
+"""The state of the whole platform over HTTP: runs by state, what is due, throughput."""
+
+# No postponed annotations here: FastAPI has to see the dependencies made inside the function.
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, Field
+
+from lambent.admission.decisions import Principal, Scope
+from lambent.clock import Clock
+from lambent.engine.control import RunControl, RunFilter
+from lambent.engine.model import ENDED, Status
+
+MOST: Final = 1000
+_MOST_AN_HOUR: Final = 2000
+
+
+class CountView(BaseModel):
+    """How many; `more`: counting stopped there."""
+
+    count: int = Field(examples=[12])
+    more: bool
+
+
+class Overview(BaseModel):
+    """Counts of what goes on are exact up to 1,000; of what has ended, of the last day."""
+
+    runs: dict[Status, CountView]
+    oldest_due_at: datetime | None = Field(
+        description="Since when the longest waiting run is due; null where none is."
+    )
+    due_lag_s: float
+    slots: int = Field(description="Generations at once on one host.")
+
+
+class HourView(BaseModel):
+    at: datetime
+    completed: int
+    failed: int
+
+
+class Throughput(BaseModel):
+    """Ended runs by the hour in which they were made, each up to 2,000; oldest first."""
+
+    hours: list[HourView]
+
+
+def overview_router(
+    control: RunControl,
+    *,
+    clock: Clock,
+    slots: int,
+    authorize: Callable[[Scope], Callable[..., Any]],
+) -> APIRouter:
+    """`/overview`; needs `admin:read`."""
+    router = APIRouter(tags=["overview"])
+    reader = Annotated[Principal, Depends(authorize(Scope.ADMIN_READ))]
+
+    async def count(status: Status) -> CountView:
+        # What has ended stays for a month: only the last day of it says something.
+        since = clock.now() - timedelta(days=1) if status in ENDED else None
+        wanted = RunFilter(client=None, status=status, created_from=since)
+        found = await control.count(wanted, most=MOST)
+        return CountView(count=found, more=found >= MOST)
+
+    @router.get("/overview")
+    async def get_overview(_: reader) -> Overview:
+        """What runs and what waits, in a few counts by index."""
+        counts = await asyncio.gather(*(count(status) for status in Status))
+        oldest = await control.oldest_due()
+        lag_s = (clock.now() - oldest).total_seconds() if oldest is not None else 0.0
+        return Overview(
+            runs=dict(zip(Status, counts, strict=True)),
+            oldest_due_at=oldest,
+            due_lag_s=max(0.0, lag_s),
+            slots=slots,
+        )
+
+    @router.get("/overview/throughput")
+    async def get_throughput(
+        _: reader, hours: Annotated[int, Query(ge=1, le=48)] = 24
+    ) -> Throughput:
+        """Completed and failed runs, hour by hour."""
+        last = clock.now().replace(minute=0, second=0, microsecond=0)
+        # Between two hours that hold the same nothing nobody has to look hour by hour.
+        begun = last - timedelta(hours=hours - 1)
+        found = {
+            status: await _by_hour(control, status, begun, hours)
+            for status in (Status.COMPLETED, Status.FAILED)
+        }
+        return Throughput(
+            hours=[
+                HourView(
+                    at=begun + timedelta(hours=place),
+                    completed=found[Status.COMPLETED][place],
+                    failed=found[Status.FAILED][place],
+                )
+                for place in range(hours)
+            ]
+        )
+
+    return router
+
+
+async def _by_hour(control: RunControl, status: Status, begun: datetime, hours: int) -> list[int]:
+    """Counts by hour; halves of the time in which nothing was made are asked for once."""
+    wanted = RunFilter(
+        client=None,
+        status=status,
+        created_from=begun,
+        created_to=begun + timedelta(hours=hours),
+    )
+    most = _MOST_AN_HOUR if hours == 1 else 1
+    count = await control.count(wanted, most=most)
+    if count == 0 or hours == 1:
+        return [count] * hours
+    half = hours // 2
+    first = await _by_hour(control, status, begun, half)
+    return first + await _by_hour(control, status, begun + timedelta(hours=half), hours - half)

@@ -1,0 +1,119 @@
+"""Runs are found and counted by an index, and few of them are looked at, however many there are."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from lambent.clock import EPOCH, FAR_FUTURE
+from lambent.engine.config import EngineConfig
+from lambent.engine.control import RunControl, RunFilter
+from lambent.engine.documents import new_run, ulid_floor
+from lambent.engine.engine import MongoStore, WorkflowEngine
+from lambent.engine.listing import spans
+from lambent.engine.model import Status
+from lambent.mongo import Mongo
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+class At:
+    """A clock that stands still."""
+
+    def now(self) -> datetime:
+        return NOW
+
+    def monotonic_s(self) -> float:
+        return 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        raise AssertionError
+
+
+@pytest.fixture
+async def control(mongo_uri: str, mongo_db_name: str) -> AsyncIterator[RunControl]:
+    clock: Any = At()
+    mongo = Mongo(mongo_uri, mongo_db_name, clock=clock)
+    engine = WorkflowEngine(MongoStore(mongo, clock=clock, config=EngineConfig()))
+    await engine.ensure_indexes()
+    yield engine.control
+    await mongo.close()
+
+
+def run(number: int, **fields: Any) -> dict[str, Any]:
+    """One a minute, the newest at NOW; one in a hundred has failed."""
+    at = NOW - timedelta(minutes=number)
+    made = new_run(
+        id=f"{ulid_floor(at)}{number:016d}",
+        key=str(number),
+        workflow=f"w{number % 10}",
+        version=1,
+        client=f"c{number % 5}",
+        input=None,
+        now=at,
+        priority=1,
+        due_at=FAR_FUTURE,
+    )
+    return {**made, "status": "failed" if number % 100 == 0 else "completed", **fields}
+
+
+async def test_pages_hold_every_run_once_and_in_order(control: RunControl) -> None:
+    numbers = [0, 1, 2, 50, 51, 5_000, 5_001, 400_000]
+    await control._due.collection.insert_many([run(number) for number in numbers])
+    found: list[str] = []
+    cursor = None
+    while True:
+        page = await control.list_runs(RunFilter(client=None), limit=3, cursor=cursor)
+        found += [one.key for one in page.runs]
+        if (cursor := page.cursor) is None:
+            break
+    assert found == [str(number) for number in numbers]
+
+
+async def test_counting_stops_where_it_is_told_to(control: RunControl) -> None:
+    await control._due.collection.insert_many([run(number) for number in range(300)])
+    completed = RunFilter(client=None, status=Status.COMPLETED)
+    assert await control.count(completed) == 297
+    assert await control.count(completed, most=100) == 100
+    assert await control.count(RunFilter(client=None, status=Status.PAUSED)) == 0
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {},
+        {"status": "failed"},
+        {"status": "completed"},
+        {"workflow": "w3"},
+        {"client": "c2"},
+        {"workflow": "w3", "status": "completed"},
+    ],
+    ids=str,
+)
+async def test_each_look_for_a_page_is_by_an_index_and_reads_few_runs(
+    control: RunControl, filters: dict[str, Any]
+) -> None:
+    runs = control._due.collection
+    for first in range(0, 1_000, 100):
+        await runs.insert_many([run(number) for number in range(first, first + 100)])
+    query = {**filters, "_id": {"$gte": ulid_floor(EPOCH), "$lt": ulid_floor(FAR_FUTURE)}}
+    found = examined = 0
+    for span in spans(query, now=NOW):
+        asked = {"find": runs.name, "filter": span.query, "sort": {"_id": -1}, "limit": 10 - found}
+        if span.hint is not None:
+            asked["hint"] = dict(span.hint)
+        said = await runs.database.command(
+            {"explain": asked, "verbosity": "executionStats"}, read_preference=runs.read_preference
+        )
+        assert "IXSCAN" in str(said["queryPlanner"]["winningPlan"])
+        assert "COLLSCAN" not in str(said["queryPlanner"]["winningPlan"])
+        examined += int(said["executionStats"]["totalDocsExamined"])
+        found += len(await runs.find(span.query).limit(10 - found).to_list())
+        if found >= 10:
+            break
+    assert found == 10
+    # What is read is in proportion to the page, not to the store.
+    assert examined < 10 * 8 * 8
