@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import sys
 import time
@@ -61,8 +62,7 @@ class Screen:
             return
         colour = self._colours.setdefault(function, _COLOURS[len(self._colours) % len(_COLOURS)])
         style = {Level.WARNING: "yellow", Level.ERROR: "red"}.get(level, "")
-        # Lambda's runtimes write an error and its trace as one event, parted by carriage returns.
-        for part in text.split("\r"):
+        for part in _readable(text):
             line = Text.assemble((f"{function:>8} ", colour), ("│ ", "dim"), (part, style))
             self._console.print(line)
 
@@ -121,3 +121,32 @@ class Screen:
         out.print("\nTalk to it from another terminal:\n")
         out.print(Text(curl, style="bold"))
         out.print("\n[dim]Ctrl-C stops everything; the data stays.[/]\n")
+
+
+def _readable(text: str) -> list[str]:
+    """What a person needs of a line: the log file has all of it."""
+    # Lambda's runtimes write an error and its trace as one event, parted by carriage returns.
+    first, *trace = text.split("\r")
+    if any(name in first for name in _SAID_IN_FULL):
+        return [first]
+    if trace or not text.startswith("{"):
+        return [first, *trace]
+    try:
+        record = json.loads(text)
+    except ValueError:
+        return [text]
+    if not isinstance(record, dict) or not isinstance(record.get("message"), str):
+        return [text]
+    level, trace = record.get("level", "INFO"), str(record.get("exception") or "").splitlines()
+    said = [f"{key}={value}" for key, value in record.items() if key not in _UNSAID and value]
+    return [" ".join([f"[{level}]", record["message"], *said]), *trace]
+
+
+# These name what to change or what is away; where that was noticed is of no help.
+_SAID_IN_FULL = ("ConfigError: ", "StoreUnavailable: ")
+# Of a structured line: what stands elsewhere on the screen, or is of use to a machine alone.
+_UNSAID = frozenset({
+    "level", "message", "exception", "exception_name", "stack_trace", "location", "timestamp",
+    "service", "xray_trace_id", "cold_start", "function_name", "function_memory_size",
+    "function_arn", "function_request_id", "logger", "requestId",
+})  # fmt: skip

@@ -85,7 +85,7 @@ class Stack:
             silent = await self._ask_named_services()
         self._emulator.start_schedules()
         if self._options.reload:
-            self._emulator.watch_files()
+            self._emulator.watch_files(self._screen.note)
         self._watches = [asyncio.create_task(each.watch()) for each in self._services.values()]
         self._ready = True
         self._show_ready(time.monotonic() - began_s)

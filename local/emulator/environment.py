@@ -137,10 +137,14 @@ class Environment:
             self._spawn_stop("failure")
 
     def on_init_error(self, failure: Failure) -> None:
+        # The runtime has printed its error in full: for a person this would be a repetition.
+        self._start_fails(failure, Level.INFO)
+
+    def _start_fails(self, failure: Failure, level: Level) -> None:
         self.init_failure = failure
         self._log.line(
             f"INIT_REPORT Status: error\tError Type: {failure.error_type}\t{failure.message}",
-            Level.ERROR,
+            level,
         )
 
     # The process.
@@ -228,7 +232,7 @@ class Environment:
     def _init_timed_out(self) -> None:
         seconds = self._settings.init_s + self.function.timeout_s
         message = f"Start-up took more than {seconds:.2f} seconds"
-        self.on_init_error(Failure("Sandbox.Timedout", message))
+        self._start_fails(Failure("Sandbox.Timedout", message), Level.ERROR)
         self._kill()
 
     def _close_invocation(self) -> None:

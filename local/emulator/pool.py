@@ -122,11 +122,17 @@ class Pool:
                 self._stop(env)
 
     def recycle(self) -> None:
-        """The code changed: idle environments stop now, others after their invocation."""
+        """The code changed: idle environments stop now, others after their invocation.
+
+        One takes the place of those that were idle: what is wrong with the code shows at once.
+        """
+        unused = [env for env in self._environments if env.state in (State.IDLE, State.STARTING)]
         for env in self._environments:
             env.outdated = True
-            if env.state in (State.IDLE, State.STARTING):
-                self._stop(env)
+        for env in unused:
+            self._stop(env)
+        if unused:
+            self._add()
         self._work()
 
     def drain(self) -> None:

@@ -31,11 +31,11 @@ def roots(functions: Iterable[Function]) -> list[Path]:
 
 async def watch(
     functions: Mapping[str, Function],
-    recycle: Callable[[Function, list[Path]], None],
+    recycle: Callable[[list[Function], list[Path]], None],
     *,
     stop: asyncio.Event,
 ) -> None:
-    """Call `recycle` for each function concerned until `stop` is set."""
+    """Call `recycle` with the functions concerned, until `stop` is set."""
     batches: Batches = awatch(
         *roots(functions.values()),
         stop_event=stop,
@@ -46,8 +46,8 @@ async def watch(
     )
     async for batch in batches:
         paths = [Path(path) for _, path in batch]
-        for function in affected(paths, functions.values()):
-            recycle(function, paths)
+        if concerned := affected(paths, functions.values()):
+            recycle(concerned, paths)
 
 
 class _SourceFilter(DefaultFilter):

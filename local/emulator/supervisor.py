@@ -11,7 +11,7 @@ from local.emulator.deferred import EventQueue
 from local.emulator.environment import Environment
 from local.emulator.guardian import Guardian
 from local.emulator.invoke import InvokeApi
-from local.emulator.logs import FunctionLog, Level, Listener
+from local.emulator.logs import FunctionLog, Listener
 from local.emulator.pool import Pool
 from local.emulator.process import declared_environment
 from local.emulator.reload import watch
@@ -122,10 +122,14 @@ class Emulator:
     def pids(self) -> dict[str, list[int]]:
         return {short: pool.pids() for short, pool in self.pools.items()}
 
-    def watch_files(self) -> None:
-        """From now on a saved file restarts its function."""
+    def watch_files(self, notice: Callable[[str], None] = lambda _: None) -> None:
+        """From now on a saved file restarts its function; `notice` is told of it."""
         functions = {function.short: function for function in self.template.functions}
-        task = watch(functions, self._recycle, stop=self._stop_watching)
+
+        def recycle(concerned: list[Function], paths: list[Path]) -> None:
+            notice(self._recycle(concerned, paths))
+
+        task = watch(functions, recycle, stop=self._stop_watching)
         self._tasks.append(asyncio.get_running_loop().create_task(task))
 
     async def drain(self, timeout_s: float) -> None:
@@ -193,10 +197,17 @@ class Emulator:
         self._queues[pool.function.short].put(record, qualifier=qualifier or None)
         return True
 
-    def _recycle(self, function: Function, paths: list[Path]) -> None:
-        names = ", ".join(sorted({path.name for path in paths}))
-        self._logs[function.short].line(f"{names} changed: restarting", Level.WARNING)
-        self.pools[function.short].recycle()
+    def _recycle(self, concerned: list[Function], paths: list[Path]) -> str:
+        # An editor's own files have come and gone by now.
+        names = sorted({path.name for path in paths if path.exists()} or {p.name for p in paths})
+        changed = f"{', '.join(names)} changed: restarting"
+        restarted = []
+        for function in concerned:
+            if self.pools[function.short].pids():
+                restarted.append(function.short)
+            self._logs[function.short].line(changed)
+            self.pools[function.short].recycle()
+        return f"{changed} {', '.join(restarted) or 'nothing, as nothing of it runs'}"
 
     async def _scale_in(self) -> None:
         while True:

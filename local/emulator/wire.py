@@ -281,6 +281,8 @@ def _request_of(event: h11.Request) -> Request:
     if sum(len(key) + len(value) for key, value in event.headers) > _MAX_HEAD_BYTES:
         raise h11.RemoteProtocolError("head too large", error_status_hint=431)
     target = event.target.decode("latin-1")
+    if event.method == b"CONNECT" or (target == "*" and event.method != b"OPTIONS"):
+        raise h11.RemoteProtocolError("asks for a tunnel or another protocol")
     if not target.startswith("/"):  # absolute form, as a proxy would send it
         parts = urlsplit(target)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

@@ -1,5 +1,6 @@
 """What `./local/up` says and keeps when it is pointed at services and keys of a person's own."""
 
+import json
 import os
 import socket
 import sys
@@ -102,6 +103,18 @@ def test_a_trace_is_shown_line_by_line() -> None:
     out = StringIO()
     screen = Screen(verbose=False, console=Console(file=out, width=200))
     screen.function_line("chat", "[ERROR] ValueError: no\rTraceback:\r  File x", Level.ERROR)
+    screen.function_line("chat", "[ERROR] ConfigError: a is no number\rTraceback:", Level.ERROR)
     assert [line.partition("│ ")[2] for line in out.getvalue().splitlines()] == [
-        "[ERROR] ValueError: no", "Traceback:", "  File x",
+        "[ERROR] ValueError: no", "Traceback:", "  File x", "[ERROR] ConfigError: a is no number",
+    ]  # fmt: skip
+
+
+def test_a_structured_line_is_shown_for_a_person() -> None:
+    out = StringIO()
+    screen = Screen(verbose=False, console=Console(file=out, width=200))
+    record = {"level": "WARNING", "location": "_log:1", "message": "Turned away", "cause": "no"}
+    screen.function_line("chat", json.dumps(record), Level.WARNING)
+    screen.function_line("chat", '{"no": "message"}', Level.WARNING)
+    assert [line.partition("│ ")[2] for line in out.getvalue().splitlines()] == [
+        "[WARNING] Turned away cause=no", '{"no": "message"}',
     ]  # fmt: skip

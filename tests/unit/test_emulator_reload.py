@@ -36,6 +36,17 @@ async def test_a_saved_file_restarts_its_function(toys: Toys) -> None:
     assert "handler.py changed: restarting" in toys.log("one")
 
 
+async def test_what_ran_starts_again_at_once_and_a_person_is_told(toys: Toys) -> None:
+    async with toys.run() as emulator:
+        told: list[str] = []
+        emulator.watch_files(told.append)
+        _, one = await emulator.invoke("one", {})
+        (toys.folder / "functions" / "one" / "handler.py").write_text("not Python")
+        await eventually(lambda: "UserCodeSyntaxError" in toys.log("one"))
+        assert gone(one)
+        assert told == ["handler.py changed: restarting one"]
+
+
 async def test_a_busy_function_finishes_before_it_restarts(toys: Toys) -> None:
     async with toys.run() as emulator:
         _, first = await emulator.invoke("one", {})

@@ -76,6 +76,8 @@ async def test_a_chunked_request_body_is_read() -> None:
         (b"\x16\x03\x01\x02\x00 a TLS hello\r\n\r\n", "400"),
         (b"GET / HTTP/1.1\r\nhost: x\r\nbad name: y\r\n\r\n", "400"),
         (b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n", "400"),
+        (b"CONNECT a:443 HTTP/1.1\r\nhost: x\r\n\r\n", "400"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "400"),
         (b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", "400"),
         (b"GET / HTTP/1.1\r\nhost: x\r\nlong: " + b"y" * 70_000 + b"\r\n\r\n", "431"),
     ],
