@@ -2,9 +2,10 @@
 
 import json
 import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from typing import Any
+
+from local.direct import open_url
 
 _LIMIT_S = 6.0
 # As `/health/ready` calls them, and the variable that names each.
@@ -25,10 +26,8 @@ def silent_services(url: str) -> list[str]:
 
 
 def _checks(url: str) -> Mapping[str, Any]:
-    # Not through a proxy: the address is this machine's own.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"{url}/health/ready", timeout=_LIMIT_S) as answer:
+        with open_url(f"{url}/health/ready", timeout=_LIMIT_S) as answer:
             said = json.load(answer)
     except urllib.error.HTTPError as error:  # 503 brings the same document
         with error:

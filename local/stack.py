@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from local import front
+from local.direct import open_url
 from local.embedded import Embedded, Service
 from local.emulator.guardian import Guardian
 from local.emulator.settings import EmulatorSettings
@@ -317,5 +318,5 @@ def _load(host: str) -> None:
         data=json.dumps({"model": ModelServer.model}).encode(),
         headers={"Content-Type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with open_url(request, timeout=10) as answer:
         answer.read()

@@ -2,12 +2,12 @@
 
 import signal
 import sys
-import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from local.direct import open_url
 from local.services.process import Child, ServiceError, free_port, require_free
 
 START_TIMEOUT_S = 30.0
@@ -24,7 +24,7 @@ class ModelHost:
         self.host = host if "://" in host else f"http://{host}"
 
     def ping(self) -> None:
-        with urllib.request.urlopen(f"{self.host}/api/version", timeout=2) as answer:
+        with open_url(f"{self.host}/api/version", timeout=2) as answer:
             answer.read()
 
 

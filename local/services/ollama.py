@@ -3,11 +3,11 @@
 import os
 import shutil
 import signal
-import urllib.request
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from local.direct import open_url
 from local.model_server.engine import THREADS, packaged_model
 from local.model_server.prompts import STOPS, TEMPLATE
 from local.services.model import ModelHost
@@ -55,7 +55,7 @@ class Ollama(ModelHost):
         return self._child.pid
 
     def ping(self) -> None:
-        with urllib.request.urlopen(self.host, timeout=2) as answer:
+        with open_url(self.host, timeout=2) as answer:
             answer.read()
 
     def stop(self) -> None:

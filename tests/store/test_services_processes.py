@@ -175,3 +175,12 @@ def test_a_child_that_ends_at_once_is_told_with_what_it_said(tmp_path: Path) -> 
     child = Child("luckless", command, log_path=tmp_path / "log")
     with pytest.raises(ServiceError, match=r"(?s)luckless ended with status 7.*out of luck"):
         child.wait_until_ready(never, timeout_s=5)
+
+
+def test_a_service_is_reached_without_the_proxy_of_the_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    with ModelServer.start(tmp_path) as server:
+        server.ping()

@@ -41,7 +41,7 @@ async def test_what_ran_starts_again_at_once_and_a_person_is_told(toys: Toys) ->
         told: list[str] = []
         emulator.watch_files(told.append)
         _, one = await emulator.invoke("one", {})
-        (toys.folder / "functions" / "one" / "handler.py").write_text("not Python")
+        (toys.folder / "functions" / "one" / "handler.py").write_text("def broken(")
         await eventually(lambda: "UserCodeSyntaxError" in toys.log("one"))
         assert gone(one)
         assert told == ["handler.py changed: restarting one"]
