@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from local.direct import open_url
+
 # A prompt is read in pieces of this many tokens; between two, a client that left is noticed.
 PROMPT_PIECE_TOKENS = 64
 EMBED_CONTEXT = 2048
@@ -97,5 +99,5 @@ class Engine:
         request = urllib.request.Request(
             self._address + path, json.dumps(body).encode(), headers, method="POST"
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with open_url(request, timeout=30) as answer:
             return json.load(answer)
