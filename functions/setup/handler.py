@@ -11,6 +11,7 @@ _LOOP = asyncio.new_event_loop()
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
     """Answers `{"applied": [...], "admin_key": "lam_..." | null}`; the key only when it is new.
 
+    `{"action": "delete", "maker": the stack's id}` deletes all data that this stack made.
     An event of CloudFormation is answered at the address that it names.
     """
     from lambent.deploy import is_from_cloudformation, serve
@@ -23,6 +24,6 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 async def _run(event: dict[str, Any]) -> dict[str, Any]:
     # Imported late: what cannot be imported or configured must be told to CloudFormation too.
-    from lambent.app import run_setup
+    from lambent.app import delete_data, run_setup
 
-    return await run_setup(event)
+    return await (delete_data(event) if event.get("action") == "delete" else run_setup(event))

@@ -15,10 +15,14 @@ _CHUNK_BYTES = 65536
 
 
 class Forwarder:
-    """Listens on `address`, one port for each port of the loopback that is asked for."""
+    """Listens on `address`, one port for each port of the loopback that is asked for.
 
-    def __init__(self, address: str) -> None:
+    `called` is what those behind it call that address.
+    """
+
+    def __init__(self, address: str, *, called: str = HOST_IN_CONTAINER) -> None:
         self._address = address
+        self._called = called
         self._loop = asyncio.new_event_loop()
         self._ports: dict[int, int] = {}
         self._servers: list[asyncio.Server] = []
@@ -26,8 +30,8 @@ class Forwarder:
         self._thread.start()
 
     def reachable(self, uri: str) -> str:
-        """The address as a container must write it."""
-        return _LOCAL.sub(lambda found: f"{HOST_IN_CONTAINER}:{self.port(int(found[1]))}", uri)
+        """The address as who is behind it must write it."""
+        return _LOCAL.sub(lambda found: f"{self._called}:{self.port(int(found[1]))}", uri)
 
     def port(self, target: int) -> int:
         """The port at `address` that leads to the loopback's port `target`."""
@@ -36,13 +40,24 @@ class Forwarder:
             self._ports[target] = opening.result(10)
         return self._ports[target]
 
+    def cut(self) -> None:
+        """Refuse new connections and end those there are, until `mend`."""
+        asyncio.run_coroutine_threadsafe(self._cancel(), self._loop).result(10)
+        self._servers.clear()
+
+    def mend(self) -> None:
+        """Listen again, where it listened before."""
+        for target, port in self._ports.items():
+            opening = self._open(target, port=port)
+            asyncio.run_coroutine_threadsafe(opening, self._loop).result(10)
+
     def close(self) -> None:
         asyncio.run_coroutine_threadsafe(self._cancel(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.close()
 
-    async def _open(self, target: int) -> int:
+    async def _open(self, target: int, *, port: int = 0) -> int:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
                 there = await asyncio.open_connection("127.0.0.1", target)
@@ -51,7 +66,7 @@ class Forwarder:
                 return
             await asyncio.gather(_pump(reader, there[1]), _pump(there[0], writer))
 
-        server = await asyncio.start_server(serve, self._address, 0)
+        server = await asyncio.start_server(serve, self._address, port)
         self._servers.append(server)
         return int(server.sockets[0].getsockname()[1])
 
@@ -75,9 +90,9 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @contextmanager
-def forwarding(address: str) -> Iterator[Forwarder]:
+def forwarding(address: str, *, called: str = HOST_IN_CONTAINER) -> Iterator[Forwarder]:
     """A forwarder for as long as the block lasts."""
-    forwarder = Forwarder(address)
+    forwarder = Forwarder(address, called=called)
     try:
         yield forwarder
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from collections.abc import Iterator
@@ -13,9 +14,13 @@ import pytest
 
 from local.aws import base_image, docker, sam
 from local.aws.commands import Missing
-from local.aws.forward import forwarding
+from local.aws.deploy import Address, Deployed, deploy
+from local.aws.forward import Forwarder, forwarding
+from local.aws.localstack import LocalStack
 from local.services import ModelHost, MongoHost, PostgresHost, ServiceError
+from tests.aws.target import TARGETS, Place, Target, aws_target
 from tests.conftest import started
+from tests.functions.stack import running_stack
 
 ROOT = Path(__file__).resolve().parents[2]
 EVENTS = ROOT / "tests" / "events"
@@ -135,3 +140,100 @@ def bridge_address() -> str:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     return shown.stdout.strip() or "172.17.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """The built template, deployed to a LocalStack and set up."""
+
+    deployed: Deployed
+    line: Forwarder
+
+    def invoke(self, function: str, event: dict[str, Any]) -> Any:
+        answer = self.deployed.client("lambda").invoke(
+            FunctionName=f"lambent-{function}", Qualifier="live", Payload=json.dumps(event)
+        )
+        said = json.loads(answer["Payload"].read())
+        assert "FunctionError" not in answer, said
+        return said
+
+
+@pytest.fixture(scope="session")
+def cloud(
+    built: Built,
+    postgres_server: PostgresHost,
+    mongo_server: MongoHost,
+    model_server: ModelHost,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Cloud]:
+    name = "localstack"
+
+    def start() -> LocalStack:
+        try:
+            return LocalStack.start(tmp_path_factory.mktemp("localstack"))
+        except Missing as missing:
+            raise or_service_error(missing) from missing
+
+    with started(start) as localstack, forwarding("127.0.0.1", called="127.0.0.1") as line:
+        parameters = {
+            "MongoUri": mongo_server.uri,
+            "MongoDbName": name,
+            "PostgresDsn": postgres_server.create_database(name),
+            "OllamaHost": line.reachable(model_server.host),
+            "BreakerOpenS": "1",
+        }
+        yield Cloud(
+            deploy(built.template, endpoint=localstack.endpoint, parameters=parameters), line
+        )
+    postgres_server.drop_database(name)
+    mongo_server.drop_database(name)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--target", choices=TARGETS, help="where the acceptance suite is run")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Without `--target`: locally, and in LocalStack among the tests that need it."""
+    if "target" not in metafunc.fixturenames:
+        return
+    asked = metafunc.config.getoption("--target", default=None)
+    places = [asked] if asked else ["local", pytest.param("localstack", marks=pytest.mark.aws)]
+    metafunc.parametrize("target", places, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    """The platform at the place that the parameter names, with a key of every scope."""
+    with contextlib.ExitStack() as stack:
+        match request.param:
+            case "local":
+                plain = stack.enter_context(local_target(request))
+            case "localstack":
+                plain = cloud_target(request.getfixturevalue("cloud"))
+            case _:
+                plain = aws_target()
+        # A key without much of a limit: the tests ask more often than people do.
+        scopes = ["chat", "runs", "events", "admin"]
+        yield replace(plain, admin_key=plain.new_key(scopes=scopes, limit=100_000))
+
+
+@contextlib.contextmanager
+def local_target(request: pytest.FixtureRequest) -> Iterator[Target]:
+    model: ModelHost = request.getfixturevalue("model_server")
+    folder: Path = request.getfixturevalue("tmp_path_factory").mktemp("acceptance")
+    with forwarding("127.0.0.1", called="127.0.0.1") as line:
+        environ = {"OLLAMA_HOST": line.reachable(model.host), "BREAKER_OPEN_S": "1"}
+        with running_stack(folder / "data", environ) as stack:
+            place = Place(stack.url)
+            yield Target("local", place, place, stack.admin_key, line)
+
+
+def cloud_target(cloud: Cloud) -> Target:
+    assert cloud.deployed.admin_key
+
+    def place(address: Address) -> Place:
+        return Place(address.base, {"Host": address.host})  # no DNS knows it
+
+    chat, gateway = place(cloud.deployed.chat), place(cloud.deployed.gateway)
+    return Target("localstack", chat, gateway, cloud.deployed.admin_key, cloud.line)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lambent.deploy import explain, is_from_cloudformation, serve
-from lambent.errors import ConfigError
+from lambent.errors import ConfigError, StoreUnavailable
 
 EVENTS = Path(__file__).resolve().parents[1] / "events"
 
@@ -122,15 +122,27 @@ async def test_a_delete_touches_no_store_unless_asked(inbox: Inbox) -> None:
 
 async def test_a_delete_with_data_asks_for_it(inbox: Inbox) -> None:
     setup = Setup({"deleted": True})
+    asked = event("delete", inbox, DataOnDelete="delete")
+    assert (await answer_to(asked, setup, inbox))["Status"] == "SUCCESS"
+    assert setup.asked == [{"action": "delete", "maker": asked["StackId"]}]
+
+
+async def test_data_that_the_stack_did_not_make_is_kept_and_said_to_be(inbox: Inbox) -> None:
+    setup = Setup({"deleted": False})
     told = await answer_to(event("delete", inbox, DataOnDelete="delete"), setup, inbox)
-    assert told["Status"] == "SUCCESS"
-    assert setup.asked == [{"action": "delete"}]
+    assert (told["Status"], told["Reason"]) == (
+        "SUCCESS",
+        "The data was kept: this stack did not make it.",
+    )
 
 
-async def test_data_that_was_not_deleted_is_not_called_deleted(inbox: Inbox) -> None:
-    setup = Setup({"applied": []})
+async def test_a_delete_that_reaches_no_store_fails_so_that_it_can_be_repeated(
+    inbox: Inbox,
+) -> None:
+    setup = Setup(StoreUnavailable("MongoDB does not answer."))
     told = await answer_to(event("delete", inbox, DataOnDelete="delete"), setup, inbox)
     assert told["Status"] == "FAILED"
+    assert "Check the address" in told["Reason"]
 
 
 async def test_a_failure_is_told_in_one_line_without_secrets(inbox: Inbox) -> None:

@@ -396,13 +396,17 @@ async def run_setup(event: dict[str, Any]) -> dict[str, Any]:
     """Create or update tables and indexes, and the first admin key. Safe to run twice or at once.
 
     Answers `{"applied": [names of SQL files], "admin_key": text or None}`: the key's text only
-    where this call made it, or was given it as `admin_secret`.
+    where this call made it, or was given it as `admin_secret`. A `maker` is noted as the one who
+    made the tables, if this call did.
     """
-    from lambent.admission.migrate import migrate
+    from lambent.admission.migrate import FIRST, migrate
+    from lambent.wipe import note_maker
 
     parts = platform()
     try:
         applied = await migrate(parts.postgres)
+        if FIRST in applied and (maker := event.get("maker")):
+            await note_maker(parts.postgres, maker)
         await _ensure_indexes(parts)
         admin = await parts.keys.ensure_admin(secret=event.get("admin_secret"))
     except StoreUnavailable as error:
@@ -413,6 +417,16 @@ async def run_setup(event: dict[str, Any]) -> dict[str, Any]:
         raise
     logger().info("Setup is done", extra={"applied": applied, "admin_key_made": bool(admin.text)})
     return {"applied": applied, "admin_key": admin.text}
+
+
+async def delete_data(event: dict[str, Any]) -> dict[str, Any]:
+    """Delete everything that the stack `maker` made: `{"deleted": whether it was its own}`."""
+    from lambent.wipe import delete_data
+
+    parts = platform()
+    deleted = await delete_data(parts.postgres, parts.mongo, maker=str(event.get("maker")))
+    logger().warning("All data was deleted" if deleted else "The data is another's, and was kept")
+    return {"deleted": deleted}
 
 
 async def _ensure_indexes(parts: Platform) -> None:

@@ -83,19 +83,20 @@ async def serve(
 ) -> dict[str, Any]:
     """Do what CloudFormation asks with `run`, and tell it how that went; never raises for `run`.
 
-    `run` is given `{"action": "setup" | "delete"}`, and `admin_secret` where this call made one.
+    `run` is given `{"action": "setup" | "delete"}`, `admin_secret` where this call made one, and
+    as `maker` the stack, where data is made or deleted.
     Without an answer CloudFormation would wait for its whole service timeout.
     """
     request = parse(event)
     put = put_secret or _put_secret
     try:
         async with asyncio.timeout(deadline_s):
-            await _carry_out(request, run, put)
+            said = await _carry_out(request, run, put)
     except Exception as error:  # the edge: whatever went wrong, the stack must hear of it
         logger().exception("Setup failed", **log_fields(request_type=request.type))
         answer = _answer(request, "FAILED", explain(error))
     else:
-        answer = _answer(request, "SUCCESS", "")
+        answer = _answer(request, "SUCCESS", said)
     await asyncio.to_thread(_send, request.answer_url, answer)
     return answer
 
@@ -119,7 +120,8 @@ def explain(error: BaseException) -> str:
     return redact(" ".join(said.split()))[:_REASON_LENGTH]
 
 
-async def _carry_out(request: Request, run: Run, put: Callable[[str, str], None]) -> None:
+async def _carry_out(request: Request, run: Run, put: Callable[[str, str], None]) -> str:
+    """What there is to say about a success: nothing, mostly."""
     match request.type:
         case RequestType.CREATE:
             await _create(request, run, put)
@@ -130,22 +132,23 @@ async def _carry_out(request: Request, run: Run, put: Callable[[str, str], None]
         case RequestType.DELETE:
             # Also what follows a failed create: with data to keep, no store need be reached.
             if request.deletes_data:
-                done = await run({"action": "delete"})
-                if "deleted" not in done:
-                    raise ConfigError("this version cannot delete data; set DataOnDelete to keep")
+                done = await run({"action": "delete", "maker": request.stack_id})
+                if not done["deleted"]:
+                    return "The data was kept: this stack did not make it."
         case _:
             assert_never(request.type)
+    return ""
 
 
 async def _create(request: Request, run: Run, put: Callable[[str, str], None]) -> None:
     if not request.admin_key_secret:
-        await run({"action": "setup"})
+        await run({"action": "setup", "maker": request.stack_id})
         return
     secret = random_base62(_SECRET_LENGTH)
     # Kept before it is made good: a key in Postgres whose text nobody has would lock everyone
     # out, a text without its key is replaced by the next attempt.
     await asyncio.to_thread(put, request.admin_key_secret, f"lam_admin_{secret}")
-    await run({"action": "setup", "admin_secret": secret})
+    await run({"action": "setup", "admin_secret": secret, "maker": request.stack_id})
 
 
 def _answer(request: Request, status: str, reason: str) -> dict[str, Any]:

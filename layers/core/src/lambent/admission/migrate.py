@@ -14,6 +14,9 @@ from lambent.postgres import Connection, Postgres
 # Any number will do, as long as nothing else in the database locks the same one.
 _LOCK: Final = 0x6C616D62656E74
 
+# Applied only to a database that had nothing of ours.
+FIRST: Final = "migrations/0001_tables.sql"
+
 _PREPARE: Final = (
     "SET LOCAL lock_timeout = '60s'",
     "SET LOCAL client_min_messages = warning",
