@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from lambent.deploy import explain, is_from_cloudformation, serve
+from lambent.deploy import is_from_cloudformation, serve
 from lambent.errors import ConfigError, StoreUnavailable
+from lambent.first_aid import explain
 
 EVENTS = Path(__file__).resolve().parents[1] / "events"
 
@@ -142,7 +143,7 @@ async def test_a_delete_that_reaches_no_store_fails_so_that_it_can_be_repeated(
     setup = Setup(StoreUnavailable("MongoDB does not answer."))
     told = await answer_to(event("delete", inbox, DataOnDelete="delete"), setup, inbox)
     assert told["Status"] == "FAILED"
-    assert "Check the address" in told["Reason"]
+    assert "Check its address" in told["Reason"]
 
 
 async def test_a_failure_is_told_in_one_line_without_secrets(inbox: Inbox) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from lambent.admission.decisions import Admitted, Outcome, Queued, Refused
-from lambent.errors import StoreUnavailable
+from lambent.admission.migrate import migrate
+from lambent.errors import NotSetUp, StoreUnavailable
 from local.services import Postgres as PostgresService
 from tests.conftest import started
 from tests.store.admission_kit import HOST, Stand, stand
@@ -92,3 +93,14 @@ async def test_a_waiter_is_told_when_the_server_goes(tmp_path: Path) -> None:
             assert isinstance(steps[-1], Refused)
             assert isinstance(steps[-1].error, StoreUnavailable)
             server.restart()
+
+
+async def test_a_database_without_its_tables_says_so_and_what_to_do(postgres_dsn: str) -> None:
+    async with stand(postgres_dsn) as place:
+        await place.postgres.fetch("DROP SCHEMA lambent CASCADE")
+        decision = await place.ask()
+        assert isinstance(decision, Refused)
+        assert isinstance(decision.error, NotSetUp)
+        assert "Invoke the setup function" in decision.error.detail
+        await migrate(place.postgres)
+        await place.admitted()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lambent import metrics
 from lambent.clock import SystemClock
-from lambent.errors import StoreUnavailable
+from lambent.first_aid import plainly, started_plainly
 from lambent.rotation import RotatingSecret
 from lambent.settings import Settings, load_settings, look_up_again
 from lambent.telemetry import logger, set_level
@@ -284,6 +284,7 @@ class _RunNudges:
 
 
 @cache
+@started_plainly
 def platform() -> Platform:
     """The environment's platform. Raises `ConfigError` that lists every problem."""
     settings = load_settings()
@@ -292,6 +293,7 @@ def platform() -> Platform:
     return Platform(settings)
 
 
+@started_plainly
 def chat_app() -> ASGIApp:
     """The chat function's streaming application."""
     from lambent.http.chat_app import build_chat_app
@@ -312,6 +314,7 @@ def stop_chats() -> None:
     platform().chats.stop()
 
 
+@started_plainly
 def gateway_app() -> ASGIApp:
     """The gateway function's buffered application."""
     from lambent.http.gateway_app import build_gateway_app
@@ -343,6 +346,7 @@ def admin_pages(parts: Platform, api: ASGIApp) -> ASGIApp:
     )
 
 
+@plainly
 async def advance_runs(run_ids: Sequence[str], *, left_s: float, early: bool = False) -> int:
     """Advance these runs by a slice each; `left_s` is what the invocation has left. `early`: the
     wake of them may still be on its way."""
@@ -364,6 +368,7 @@ def stop_runs() -> None:
     platform().engine.stop()
 
 
+@plainly
 async def deliver_due(work: Mapping[str, Sequence[str]], *, left_s: float) -> dict[str, int]:
     """Hand out events, call webhooks and tick schedules, each by its ids."""
     from lambent.dispatch import Work
@@ -379,6 +384,7 @@ async def deliver_due(work: Mapping[str, Sequence[str]], *, left_s: float) -> di
     return {"events": len(events), "webhooks": len(webhooks), "ticks": ticks}
 
 
+@plainly
 async def poll_due(*, left_s: float) -> str:
     """Watch over due documents until nothing is due soon; answers why the poller ended."""
     parts = platform()
@@ -392,6 +398,7 @@ def stop_poller() -> None:
     platform().poller.stop()
 
 
+@plainly
 async def run_setup(event: dict[str, Any]) -> dict[str, Any]:
     """Create or update tables and indexes, and the first admin key. Safe to run twice or at once.
 
@@ -403,22 +410,16 @@ async def run_setup(event: dict[str, Any]) -> dict[str, Any]:
     from lambent.wipe import note_maker
 
     parts = platform()
-    try:
-        applied = await migrate(parts.postgres)
-        if FIRST in applied and (maker := event.get("maker")):
-            await note_maker(parts.postgres, maker)
-        await _ensure_indexes(parts)
-        admin = await parts.keys.ensure_admin(secret=event.get("admin_secret"))
-    except StoreUnavailable as error:
-        # The operator's own log may say why: refused, unknown host, wrong password.
-        logger().error(
-            "Setup failed", extra={"detail": error.detail, "cause": str(error.__cause__)}
-        )
-        raise
+    applied = await migrate(parts.postgres)
+    if FIRST in applied and (maker := event.get("maker")):
+        await note_maker(parts.postgres, maker)
+    await _ensure_indexes(parts)
+    admin = await parts.keys.ensure_admin(secret=event.get("admin_secret"))
     logger().info("Setup is done", extra={"applied": applied, "admin_key_made": bool(admin.text)})
     return {"applied": applied, "admin_key": admin.text}
 
 
+@plainly
 async def delete_data(event: dict[str, Any]) -> dict[str, Any]:
     """Delete everything that the stack `maker` made: `{"deleted": whether it was its own}`."""
     from lambent.wipe import delete_data

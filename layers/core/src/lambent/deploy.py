@@ -15,17 +15,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, assert_never
 
-from lambent.errors import ConfigError, LambentError
+from lambent.first_aid import explain
 from lambent.ids import random_base62
-from lambent.telemetry import log_fields, logger, redact
+from lambent.telemetry import log_fields, logger
 
 Run = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
 
 _ID_SUFFIX: Final = "stores"
 _ANSWER_TIMEOUT_S: Final = 10.0
 _ANSWER_ATTEMPTS: Final = 4
-# CloudFormation takes 4 KB for the whole answer.
-_REASON_LENGTH: Final = 900
 _SECRET_LENGTH: Final = 43
 
 
@@ -99,25 +97,6 @@ async def serve(
         answer = _answer(request, "SUCCESS", said)
     await asyncio.to_thread(_send, request.answer_url, answer)
     return answer
-
-
-def explain(error: BaseException) -> str:
-    """One line on what is wrong and what to do, without a secret in it."""
-    match error:
-        case ConfigError():
-            said = f"The configuration is not usable: {error}. Change the stack's parameters."
-        case LambentError():
-            said = f"{error} Check the address, the network and the credentials of that store."
-        case TimeoutError():
-            said = "Setup took too long. Check that MongoDB and Postgres are reached from here."
-        case ImportError():
-            said = (
-                f"{error}. Were the layers built for another processor? Give `sam build` and "
-                "`sam deploy` the same Architecture."
-            )
-        case _:
-            said = f"{type(error).__name__}: {error}"
-    return redact(" ".join(said.split()))[:_REASON_LENGTH]
 
 
 async def _carry_out(request: Request, run: Run, put: Callable[[str, str], None]) -> str:

@@ -197,6 +197,13 @@ class StoreUnavailable(Unavailable):
     title = "A data store does not answer"
 
 
+class NotSetUp(StoreUnavailable):
+    """The store answers, but lacks the tables or functions that this version of the code asks."""
+
+    code = "not_set_up"
+    title = "The platform is not set up"
+
+
 class BreakerOpen(Unavailable):
     """The shared breaker in front of the model host is open."""
 

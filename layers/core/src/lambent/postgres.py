@@ -13,7 +13,7 @@ import psycopg
 from psycopg.rows import namedtuple_row
 
 from lambent.clock import Clock
-from lambent.errors import StoreUnavailable
+from lambent.errors import NotSetUp, StoreUnavailable
 from lambent.rotation import RotatingSecret
 from lambent.tls import postgres_dsn
 
@@ -24,7 +24,6 @@ T = TypeVar("T")
 
 _FREEZE: Final = timedelta(seconds=20)
 _CONNECT_TIMEOUT_S: Final = 2.0
-# SQLSTATE classes that say "not now": connection, resources, operator intervention.
 # Postgres and pgbouncer, also where a rotation changes the user and not only the password.
 _REFUSALS: Final = (
     "authentication failed",
@@ -32,7 +31,14 @@ _REFUSALS: Final = (
     "does not exist",
     "not permitted to log in",
 )
+# SQLSTATE classes that say "not now": connection, resources, operator intervention.
 _UNAVAILABLE: Final = ("08", "53", "57")
+# No such table, function, schema or column.
+_NOT_SET_UP: Final = ("42P01", "42883", "3F000", "42703")
+# What exactly is lacking stays with the cause, for the log.
+_SET_UP: Final = (
+    "The database lacks what this version needs. Invoke the setup function, or deploy again."
+)
 
 
 class Postgres:
@@ -130,6 +136,10 @@ class Postgres:
         except psycopg.OperationalError as error:
             self._drop()
             raise _unavailable(error) from error
+        except psycopg.ProgrammingError as error:
+            if error.sqlstate in _NOT_SET_UP:
+                raise NotSetUp(_SET_UP, retry_after_s=30.0) from error
+            raise
         except BaseException as error:
             # Cancelled or failed halfway: what comes next on this socket is unknown.
             if not isinstance(error, psycopg.Error) or connection.closed:

@@ -19,8 +19,10 @@ from lambent.engine.tenure import Did, Parts, Tenure, Verdict
 from lambent.engine.tidying import expire_epoch, failure_document, tidy
 from lambent.engine.undo import undo_all
 from lambent.errors import LeaseLost, Stopped, StoreUnavailable, Unserialisable
+from lambent.first_aid import explain
 from lambent.metrics import Metric, note
 from lambent.mongo import Document
+from lambent.telemetry import logger
 from lambent.tracing import resumed
 
 # Rests between tries, `EARLY_FOR_S` of dispatch together and a little more.
@@ -55,8 +57,9 @@ class Slice:
             if claimed.document["claims"] > 1 and not alone:
                 await self._parts.due.release(claimed.lease)
                 return Verdict(Did.RELEASED, claimed.document["due_at"])
-        except StoreUnavailable:
+        except StoreUnavailable as error:
             # A lease that this may have taken lapses.
+            logger().warning("A run cannot be taken: %s", explain(error))
             return Verdict(Did.LOST)
         if claimed.document["claims"] > 2:  # two in a row died with it
             note(Metric.SLICES_WITHOUT_PROGRESS)

@@ -11,6 +11,7 @@ from typing import Final
 from lambent.clock import EPOCH, Clock
 from lambent.due import Database, DueKind
 from lambent.errors import StoreUnavailable
+from lambent.first_aid import explain
 from lambent.metrics import Metric, flush, note
 from lambent.mongo import Document, guarded
 from lambent.poller.generation import HORIZON, Generation
@@ -70,7 +71,7 @@ class Poller:
                     next_s = self._clock.monotonic_s()
             except StoreUnavailable as error:
                 # The store comes back, and what is due then is late already: stay and watch.
-                logger().warning("the poller cannot look", **log_fields(problem=error.detail))
+                logger().warning("the poller cannot look", **log_fields(problem=explain(error)))
                 next_s = self._clock.monotonic_s() + error.retry_after_s
                 if self._stopped or next_s >= deadline_s:
                     return Left.DEADLINE
