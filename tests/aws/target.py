@@ -99,6 +99,9 @@ def frames(text: str) -> list[Any]:
 
 
 def aws_target() -> Target:
-    """The deployment that the environment names. KeyError names the variable that is missing."""
+    """The deployment that the environment names."""
+    missing = [name for name in _AWS_VARIABLES if not os.environ.get(name)]
+    if missing:
+        raise RuntimeError(f"--target aws: set {', '.join(missing)}")
     chat, gateway, key = (os.environ[name] for name in _AWS_VARIABLES)
     return Target("aws", Place(chat), Place(gateway), key)
