@@ -13,7 +13,8 @@ import secrets
 import time
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from lambent.clock import SystemClock
@@ -113,30 +114,39 @@ class Search:
         return budget, []
 
 
+@contextmanager
+def database(*uris: str) -> Iterator[str]:
+    """The name of a database with the engine's indexes on each of these servers, for a while."""
+    name = f"explore_{secrets.token_hex(6)}"
+    stores = [BlockingMongo(uri, name) for uri in dict.fromkeys(uris)]
+    try:
+        for store in stores:
+            asyncio.run(_prepare(store))
+        yield name
+    finally:
+        for store in stores:
+            store.drop()
+
+
 async def search(
-    uri: str, name: str, share: int, shares: int, budget: int, seed: int
+    mongo: BlockingMongo, name: str, share: int, shares: int, budget: int, seed: int
 ) -> tuple[int, list[Failure]]:
     """This worker's schedules of one scenario: half by few preemptions, half by chance."""
-    mongo = BlockingMongo(uri, f"explore_{secrets.token_hex(6)}")
-    try:
-        search = Search(mongo, SCENARIOS[name])
-        await _prepare(mongo)
-        tried, failures = await search.first(share, shares, budget // 2)
-        if not failures:
-            more, failures = await search.random(seed * shares + share, budget - tried)
-            tried += more
-        return tried, failures
-    finally:
-        mongo.drop()
+    search = Search(mongo, SCENARIOS[name])
+    tried, failures = await search.first(share, shares, budget // 2)
+    if not failures:
+        more, failures = await search.random(seed * shares + share, budget - tried)
+        tried += more
+    return tried, failures
 
 
-async def replay(uri: str, name: str, schedule: list[int]) -> Failure | None:
-    mongo = BlockingMongo(uri, f"explore_{secrets.token_hex(6)}")
-    try:
-        await _prepare(mongo)
-        return await Search(mongo, SCENARIOS[name]).play(Walk(schedule))
-    finally:
-        mongo.drop()
+def replay(uri: str, name: str, schedule: list[int]) -> Failure | None:
+    with database(uri) as db_name:
+        mongo = BlockingMongo(uri, db_name)
+        try:
+            return asyncio.run(Search(mongo, SCENARIOS[name]).play(Walk(schedule)))
+        finally:
+            mongo.close()
 
 
 # What finds documents among millions; among the few of a search, only a cost at every write.
@@ -156,10 +166,14 @@ async def _prepare(mongo: BlockingMongo) -> None:
 
 
 def work(
-    uri: str, name: str, share: int, shares: int, budget: int, seed: int
+    uri: str, db_name: str, name: str, share: int, shares: int, budget: int, seed: int
 ) -> tuple[str, int, list[str]]:
     """For a process of its own."""
-    tried, failures = asyncio.run(search(uri, name, share, shares, budget, seed))
+    mongo = BlockingMongo(uri, db_name)
+    try:
+        tried, failures = asyncio.run(search(mongo, name, share, shares, budget, seed))
+    finally:
+        mongo.close()
     return name, tried, [str(one) for one in failures]
 
 
@@ -173,15 +187,16 @@ def main() -> None:
     uri = os.environ["MONGO_URI"]
     if given.replay:
         schedule = [int(part) for part in given.replay.split(",")]
-        print(asyncio.run(replay(uri, given.scenario, schedule)) or "everything held")
+        print(replay(uri, given.scenario, schedule) or "everything held")
         return
-    for name in SCENARIOS if given.scenario == "all" else [given.scenario]:
-        began = time.perf_counter()
-        _, tried, failures = work(uri, name, 0, 1, given.schedules, given.seed)
-        took_s = time.perf_counter() - began
-        print(f"{name}: {tried} schedules, {took_s:.1f} s, {len(failures)} failures", flush=True)
-        for failure in failures:
-            print(failure)
+    with database(uri) as db_name:
+        for name in SCENARIOS if given.scenario == "all" else [given.scenario]:
+            began = time.perf_counter()
+            _, tried, failures = work(uri, db_name, name, 0, 1, given.schedules, given.seed)
+            took_s = time.perf_counter() - began
+            print(f"{name}: {tried} schedules, {took_s:.1f} s, {len(failures)} failures")
+            for failure in failures:
+                print(failure)
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ class World:
         self.clock = VirtualClock()
         self.client = secrets.token_hex(6)
         self.gate: Gate | None = None
-        self.published = False
+        self.undelivered: set[str] = set()
         self.faulty = False  # whether an actor died or stalled in this schedule
         self.last: list[Document] = []  # the runs, as the last drain found them at rest
         self.effects: list[str] = []
@@ -76,11 +76,15 @@ class World:
         """Remember each end of a run and each checkpoint, as the store accepted it."""
         if call.name == "insert_one" and call.collection == "steps":
             self._final(call.about, call.args[0])
+        if call.name == "insert_one" and call.collection == "events":
+            self.undelivered.add(call.about)
         if call.name != "update_one" or not answer.matched_count:
             return
         changes = call.args[1].get("$set", {})
         if call.collection == "steps":
             self._final(call.about, changes)
+        if call.collection == "events" and changes.get("status", "pending") != "pending":
+            self.undelivered.discard(call.about)
         if call.collection == "runs":
             ended = changes.get("finished_at") is not None
             self.ends[call.about] = self.ends.get(call.about, 0) + ended - ("epoch" in changes)
@@ -99,7 +103,6 @@ class World:
         return str(started.run["_id"])
 
     async def publish(self, type: str, data: Any, *, subject: str | None = None) -> None:
-        self.published = True
         event = CloudEvent(
             id=f"{type}-{data}", source="world", type=type, subject=subject, data=data
         )
@@ -122,13 +125,9 @@ class World:
         for _ in range(14):
             self.clock.move_s(LAPSE_S)
             now = self.clock.now()
-            events = []
-            if self.published:
-                undelivered = {"client": self.client, "status": "pending"}
-                events = await self.mongo.db["events"].find(undelivered).to_list()
+            events = sorted(self.undelivered)
             if events:
-                ids = [event["_id"] for event in events]
-                await self.deliverer.deliver_due(ids, deadline_s=self.clock.monotonic_s() + 9)
+                await self.deliverer.deliver_due(events, deadline_s=self.clock.monotonic_s() + 9)
             self.last = await self.runs()
             due = [run for run in self.last if run["due_at"] <= now]
             if not events and not due:
@@ -151,17 +150,17 @@ class World:
                 assert self.ends.get(run["_id"], 1) <= 1, f"a run ended twice: {about}"
             elif run["status"] in ACTIVE:
                 raise AssertionError(f"a run sleeps for ever: {about}")
-            await self._check_records(run)
+        await self._check_records()
 
-    async def _check_records(self, run: Document) -> None:
-        of_run = {"run": run["_id"]}
-        waits = await self.mongo.db["waits"].find(of_run).to_list()
-        taken = [wait["event"] for wait in waits if wait["status"] == "satisfied"]
+    async def _check_records(self) -> None:
+        of_runs = {"run": {"$in": [run["_id"] for run in self.last]}}
+        ended = {run["_id"] for run in self.last if run["status"] in ENDED}
+        waits = await self.mongo.db["waits"].find(of_runs).to_list()
+        taken = [(one["run"], one["event"]) for one in waits if one["status"] == "satisfied"]
         assert len(taken) == len(set(taken)), "an event was taken twice"
-        for step in await self.mongo.db["steps"].find(of_run).to_list():
-            was = self.finals.get(step["_id"])
-            if was is not None:
-                now = {name: step.get(name) for name in was}
-                assert now == was, f"a checkpoint changed: {was} -> {now}"
-        if run["status"] in ENDED:
-            assert not any(wait["status"] == "open" for wait in waits), "a wait is left open"
+        steps = {one["_id"]: one for one in await self.mongo.db["steps"].find(of_runs).to_list()}
+        for step_id, was in self.finals.items():
+            now = {name: steps[step_id].get(name) for name in was}
+            assert now == was, f"a checkpoint changed: {was} -> {now}"
+        left = [one for one in waits if one["status"] == "open" and one["run"] in ended]
+        assert not left, f"a wait is left open: {left}"
