@@ -255,16 +255,42 @@ async def test_a_termination_signal_settles_at_once_and_loses_nothing(
 
 
 async def test_a_run_whose_slices_record_nothing_is_blocked(
-    test: WorkflowTest, workflows: Registry
+    mongo_uri: str, mongo_db_name: str, workflows: Registry
 ) -> None:
     @workflows.workflow("w")
     async def w(step: Step, input: Any) -> Any:
         await asyncio.sleep(30)
 
-    run_id = await test.start("w")
-    for _ in range(30):
-        await test.engine.advance([run_id], ends_s=test.clock.monotonic_s() + 4.9)
-    assert (await reason(test, run_id))[:2] == ("blocked", "no progress")
+    quick = EngineConfig(unwind_s=0.02)
+    async with WorkflowTest(
+        mongo_uri, workflows=workflows, db_name=mongo_db_name, config=quick
+    ) as test:
+        run_id = await test.start("w")
+        for _ in range(30):
+            await test.engine.advance([run_id], ends_s=test.clock.monotonic_s() + 4.9)
+        assert (await reason(test, run_id))[:2] == ("blocked", "no progress")
+
+
+async def test_a_termination_signal_waits_for_no_code_that_waits_for_no_step(
+    mongo_uri: str, mongo_db_name: str, workflows: Registry
+) -> None:
+    begun = asyncio.Event()
+
+    @workflows.workflow("w")
+    async def w(step: Step, input: Any) -> Any:
+        begun.set()
+        await asyncio.sleep(600)
+
+    patient = EngineConfig(unwind_s=300.0)
+    async with WorkflowTest(
+        mongo_uri, workflows=workflows, db_name=mongo_db_name, config=patient
+    ) as test:
+        run_id = await test.start("w")
+        going_on = asyncio.create_task(test.engine.advance([run_id]))
+        await begun.wait()
+        test.engine.stop()
+        verdicts = await asyncio.wait_for(going_on, timeout=60)
+        assert verdicts[run_id].did is Did.STOPPED
 
 
 async def test_the_keeper_renews_while_the_event_loop_is_blocked(

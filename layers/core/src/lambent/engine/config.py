@@ -21,6 +21,7 @@ class EngineConfig:
     step_timeout_s: float = 600.0
     reserve_s: float = 5.0
     warm_s: float = 2.0
+    unwind_s: float = 2.0  # what an author's code has to end after what it waits for is called off
     retention_s: float = 30 * 86400.0
     leftovers_s: float = 86400.0  # how long steps, waits and chunks outlive their run
     deaths: int = 5  # lapsed leases in a row that make a run poison

@@ -18,7 +18,7 @@ from lambent.engine.step import Step
 from lambent.engine.tenure import Did, Parts, Tenure, Verdict
 from lambent.engine.tidying import expire_epoch, failure_document, tidy
 from lambent.engine.undo import undo_all
-from lambent.errors import LeaseLost, Stopped, StoreUnavailable, Unserialisable
+from lambent.errors import LeaseLost, StoreUnavailable, Unserialisable
 from lambent.first_aid import explain
 from lambent.metrics import Metric, note
 from lambent.mongo import Document
@@ -46,7 +46,7 @@ class Slice:
         """This environment is about to go: settle at once, as due."""
         self._stopped = True
         if self._execution is not None:
-            self._execution.unwind(Stopped())
+            self._execution.stop()
 
     async def advance(self, *, alone: bool, early: bool = False) -> Verdict:
         """Do what can be done. `alone`: nobody else goes down with this run if it kills us."""
@@ -237,7 +237,7 @@ class Slice:
     ) -> Outcome:
         self._execution = context.execution
         if self._stopped:
-            context.execution.unwind(Stopped())
+            context.execution.stop()
         try:
             outcome = await context.execution.run(code, path)
             await self._begun_for_good()
