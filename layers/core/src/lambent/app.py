@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -205,7 +205,7 @@ class Platform:
         return WorkflowEngine(
             MongoStore(self.mongo, clock=self.clock, config=config, keeper=keeper),
             config=config,
-            nudger=_RunNudges(self.dispatch),
+            nudger=_RunNudges(self.dispatch, self.bell),
             model=StepModel(self.models, self.gate, default_model=settings.ollama_model),
             events=StepEvents(lambda: self.bus),
         )
@@ -274,13 +274,17 @@ class Platform:
 class _RunNudges:
     """Dispatch as the engine asks for it. What the engine nudges is always news about a run."""
 
-    def __init__(self, dispatch: Dispatch) -> None:
+    def __init__(self, dispatch: Dispatch, bell: PollerBell) -> None:
         self._dispatch = dispatch
+        self._bell = bell
 
     async def nudge(self, run_ids: Sequence[str]) -> None:
         from lambent.dispatch import Work
 
         await self._dispatch.nudge(Work.RUNS, run_ids, news=True)
+
+    async def ring(self, due_at: datetime) -> None:
+        await self._bell.ring(due_at)
 
 
 @cache

@@ -259,7 +259,7 @@ class WorkflowTest:
         query = {"priority": {"$in": list(RUNS.levels)}, "due_at": timed}
         shown = ("due_at", "lease_until", "priority")
         found = await guarded(self._mongo.db[RUNS.collection].find(query, shown).to_list())
-        found.sort(key=lambda run: (run["priority"], run["due_at"], run["_id"]))
+        found.sort(key=lambda run: (run["priority"], run["due_at"]))
         ready = {run["_id"]: max(run["due_at"], run["lease_until"]) for run in found}
         later = [at for at in ready.values() if at > now]
         return [one for one, at in ready.items() if at <= now], min(later, default=FAR_FUTURE)

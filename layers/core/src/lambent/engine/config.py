@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 from lambent.mongo import Document
@@ -33,9 +34,13 @@ class EngineConfig:
 
 
 class Nudger(Protocol):
-    """Says that documents are due; only a hint, so it never raises and may drop them."""
+    """Says that runs are due; only a hint, so it never raises and may drop them."""
 
     async def nudge(self, run_ids: Sequence[str]) -> None: ...
+
+    async def ring(self, due_at: datetime) -> None:
+        """After the write of a run that is due only then: a poller has to be awake for it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,9 @@ class NoNudges:
 
     async def nudge(self, run_ids: Sequence[str]) -> None:
         del run_ids
+
+    async def ring(self, due_at: datetime) -> None:
+        del due_at
 
 
 class RunWatcher(Protocol):

@@ -17,9 +17,11 @@ from lambent.engine import marks
 from lambent.engine.model import ACTIVE
 from lambent.engine.options import Concurrency, RateLimit
 from lambent.engine.registry import Workflow
+from lambent.errors import LeaseLost
 from lambent.mongo import Document, guarded
 
 _LAST_START: Final = 2**53
+_LACKS_NUMBER: Final = {"rate_no": {"$exists": False}}
 
 
 class Gates:
@@ -52,13 +54,21 @@ class Gates:
             mark = marks.start(run["rate_group"], number)
             update = {"$set": {"rate_no": number}, "$push": {"marks": mark}}
             try:
-                await self._due.write(lease, update)
+                given = await self._due.write(lease, update, where=_LACKS_NUMBER)
             except DuplicateKeyError:
                 first = number + 1
                 continue
-            run["rate_no"] = number
+            run["rate_no"] = number if given else await self._own_number(lease)
         window = int(run["rate_no"]) // limit.limit
         return datetime.fromtimestamp(window * limit.period_s, UTC)
+
+    async def _own_number(self, lease: Lease) -> int:
+        """The number that was given to the run, but never acknowledged."""
+        mine = {"_id": lease.id, "lease": lease.token}
+        found = await guarded(self._due.collection.find_one(mine, {"rate_no": 1}))
+        if found is None or "rate_no" not in found:
+            raise LeaseLost
+        return int(found["rate_no"])
 
     async def _next_number(self, group: str, at_least: int) -> int:
         query = {
@@ -80,7 +90,13 @@ class Gates:
         names = [marks.slot(group, number) for number in range(limit.limit)]
         query = {"marks": {"$in": names}}
         found = await guarded(self._due.collection.find(query, {"slot_key": 1}).to_list())
-        taken = {holder.get("slot_key") for holder in found}
+        taken = {holder.get("slot_key"): holder["_id"] for holder in found}
+        for name, holder in taken.items():
+            if holder == lease.id:
+                # Taken before, but never acknowledged: a second one would never be given back.
+                run["slot_key"] = name
+                run.pop("slot_wait", None)
+                return True
         for name in names:
             if name not in taken and await self._take(lease, run, name):
                 return True

@@ -18,7 +18,7 @@ from lambent.engine.config import Nudger
 from lambent.engine.documents import new_run
 from lambent.engine.flow import slot_group
 from lambent.engine.model import ACTIVE, CHUNKS, PARKED, Control, Level, Status
-from lambent.engine.options import Batch, Debounce, Singleton, group_of
+from lambent.engine.options import Batch, Debounce, Flow, Singleton, group_of
 from lambent.engine.registry import Registry, Workflow
 from lambent.engine.values import Values, is_chunked
 from lambent.errors import Conflict, RequestError, Unavailable, Unprocessable, Unserialisable
@@ -49,10 +49,11 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The run, and whether this call made it."""
+    """The run, and whether this call made it, or was joined to it (debounced or batched)."""
 
     run: Document
     created: bool
+    joined: bool = False
 
 
 class Starter:
@@ -85,22 +86,34 @@ class Starter:
         """
         workflow = self._registry.named(wanted.workflow, wanted.version)
         run = await self._new(workflow, wanted)
-        match workflow.flow.debounce or workflow.flow.batch or workflow.flow.singleton:
-            case Debounce() as debounce:
-                started = await self._debounced(run, wanted, debounce)
-            case Batch() as batch:
-                started = await self._batched(run, wanted, batch)
-            case Singleton() as singleton:
-                started = await self._alone(run, wanted, singleton)
-            case None:
-                started = await self._insert(run) or await self._known(run)
+        form = run["input"]
+        try:
+            started = await self._by_flow(run, wanted, workflow.flow)
+        except RequestError:
+            await self._values.discard(form)
+            raise
         if started.created:
             note(Metric.RUNS_STARTED)
+        elif not started.joined:
+            await self._values.discard(form)
         # Also a known one: whoever inserted it may have died before saying so.
-        is_due = started.run["due_at"] <= self._clock.now() and started.run["lease"] is None
-        if nudge and is_due:
-            await self._nudger.nudge([started.run["_id"]])
+        if nudge and started.run["lease"] is None:
+            if started.run["due_at"] <= self._clock.now():
+                await self._nudger.nudge([started.run["_id"]])
+            elif started.run.get("gathers"):
+                await self._nudger.ring(started.run["due_at"])
         return started
+
+    async def _by_flow(self, run: Document, wanted: Start, flow: Flow) -> Started:
+        match flow.debounce or flow.batch or flow.singleton:
+            case Debounce() as debounce:
+                return await self._debounced(run, wanted, debounce)
+            case Batch() as batch:
+                return await self._batched(run, wanted, batch)
+            case Singleton() as singleton:
+                return await self._alone(run, wanted, singleton)
+            case None:
+                return await self._insert(run) or await self._known(run)
 
     async def bury(self, wanted: Start) -> Document:
         """The run under that key; if there is none, one that was cancelled before it was begun,
@@ -110,33 +123,26 @@ class Starter:
         now = self._clock.now()
         run |= {"status": Status.CANCELLED.value, "finished_at": now, "owes": ["retention"]}
         started = await self._insert(run) or await self._known(run)
+        if not started.created:
+            await self._values.discard(run["input"])
         return started.run
 
     async def _new(self, workflow: Workflow, wanted: Start) -> Document:
-        run_id = new_ulid(self._clock)
-        try:
-            form = await self._values.store(run_id, wanted.input)
-        except Unserialisable as error:
-            raise Unprocessable(f"The input cannot be kept: {error.detail}") from None
         level = workflow.priority if wanted.priority is None else wanted.priority
         if level not in list(Level):
             raise Unprocessable(f"There is no priority {level}; 0 is high, 1 normal, 2 low.")
-        extra: Document = {"input_digest": _digest(workflow.name, wanted.input)}
+        extra = _groups(workflow, wanted)
+        run_id = new_ulid(self._clock)
+        share = workflow.flow.batch.size if workflow.flow.batch else 1
+        try:
+            form = await self._values.place(run_id, encode(wanted.input), share=share)
+        except Unserialisable as error:
+            raise Unprocessable(f"The input cannot be kept: {error.detail}") from None
+        extra["input_digest"] = _digest(workflow.name, wanted.input)
         if trace := carried():
             extra["trace"] = trace
         if is_chunked(form):
             extra["left"] = [CHUNKS]
-        flow, groups = workflow.flow, list[str]()
-        if flow.concurrency is not None:
-            group = _group(flow.concurrency.key, wanted)
-            extra["slot_group"] = slot_group(workflow, wanted.client, group)
-            groups.append(marks.slot_group(extra["slot_group"]))
-        if flow.rate_limit is not None:
-            group = _group(flow.rate_limit.key, wanted)
-            extra["rate_group"] = slot_group(workflow, wanted.client, group)
-            groups.append(marks.start_group(extra["rate_group"]))
-        if groups:
-            extra["groups"] = groups
         return new_run(
             id=run_id,
             key=wanted.key or run_id,
@@ -225,8 +231,8 @@ class Starter:
                 "$push": {"marks": own},
                 "$inc": {"signals": 1, "gathered": 1},
             }
-            if await self._join(holder, run, update):
-                return Started({**holder, **changes}, created=False)
+            if await self._join(holder, run, update, form=run["input"]):
+                return Started({**holder, **changes}, created=False, joined=True)
         raise Unavailable("The run to join kept changing; try again.")
 
     async def _batched(self, run: Document, wanted: Start, batch: Batch) -> Started:
@@ -254,8 +260,8 @@ class Starter:
                 # Full: due at once. Its place is freed by its begin, or by who comes next.
                 changes = {"due_at": self._clock.now()}
                 update["$set"] = changes
-            if await self._join(holder, run, update):
-                return Started({**holder, **changes}, created=False)
+            if await self._join(holder, run, update, form=item):
+                return Started({**holder, **changes}, created=False, joined=True)
         raise Unavailable("The batch to join kept changing; try again.")
 
     async def _close(self, holder: Document) -> None:
@@ -276,7 +282,7 @@ class Starter:
         run |= {"gathers": kind, "gathered": 1}
         return own
 
-    async def _join(self, holder: Document, run: Document, update: Document) -> bool:
+    async def _join(self, holder: Document, run: Document, update: Document, *, form: Any) -> bool:
         # Guarded by the signals that were read: each join counts them up, so none is overwritten,
         # and a slice that has just read the run begins it only if nobody joined since.
         guard = {
@@ -285,11 +291,16 @@ class Starter:
             "status": Status.PENDING.value,
             "signals": holder["signals"],
         }
+        # Before it, so that the run never points at chunks that do not expire with it.
+        await self._values.move(form, holder["_id"])
         try:
             answer = await guarded(self._due.collection.update_one(guard, update))
+            if answer.matched_count == 1:
+                return True
         except DuplicateKeyError:
-            return False
-        return answer.matched_count == 1
+            pass
+        await self._values.move(form, run["_id"])
+        return False
 
     async def _gathered(self, run: Document, own: str) -> Started | None:
         """The run that has this very start among those it gathered."""
@@ -298,6 +309,22 @@ class Starter:
 
     async def _holder(self, run: Document) -> Document | None:
         return await guarded(self._due.collection.find_one({"marks": run["active_key"]}))
+
+
+def _groups(workflow: Workflow, wanted: Start) -> Document:
+    """The groups whose slots and starts the run shares."""
+    flow, found, groups = workflow.flow, Document(), list[str]()
+    if flow.concurrency is not None:
+        group = _group(flow.concurrency.key, wanted)
+        found["slot_group"] = slot_group(workflow, wanted.client, group)
+        groups.append(marks.slot_group(found["slot_group"]))
+    if flow.rate_limit is not None:
+        group = _group(flow.rate_limit.key, wanted)
+        found["rate_group"] = slot_group(workflow, wanted.client, group)
+        groups.append(marks.start_group(found["rate_group"]))
+    if groups:
+        found["groups"] = groups
+    return found
 
 
 def _group(key: Any, wanted: Start) -> str:

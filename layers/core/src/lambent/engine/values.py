@@ -16,6 +16,7 @@ from lambent.mongo import Document, guarded
 
 _CHUNK_BYTES = 4 * 1024 * 1024
 _CHUNKED = "chunks"
+_DOCUMENT_BYTES = 8 * 1024 * 1024  # what values may take of the 16 MB of a document
 
 
 class Values:
@@ -35,12 +36,14 @@ class Values:
         """The form to put into a document. Raises `Unserialisable`, also past the size limit."""
         return await self.place(run, encode(value))
 
-    async def place(self, run: str, encoded: Encoded) -> Any:
-        """The same for a value that is encoded already; most cost nothing here."""
-        if encoded.size_bytes * 2 <= self._config.chunk_over_bytes:
+    async def place(self, run: str, encoded: Encoded, *, share: int = 1) -> Any:
+        """The same for a value that is encoded already; most cost nothing here. `share`: how many
+        such values go into one document."""
+        over_bytes = min(self._config.chunk_over_bytes, _DOCUMENT_BYTES // share)
+        if encoded.size_bytes * 2 <= over_bytes:
             return encoded.form
         data = bson.encode({"v": encoded.form})
-        if len(data) <= self._config.chunk_over_bytes:
+        if len(data) <= over_bytes:
             return encoded.form
         if len(data) > self._config.largest_value_bytes:
             raise Unserialisable(
@@ -56,17 +59,31 @@ class Values:
         ]
         # On the run first, so that what ends it knows to set their expiry, then the chunks, and
         # only then the document that points at them: a record never misses its value.
-        await guarded(
-            self._mongo.db[RUNS.collection].update_one(
-                {"_id": run}, {"$addToSet": {"left": CHUNKS}}
-            )
-        )
+        await self._note(run)
         for piece in pieces:
             await guarded(self._mongo.db[CHUNKS].insert_one(piece))
         return {TAG: _CHUNKED, "v": {"set": name, "count": len(pieces), "bytes": len(data)}}
 
+    async def move(self, form: Any, run: str) -> None:
+        """Give the chunks of a value, if it has any, to another run, to expire with that one."""
+        if is_chunked(form):
+            await self._note(run)
+            change = {"$set": {"run": run}, "$unset": {"expire_at": ""}}
+            await guarded(self._mongo.db[CHUNKS].update_many({"set": form["v"]["set"]}, change))
+
+    async def discard(self, form: Any) -> None:
+        """Remove the chunks of a value that no document points at."""
+        if is_chunked(form):
+            await guarded(self._mongo.db[CHUNKS].delete_many({"set": form["v"]["set"]}))
+
+    async def _note(self, run: str) -> None:
+        runs = self._mongo.db[RUNS.collection]
+        await guarded(runs.update_one({"_id": run}, {"$addToSet": {"left": CHUNKS}}))
+
     async def form(self, form: Any) -> Any:
-        """The stored form itself, put together again if it lies in chunks."""
+        """The stored form itself, put together again if it, or an item of it, lies in chunks."""
+        if isinstance(form, list) and any(map(is_chunked, form)):
+            return [await self.form(item) for item in form]  # the inputs of a batch
         if not is_chunked(form):
             return form
         wanted = form["v"]
