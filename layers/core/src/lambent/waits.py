@@ -136,6 +136,10 @@ class Waits:
             if events and holders is None:
                 holders = await self._holders_of_run(wait["run"])
             for event in events:
+                if (holders or {}).get(event["_id"], {}).get("_id") == wait["_id"]:
+                    # A late owner gave it to this very wait since it was read here, and nobody
+                    # will say so: its delivery may be over.
+                    return await self.read(wait["_id"])
                 if fits(wait, event) and await self._free(event["_id"], holders or {}, stale):
                     outcome = await self.take(wait, event)
                     if outcome is not Taken.COUNTED:
