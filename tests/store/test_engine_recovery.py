@@ -19,7 +19,7 @@ from lambent.engine.options import NO_RETRY
 from lambent.engine.registry import Registry, Workflow
 from lambent.engine.step import Step
 from lambent.engine.tenure import Did
-from lambent.errors import NonRetryable
+from lambent.errors import NonRetryable, StepFailed
 from lambent.leases import Held, LeaseKeeper
 from lambent.testing import CLIENT, WorkflowTest
 
@@ -127,6 +127,59 @@ async def test_code_that_ends_without_a_recorded_step_blocks_the_run(
     status, why, detail = await reason(test, run_id)
     assert (status, why) == ("blocked", "nondeterministic")
     assert "'forgotten'" in detail
+
+
+@pytest.mark.parametrize("names", [["new"], ["new", "old"]], ids=["renamed", "put in front"])
+async def test_a_step_in_the_place_of_a_recorded_one_blocks_the_run_before_it_is_run(
+    test: WorkflowTest, workflows: Registry, names: list[str]
+) -> None:
+    seen: list[str] = []
+
+    def version(number: int, names: list[str]) -> None:
+        @workflows.workflow("w", version=number)
+        async def w(step: Step, input: Any) -> Any:
+            async def branch(n: int) -> None:
+                for name in names:
+                    await step.do(name, seen.append, f"{name} {n}")
+                await step.sleep(100)
+
+            await step.map("m", [1, 2], branch)
+
+    version(1, ["old"])
+    version(2, names)
+    run_id = await test.start("w", version=1)
+    await test.settle()
+    deployed(workflows, replace(workflows.named("w", 2), version=1))
+    await test.pass_time(101)
+    status, why, detail = await reason(test, run_id)
+    assert (status, why) == ("blocked", "nondeterministic")
+    assert "'m[0]/old'" in detail or "'m[1]/old'" in detail
+    assert sorted(seen) == ["old 1", "old 2"]
+
+
+async def test_what_branches_that_were_given_up_have_recorded_is_missed_by_nobody(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    @workflows.workflow("w", retry=NO_RETRY)
+    async def w(step: Step, input: Any) -> Any:
+        async def bad() -> None:
+            raise NonRetryable("bad")
+
+        async def branch(n: int) -> None:
+            await step.do("first", lambda: n)
+            await step.sleep(10 * n)
+            await step.do("second", bad if n == 1 else lambda: n)
+            await step.sleep(100)
+
+        try:
+            await step.map("m", [1, 2, 3], branch)
+        except StepFailed:
+            for number in range(3):
+                await step.do("after", lambda n=number: n)
+                await step.sleep(10)
+        return "done"
+
+    assert await test.finish(await test.start("w")) == "done"
 
 
 async def test_a_run_that_kills_its_slices_goes_alone_and_is_then_blocked(

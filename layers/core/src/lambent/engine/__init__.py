@@ -66,6 +66,15 @@ What never happens
       becomes `Interrupted`.
     * An author's `except Exception` does not swallow a suspension, a cancel or a lost lease.
 
+Changed code
+    A run stays on its version, so a changed workflow is a new version. Where the code of a version
+    was changed all the same, its run is blocked as nondeterministic, with the step named and
+    nothing overwritten: when it asks for another kind of step under a recorded key; when a branch
+    asks for a step that is not on record before it has asked for all of its own that are (renamed,
+    or put in front: seen before its body runs); or when it returns without having asked for a
+    recorded step. A gather or map is recorded after its branches, so that another name of it is
+    seen only at the end. Once the code is put right, resume the run.
+
 Epochs
     Retry, restart and `continue_as_new` raise the epoch in one guarded update and delete nothing.
     What the new epoch sees of the old ones is told by the cuts on the run (`documents.visible`): a

@@ -101,9 +101,25 @@ class RunContext:
             record = self.journal.ask(key, kind)
         except NonDeterministic as reason:
             raise self.execution.unwind(reason) from None
-        if record is not None and record["status"] == StepStatus.TOMBSTONE:
+        if record is None:
+            self._expect_new(key, kind)
+        elif record["status"] == StepStatus.TOMBSTONE:
             raise self.buried()
         return record
+
+    def _expect_new(self, key: str, kind: Kind) -> None:
+        """Before the step's body runs: unwinds where the code has left what is on record."""
+        if self.execution.unwinding or kind in {Kind.UNDO, Kind.GATHER}:
+            # An undoing may find one step fewer or more; a gather is recorded after its branches.
+            return
+        passed = self.journal.passed_over(CURRENT.get().path, self.execution.abandoned)
+        if passed is not None:
+            raise self.execution.unwind(
+                NonDeterministic(
+                    f"The code asks for step {key!r}, which is not on record, "
+                    f"before it has asked for {passed!r}, which is."
+                )
+            )
 
     def buried(self) -> BaseException:
         """What a tombstone means: to the pass that undoes, that nothing happened here; to any

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pymongo.asynchronous.collection import AsyncCollection
@@ -29,6 +30,9 @@ class Journal:
         self.spent = int(run["spent_before"])
         self.fresh = 0  # records written by this slice: what counts as progress
         self._next_order = 0
+        # How many records in and inside each branch are unasked; None until it matters.
+        self._left: Counter[str] | None = None
+        self._written_off: set[str] = set()
 
     @property
     def _collection(self) -> AsyncCollection[Document]:
@@ -113,8 +117,37 @@ class Journal:
             raise NonDeterministic(
                 f"Step {key!r} is on record as {record['kind']!r}; the code now asks for {kind!r}."
             )
+        if self._left is not None and key not in self.asked:
+            self._left.subtract(_around(key))
         self.asked.add(key)
         return record
+
+    def passed_over(self, path: str, given_up: set[str]) -> str | None:
+        """A recorded step of this branch, or of one inside it, that has not been asked for.
+
+        For when the branch asks for a step that is not on record: its code runs one step after
+        the other, so by then it has asked for all that are; else it is not the code that wrote
+        them.
+        """
+        if not self.replaying:
+            return None
+        if self._left is None:
+            records = self.steps.keys() | self.waits.keys()
+            self._left = Counter(one for key in records - self.asked for one in _around(key))
+        if self._left[path] == 0:
+            return None
+        for key, record in sorted(
+            {**self.steps, **self.waits}.items(), key=lambda item: int(item[1]["order"])
+        ):
+            if key in self.asked or key in self._written_off or not _inside(key, path):
+                continue
+            over = any(key.startswith(f"{one}/") for one in given_up)
+            if not over and record["status"] != StepStatus.TOMBSTONE:
+                return key
+            # Nobody will ask for it: not to be looked at again and again.
+            self._written_off.add(key)
+            self._left.subtract(_around(key))
+        return None
 
     def unasked(self, given_up: set[str]) -> str | None:
         """A recorded step that the code, having ended, never asked for; None if all is well."""
@@ -188,3 +221,16 @@ class Journal:
         epoch that stands has consumed it."""
         cut_off = holder["epoch"] < self.run["epoch"] and not visible(self.run, holder)
         return cut_off and not holder.get("consumed", False)
+
+
+def _around(key: str) -> Iterator[str]:
+    """The paths of the branch of a step and of all around it, to the root's, which is empty."""
+    path = key
+    while path:
+        path = path.rpartition("/")[0]
+        yield path
+
+
+def _inside(key: str, path: str) -> bool:
+    """Whether the step is one of this branch or of a branch opened in it."""
+    return not path or key.startswith(f"{path}/")
