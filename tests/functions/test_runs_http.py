@@ -134,6 +134,19 @@ async def site(postgres_dsn: str, mongo_uri: str, mongo_db_name: str) -> AsyncIt
     await made.close()
 
 
+async def test_a_run_is_started_once_for_its_idempotency_key(site: Site) -> None:
+    acme = await site.caller("acme", "runs")
+    body = {"workflow": "greet", "input": {"name": "Ada"}}
+    headers = {"idempotency-key": "k1"}
+    started = [await acme.post("/runs", json=body, headers=headers) for _ in range(2)]
+    named = await acme.post("/runs", json={**body, "key": "k1"}, headers=headers)
+    other = await acme.post("/runs", json={**body, "input": None}, headers=headers)
+    both = await acme.post("/runs", json={**body, "key": "k2"}, headers=headers)
+    wrong = await acme.post("/runs", json=body, headers={"idempotency-key": "a b"})
+    assert {one.json()["id"] for one in (*started, named)} == {started[0].json()["id"]}
+    assert [one.status_code for one in (other, both, wrong)] == [422, 422, 422]
+
+
 async def test_a_run_is_started_once_for_its_key_and_read_to_its_end(site: Site) -> None:
     acme = await site.caller("acme", "runs")
     body = {"workflow": "greet", "input": {"name": "Ada"}, "key": "k1"}

@@ -95,6 +95,13 @@ async def test_an_unknown_agent_and_an_open_breaker_count_against_the_limit(
         assert 29 < paused.error.retry_after_s <= 30
 
 
+async def test_a_first_request_that_meets_another_one_is_not_refused(postgres_dsn: str) -> None:
+    async with stand(postgres_dsn) as place:
+        query = b"SELECT r_verdict FROM lambent.first_request('acme', 2, 60.0)"
+        verdicts = [(await place.postgres.fetch_one(query, ()))[0] for _ in range(3)]
+    assert verdicts == [None, None, "rate_limited"]
+
+
 async def test_a_refused_client_learns_when_to_come_back(postgres_dsn: str) -> None:
     async with stand(postgres_dsn, limit=4, window_s=60.0) as place:
         for _ in range(4):

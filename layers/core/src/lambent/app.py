@@ -443,3 +443,4 @@ async def _ensure_indexes(parts: Platform) -> None:
     await ensure_webhook_indexes(parts.mongo, clock=parts.clock)
     await parts.schedules.ensure_indexes()
     await parts.chats.streams.ensure_indexes()
+    await parts.chats.keys.ensure_indexes()

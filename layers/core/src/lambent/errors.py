@@ -100,6 +100,21 @@ class StreamStopped(RequestError):
     title = "The stream was stopped"
 
 
+def revived(
+    code: str, detail: str, fields: Mapping[str, Any], retry_after_s: float | None
+) -> LambentError:
+    """An error that was told before, to be raised again."""
+    kinds: list[type[LambentError]] = [LambentError]
+    for kind in kinds:
+        kinds.extend(kind.__subclasses__())
+    kind = next((one for one in kinds if one.code == code), LambentError)
+    error = kind.__new__(kind)
+    LambentError.__init__(error, detail, fields=fields)
+    if isinstance(error, RetryLater):
+        error.retry_after_s = retry_after_s or 1.0
+    return error
+
+
 class Gone(RequestError):
     """It was here, and its time is over."""
 

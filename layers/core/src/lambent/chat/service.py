@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from functools import cache, cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lambent.admission.decisions import AdmissionRequest, Refused, Scope
 from lambent.admission.gate import Gate
@@ -27,6 +28,7 @@ from lambent.streams.values import Dialect, Stream
 
 if TYPE_CHECKING:
     from lambent.bus.events import EventBus
+    from lambent.chat.idempotency import IdempotencyKeys
     from lambent.chat.responses import ResponseStore
     from lambent.engine.engine import WorkflowEngine
     from lambent.mongo import Mongo
@@ -63,6 +65,7 @@ class ChatService:
             bus=bus,
         )
         self._live: set[LiveTurn] = set()
+        self._held: set[asyncio.Task[None]] = set()
         self._streams: dict[str, StreamTurn] = {}
         self._keeps = mongo is not None
         self._mongo = mongo or cache(self._own_mongo)
@@ -80,6 +83,13 @@ class ChatService:
         from lambent.streams.store import StreamStore
 
         return StreamStore(self._mongo, clock=self.clock)
+
+    @cached_property
+    def keys(self) -> IdempotencyKeys:
+        """What was answered under which idempotency key."""
+        from lambent.chat.idempotency import IdempotencyKeys
+
+        return IdempotencyKeys(self._mongo, clock=self.clock)
 
     def model_for(self, request: ChatRequest) -> str:
         """The request's model, else the agent's, else the deployment's."""
@@ -103,7 +113,9 @@ class ChatService:
             return Refusal(decision.error, decision.limit)
         return Known(decision.principal.client, decision.limit)
 
-    async def start(self, request: ChatRequest, *, credential: str | None) -> LiveTurn | Refusal:
+    async def start(
+        self, request: ChatRequest, *, credential: str | None, limited: bool = True
+    ) -> LiveTurn | Refusal:
         """Ask the decision tree, then let the turn run. Raises `StoreUnavailable`."""
         agent = request.agent
         began_s = self.clock.monotonic_s()
@@ -114,6 +126,7 @@ class ChatService:
                 agent_exists=agent is None or agent in self.registry,
                 host=self._models.host,
                 slot=True,
+                limited=limited,
             )
         )
         if isinstance(decision, Refused):
@@ -202,6 +215,18 @@ class ChatService:
 
         settings = self.settings
         return Mongo(settings.mongo_uri, settings.mongo_db_name, clock=self.clock)
+
+    def hold(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Work that goes on without whoever began it."""
+        task = asyncio.create_task(work)
+        self._held.add(task)
+        task.add_done_callback(self._let_go)
+        return task
+
+    def _let_go(self, task: asyncio.Task[None]) -> None:
+        self._held.discard(task)
+        if not task.cancelled():
+            task.exception()  # who began it was told, or has left
 
     def stop(self) -> None:
         """End every turn now, with an error frame each: the environment is going away."""

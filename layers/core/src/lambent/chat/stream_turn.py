@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 from lambent.agents.agent import Chunk
@@ -27,6 +27,8 @@ _TOLD: Final = {
 
 KeeperOf = Callable[[StreamLog, Callable[[Why], None]], StreamKeeper]
 
+AtEnd = Callable[["StreamTurn"], Awaitable[None]]
+
 
 class FrameEncoder(Protocol):
     """Writes the frames of one stream, in their order."""
@@ -40,7 +42,8 @@ class StreamTurn:
     """Apart from its readers: they come and go, and the slowest holds up nobody.
 
     `lasting`: it goes on when its first reader is known to have left, because that one said that
-    it would come back. `keeper_of` None: nothing is kept, and nobody else can read it.
+    it would come back. `keeper_of` None: nothing is kept, and nobody else can read it. `at_end`
+    is awaited once it has ended and been kept, before `closed` returns.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class StreamTurn:
         self.log = StreamLog()
         self.refused: LambentError | None = None
         self.begun = False
+        self.at_end: AtEnd | None = None
         self._encoder = encoder
         self._lasting = lasting and keeper_of is not None
         self._keeper = keeper_of(self.log, self.stop) if keeper_of is not None else None
@@ -114,6 +118,8 @@ class StreamTurn:
         if self._keeper is not None:
             await self._keeper.finish(unwanted=self.refused is not None)
         await booking
+        if self.at_end is not None:
+            await self.at_end(self)
 
     async def _tell_frames(self, frames: Sequence[Frame]) -> None:
         data = await self._encoder.encode(frames)

@@ -18,6 +18,7 @@ from lambent.http.chat_requests import parse_chat
 from lambent.http.chat_stream import EventEncoder, Json, JsonAnswer, JsonBody
 from lambent.http.front import through_front
 from lambent.http.kept_stream import StreamAnswer
+from lambent.http.keyed import keyed
 from lambent.http.observed import Observed
 from lambent.http.openai_errors import OpenAiErrors
 from lambent.http.openai_routes import openai_routes
@@ -31,8 +32,8 @@ def build_chat_app(service: ChatService, *, more: Sequence[Route] = ()) -> ASGIA
     routes = ChatRoutes(service)
     router = Router(
         routes=[
-            Route("/chat", routes.chat, methods=["POST"]),
-            Route("/chat/stream", routes.chat_stream, methods=["POST"]),
+            Route("/chat", keyed(routes.chat, service), methods=["POST"]),
+            Route("/chat/stream", keyed(routes.chat_stream, service), methods=["POST"]),
             Route("/agents", routes.agents, methods=["GET"]),
             Route("/health", routes.health, methods=["GET"]),
             *stream_routes(service),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from starlette.requests import Request
 
@@ -19,6 +19,8 @@ from lambent.http.problems import Rejected
 from lambent.http.stream_wishes import wish_of
 
 T = TypeVar("T")
+# In a request's scope: who it is, where that was found out before the route.
+KNOWN: Final = "lambent.known"
 LimitHeaders = Callable[[LimitState | None], dict[str, str]]
 
 
@@ -37,9 +39,13 @@ class Caller:
         self._limit_headers = limit_headers
         sent = request.headers
         self.credential = credential_of(sent.get("authorization"), sent.get("x-api-key"))
+        # Somebody in front of the route has asked already: a request counts once.
+        self._counted: Known | None = request.scope.get(KNOWN)
 
     async def known(self, *, limited: bool = True) -> Known:
         """Who it is, by key and, where it counts, limit alone."""
+        if self._counted is not None:
+            return self._counted
         return self.allowed(await self._service.check(self.credential, limited=limited))
 
     async def check(self) -> Mapping[str, str]:
@@ -67,14 +73,19 @@ class Caller:
 
     async def start(self, asked: ChatRequest) -> LiveTurn:
         """The turn, running."""
-        return self.allowed(await self._service.start(asked, credential=self.credential))
+        limited = self._counted is None
+        return self.allowed(
+            await self._service.start(asked, credential=self.credential, limited=limited)
+        )
 
     def headers(self, limit: LimitState | None) -> dict[str, str]:
         """What tells this caller its limit."""
+        if limit is None and self._counted is not None:
+            limit = self._counted.limit
         return self._limit_headers(limit)
 
     def allowed(self, answer: T | Refusal) -> T:
         """The answer, if it is no refusal."""
         if isinstance(answer, Refusal):
-            raise Rejected(answer.error, self._limit_headers(answer.limit))
+            raise Rejected(answer.error, self.headers(answer.limit))
         return answer

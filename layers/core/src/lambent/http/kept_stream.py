@@ -19,7 +19,7 @@ from lambent.streams.reader import Broken
 from lambent.streams.values import Dialect
 
 # How the runtime says that not the client has left, but this environment's time is up.
-_FOR_GOOD: Final = {"deadline", "shutdown"}
+FOR_GOOD: Final = {"deadline", "shutdown"}
 
 
 def stream_headers(id: str) -> dict[str, str]:
@@ -50,7 +50,7 @@ class StreamAnswer:
         after: int = 0,
         first: bool = True,
     ) -> None:
-        self._turn = turn
+        self.turn = turn
         self._headers = headers
         self._keep_alive_s = keep_alive_s
         self._clock = clock
@@ -59,14 +59,14 @@ class StreamAnswer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._first:
-            self._turn.attach()
+            self.turn.attach()
             await self._stream(send)
             return
-        async with reading(self._turn, receive):
+        async with reading(self.turn, receive):
             await self._stream(send)
 
     async def _stream(self, send: Send) -> None:
-        log, turn = self._turn.log, self._turn
+        log, turn = self.turn.log, self.turn
         await self._until_begun()
         if turn.refused is not None:
             raise Rejected(turn.refused, self._headers)
@@ -91,7 +91,7 @@ class StreamAnswer:
 
     async def _until_begun(self) -> None:
         """A place in the queue does not begin an answer."""
-        turn, at = self._turn, 0
+        turn, at = self.turn, 0
         begin_by_s = self._clock.monotonic_s() + self._keep_alive_s
         while not (turn.begun or turn.log.ended):
             left_s = begin_by_s - self._clock.monotonic_s()
@@ -160,7 +160,7 @@ async def reading(turn: StreamTurn, receive: Receive) -> AsyncIterator[None]:
     def left(reason: str) -> None:
         nonlocal gone
         gone = True
-        turn.reader_left(for_good=reason in _FOR_GOOD)
+        turn.reader_left(for_good=reason in FOR_GOOD)
 
     watcher = asyncio.create_task(_watch(receive, left))
     try:

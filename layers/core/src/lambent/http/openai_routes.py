@@ -13,6 +13,7 @@ from lambent.errors import LambentError
 from lambent.http.chat_callers import Caller
 from lambent.http.chat_stream import EventStreamAnswer, Json, JsonAnswer
 from lambent.http.kept_stream import StreamAnswer
+from lambent.http.keyed import keyed
 from lambent.http.openai_errors import openai_limit_headers
 from lambent.http.problems import Rejected
 from lambent.streams.values import Dialect
@@ -31,9 +32,21 @@ def openai_routes(service: ChatService) -> list[Route]:
     """Its routes; `OpenAiErrors` has to stand around them."""
     routes = OpenAiRoutes(service)
     return [
-        Route("/v1/chat/completions", routes.completions, methods=["POST"]),
-        Route("/v1/embeddings", routes.embeddings, methods=["POST"]),
-        Route("/v1/responses", routes.respond, methods=["POST"]),
+        Route(
+            "/v1/chat/completions",
+            keyed(routes.completions, service, limit_headers=openai_limit_headers),
+            methods=["POST"],
+        ),
+        Route(
+            "/v1/embeddings",
+            keyed(routes.embeddings, service, limit_headers=openai_limit_headers),
+            methods=["POST"],
+        ),
+        Route(
+            "/v1/responses",
+            keyed(routes.respond, service, limit_headers=openai_limit_headers),
+            methods=["POST"],
+        ),
         Route("/v1/responses/{id}", routes.response, methods=["GET", "DELETE"]),
         Route("/v1/models", routes.models, methods=["GET"]),
         # Names of models hold slashes and colons: "hf.co/team/model:q4".

@@ -5,7 +5,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
@@ -15,7 +15,8 @@ from lambent.engine.engine import WorkflowEngine
 from lambent.engine.model import Level, Status
 from lambent.engine.registry import Workflow
 from lambent.engine.views import RunView, StepView
-from lambent.errors import RequestError
+from lambent.errors import Conflict, RequestError, Unprocessable
+from lambent.http.key_header import checked_key
 from lambent.http.reach import Authorize, Reach, changing, reading
 
 _EXAMPLE: JsonDict = {
@@ -113,17 +114,33 @@ def _add_starting(router: APIRouter, engine: WorkflowEngine, authorize: Authoriz
     writer = Annotated[Reach, Depends(changing(authorize, Scope.RUNS))]
 
     @router.post("/runs", status_code=202)
-    async def start_run(body: RunRequest, reach: writer, response: Response) -> RunView:
+    async def start_run(
+        body: RunRequest,
+        reach: writer,
+        response: Response,
+        idempotency_key: Annotated[
+            str | None,
+            Header(
+                description="The same as `key`, but another input under it is 422, as it is "
+                "on every route that takes the header."
+            ),
+        ] = None,
+    ) -> RunView:
         """Start a run, or find the one that the key started before."""
-        started = await engine.start(
-            body.workflow,
-            body.input,
-            client=reach.own,
-            key=body.key,
-            version=body.version,
-            priority=body.priority,
-            budget=body.budget,
-        )
+        try:
+            started = await engine.start(
+                body.workflow,
+                body.input,
+                client=reach.own,
+                key=_key_of(body, idempotency_key),
+                version=body.version,
+                priority=body.priority,
+                budget=body.budget,
+            )
+        except Conflict as error:
+            if idempotency_key is None:
+                raise
+            raise Unprocessable(error.detail, fields=error.fields) from None
         run_id = started.run["_id"]
         response.headers["location"] = f"/runs/{run_id}"
         return await engine.control.get(run_id, client=reach.own)
@@ -221,6 +238,14 @@ def _add_commands(router: APIRouter, engine: WorkflowEngine, authorize: Authoriz
     async def delete_run(run_id: str, reach: writer) -> None:
         """Forget an ended run and all it left."""
         await engine.control.delete(run_id, client=reach.client)
+
+
+def _key_of(body: RunRequest, header: str | None) -> str | None:
+    if header is None:
+        return body.key
+    if body.key not in (None, checked_key(header)):
+        raise Unprocessable("The Idempotency-Key and the body's key are two different ones.")
+    return header
 
 
 def _filter(body: BulkRequest, reach: Reach) -> RunFilter:

@@ -178,9 +178,15 @@ BEGIN
         ON CONFLICT (client) DO UPDATE SET tat = greatest(l.tat, clock_timestamp()) + v_step
             WHERE l.tat <= clock_timestamp() + v_slack
         RETURNING extract(epoch FROM l.tat - clock_timestamp()) INTO r_tat_s;
-        IF FOUND THEN
-            RETURN;
-        END IF;
+    ELSE
+        -- Once more: the row may be there only since another first request committed it.
+        UPDATE lambent.client_limit l
+        SET tat = greatest(l.tat, clock_timestamp()) + v_step
+        WHERE l.client = p_client AND l.tat <= clock_timestamp() + v_slack
+        RETURNING extract(epoch FROM l.tat - clock_timestamp()) INTO r_tat_s;
+    END IF;
+    IF FOUND THEN
+        RETURN;
     END IF;
     r_verdict := 'rate_limited';
     SELECT l.tat INTO v_tat FROM lambent.client_limit l WHERE l.client = p_client;

@@ -1,0 +1,73 @@
+"""Opens a client's stream for one more reader, in this process or through MongoDB."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from starlette.requests import Request
+from starlette.types import ASGIApp
+
+from lambent.chat.service import ChatService
+from lambent.errors import NotFound, RequestError
+from lambent.http.problems import request_id_of
+from lambent.ids import ulid_time
+from lambent.streams.values import StreamStatus
+
+if TYPE_CHECKING:
+    from lambent.streams.values import Stream
+
+_LARGEST_ID: Final = 1 << 50
+# A stream gets its document with its first writing: whoever asks sooner waits a little.
+_FRESH: Final = timedelta(seconds=1.5)
+_LOOK_AGAIN_S: Final = 0.1
+
+
+async def find_stream(service: ChatService, id: str, *, client: str) -> Stream:
+    """Raises `NotFound`, also for another client's stream, and `StoreUnavailable`."""
+    store, clock = service.streams, service.clock
+    fresh_until = ulid_time(id) + _FRESH
+    while (found := await store.look(id)) is None and clock.now() < fresh_until:
+        await clock.sleep(_LOOK_AGAIN_S)
+    if found is None or found.client != client:
+        raise NotFound(f"There is no stream {id[:100]!r}.")
+    return found
+
+
+async def follow_stream(
+    service: ChatService, request: Request, id: str, *, client: str, headers: Mapping[str, str]
+) -> ASGIApp:
+    """What answers with the stream, from behind the request's `Last-Event-ID` on.
+
+    Raises what `find_stream` raises, and `RequestError`.
+    """
+    from lambent.http.kept_stream import StreamAnswer, StreamElsewhere, stream_headers
+    from lambent.streams.reader import StreamReader
+
+    after = last_event_of(request)
+    keep_alive_s, clock = service.settings.keep_alive_s, service.clock
+    if (turn := service.stream_here(id, client=client)) is not None:
+        return StreamAnswer(
+            turn, headers=headers, keep_alive_s=keep_alive_s, clock=clock, after=after, first=False
+        )
+    stream = await find_stream(service, id, client=client)
+    if stream.status is StreamStatus.LIVE:
+        await service.streams.attach(stream)
+    reader = StreamReader(service.streams, stream, after=after, clock=clock)
+    return StreamElsewhere(
+        reader.events(),
+        dialect=stream.dialect,
+        headers={**headers, **stream_headers(id)},
+        keep_alive_s=keep_alive_s,
+        clock=clock,
+        request_id=request_id_of(request.scope),
+    )
+
+
+def last_event_of(request: Request) -> int:
+    """The last event that the reader has seen; raises `RequestError`."""
+    text = request.headers.get("last-event-id", "").strip() or "0"
+    if not (text.isascii() and text.isdecimal() and int(text[:20]) < _LARGEST_ID):
+        raise RequestError("Last-Event-ID is the number of an event of this stream.")
+    return int(text)

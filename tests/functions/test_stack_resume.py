@@ -1,0 +1,93 @@
+"""Streams and keys through real function processes: cut, asked for many times at once, killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+
+from local.services import ScriptedModel
+from local.services.script import Reply
+from tests.functions.stack import Stack, frames
+
+CHAT = {"agent": "chat", "input": "Why is the sky blue?"}
+LEASE = {"x-stream-lease": "60"}
+
+
+def test_a_stream_cut_at_twenty_frames_adds_up_through_several_functions(
+    scripted_stack: Stack, script: ScriptedModel
+) -> None:
+    script.script(Reply.many(200, delay_s=0.02))
+    chance, text = random.Random(7), ""
+    with scripted_stack.client() as client:
+        opened: Any = client.stream("POST", "/chat/stream", json=CHAT, headers=LEASE)
+        for cut in range(21):
+            with opened as got:
+                id = got.headers["x-stream-id"]
+                text += read_events(got, chance.randint(1, 6) if cut < 20 else 1 << 30)
+            headers = {"last-event-id": str(text.count("\n\n"))}
+            opened = client.stream("GET", f"/chat/streams/{id}", headers=headers)
+        whole = client.get(f"/chat/streams/{id}").text
+    assert text == without_comments(whole)
+    assert len(frames(whole)) == 202
+    assert frames(whole)[-1] == "[DONE]"
+
+
+def test_fifty_at_once_with_one_key_are_one_generation(
+    scripted_stack: Stack, script: ScriptedModel
+) -> None:
+    word = f"once-{secrets.token_hex(4)}"
+    script.when(lambda asked: word in str(asked.json), lambda _: Reply.many(20, delay_s=0.05))
+    before = len(script.generations)
+
+    def ask(number: int) -> httpx.Response:
+        path = "/chat" if number % 2 else "/chat/stream"
+        body = {"agent": "chat", "input": f"{word} {path}"}
+        with scripted_stack.client() as client:
+            return client.post(path, json=body, headers={"idempotency-key": word + path[1:5] + path[-1]})
+
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(ask, range(100)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({without_comments(answer.text) for answer in answers}) == 2
+    assert sum(word in str(one.json) for one in script.generations[before:]) == 2
+
+
+def test_a_killed_function_ends_its_streams_for_those_who_resume_them(
+    scripted_stack: Stack, script: ScriptedModel
+) -> None:
+    script.script(Reply.many(3000, delay_s=0.02))
+    with scripted_stack.client() as client:
+        with client.stream("POST", "/chat/stream", json=CHAT, headers=LEASE) as got:
+            id, text = got.headers["x-stream-id"], read_events(got, 40)
+            for pid in environments(scripted_stack, "chat"):
+                os.kill(pid, signal.SIGKILL)
+        rest = client.get(f"/chat/streams/{id}", headers={"last-event-id": "5"}).text
+    assert text.count("\n\n") == 40
+    assert rest.startswith("id: 6\n")
+    assert "event: error\n" in rest
+    assert "[DONE]" not in rest
+
+
+def read_events(answer: httpx.Response, most: int) -> str:
+    """Whole events, at most so many; the connection is closed in the middle of the next."""
+    text, waiting = "", ""
+    for piece in answer.iter_text():
+        waiting += piece
+        while "\n\n" in waiting and most > 0:
+            event, _, waiting = waiting.partition("\n\n")
+            if not event.startswith(":"):
+                text, most = text + event + "\n\n", most - 1
+        if most <= 0:
+            break
+    return text
+
+
+def without_comments(text: str) -> str:
+    """Comments come and go with the silence of the model."""
+    return "".join(one + "\n\n" for one in text.split("\n\n")[:-1] if not one.startswith(":"))
