@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from lambent.http.chat_requests import ChatBody
+from lambent.http.stream_reference import KEY, LEASE, stream_paths
 
 _STREAM: Final = """id: 1
 data: {"delta": "The"}
@@ -60,11 +61,13 @@ def add_chat_routes(document: dict[str, Any]) -> dict[str, Any]:
             "Frames as the model makes them. A comment line keeps a silent stream open. An error "
             "after the start is an `event: error` frame, and no `[DONE]` follows.",
             {"text/event-stream": {"schema": {"type": "string"}, "example": _STREAM}},
+            parameters=[KEY, LEASE],
         ),
         "/chat": _operation(
             "Answer a chat in one piece",
             "The same turn as one JSON answer.",
             {"application/json": {"example": _ANSWER}},
+            parameters=[KEY],
         ),
     }
     listing = {
@@ -81,13 +84,16 @@ def add_chat_routes(document: dict[str, Any]) -> dict[str, Any]:
     }
     document["paths"] = {
         **{path: {"post": operation} for path, operation in chats.items()},
+        **stream_paths(),
         "/agents": {"get": listing},
         **document["paths"],
     }
     return document
 
 
-def _operation(summary: str, description: str, content: dict[str, Any]) -> dict[str, Any]:
+def _operation(
+    summary: str, description: str, content: dict[str, Any], *, parameters: list[Any]
+) -> dict[str, Any]:
     body = {"schema": {"$ref": "#/components/schemas/ChatBody"}, "example": _EXAMPLE}
     refusals = {status: {"description": text} for status, text in _REFUSALS.items()}
     return {
@@ -95,6 +101,7 @@ def _operation(summary: str, description: str, content: dict[str, Any]) -> dict[
         "summary": summary,
         "description": description,
         "operationId": summary.lower().replace(" ", "_"),
+        "parameters": parameters,
         "requestBody": {"required": True, "content": {"application/json": body}},
         "responses": {"200": {"description": "The answer.", "content": content}, **refusals},
     }

@@ -22,9 +22,10 @@ _LOOK_EVERY_S: Final = 0.7
 _RENEW_EVERY_S: Final = OWNER_LEASE.total_seconds() / 3
 # After a failure the store is left alone for a while.
 _REST_S: Final = 1.0
-# What the last writing may take where the store had been well, and where it had not.
-_LAST_S: Final = 4.0
-_LAST_SICK_S: Final = 0.5
+# What the last writing may take where the store had been well, and where it had not: the answer
+# is out by then, but its request has not ended.
+_LAST_S: Final = 2.0
+_LAST_SICK_S: Final = 0.3
 
 
 class Why(StrEnum):
@@ -57,7 +58,7 @@ class StreamKeeper:
         self._on_stop = on_stop
         self._written = 0
         self._ending = asyncio.Event()
-        self._sick = False
+        self._sick = store.rests
         self._unwanted = False
         self._next_look_s = clock.monotonic_s() + _LOOK_EVERY_S
         self._next_renewal_s = clock.monotonic_s() + _RENEW_EVERY_S
@@ -76,6 +77,7 @@ class StreamKeeper:
         _, late = await asyncio.wait({self._task}, timeout=limit_s)
         for task in late:
             task.cancel()
+            self._store.rest()
             self._give_up(None)
 
     async def attached(self) -> bool:
@@ -102,6 +104,7 @@ class StreamKeeper:
                     why = log_fields(stream=self.stream.id, detail=error.detail)
                     logger().warning("A stream cannot be kept for now", **why)
                 self._sick = True
+                self._store.rest()
             except FramesTaken:
                 self._on_stop(Why.TAKEN)
                 return
@@ -149,7 +152,10 @@ class StreamKeeper:
                 await self._store.finish(self.stream, self._log.status)
             elif not self._unwanted:
                 await self._keep_at_once()
-        except (StoreUnavailable, FramesTaken) as error:
+        except StoreUnavailable as error:
+            self._store.rest()
+            self._give_up(error)
+        except FramesTaken as error:
             self._give_up(error)
 
     async def _keep_at_once(self) -> None:

@@ -24,6 +24,7 @@ _LONGEST: Final = timedelta(days=1)
 # Above every number of an event: a range has to be two-sided to be found by an index.
 _NUMBERS: Final = 1 << 52
 _BATCHES: Final = 100
+_REST_S: Final = 5.0
 
 
 class FramesTaken(Exception):
@@ -36,6 +37,16 @@ class StreamStore:
     def __init__(self, mongo: Callable[[], Mongo], *, clock: Clock) -> None:
         self._mongo = mongo
         self._clock = clock
+        self._rests_until_s = 0.0
+
+    @property
+    def rests(self) -> bool:
+        """Whether MongoDB was away just now: then no stream waits long for it."""
+        return self._clock.monotonic_s() < self._rests_until_s
+
+    def rest(self) -> None:
+        """MongoDB is away."""
+        self._rests_until_s = self._clock.monotonic_s() + _REST_S
 
     async def ensure_indexes(self) -> None:
         """Part of the setup."""
