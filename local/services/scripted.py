@@ -69,6 +69,8 @@ class ScriptedModel:
         self.requests: list[Recorded] = []
         self.default: Script = Reply.text("Hello from the script.")
         self.unknown_models = {"nope"}
+        self.held_models = [MODEL]
+        self.loaded_models = [MODEL]
         self._rules: list[tuple[Predicate, Script]] = []
         self._queue: deque[Script] = deque()
         self._server = HttpServer(self._handle)
@@ -155,7 +157,7 @@ class ScriptedModel:
             case (("GET" | "HEAD"), "/"):
                 exchange.respond(200, wire.RUNNING, content_type=f"{TEXT}; charset=utf-8")
             case (("GET" | "HEAD"), ("/api/tags" | "/api/ps" | "/api/version") as path):
-                exchange.respond_json(200, _listing(path))
+                exchange.respond_json(200, self._listing(path))
             case "POST", ("/api/chat" | "/api/generate" | "/api/show" | "/api/embed") as path:
                 if not model:
                     exchange.respond_json(400, {"error": "model is required"})
@@ -170,6 +172,17 @@ class ScriptedModel:
             case _:
                 exchange.respond(404, wire.NO_PAGE, content_type=TEXT)
         record.ended = exchange.finished
+
+    def _listing(self, path: str) -> wire.Line:
+        match path:
+            case "/api/version":
+                return {"version": wire.VERSION}
+            case "/api/ps":
+                more = {"expires_at": wire.timestamp(), "size_vram": 0}
+                return {"models": [{**_entry(name), **more} for name in self.loaded_models]}
+            case _:
+                more = {"modified_at": wire.timestamp()}
+                return {"models": [{**_entry(name), **more} for name in self.held_models]}
 
     def _choose(self, record: Recorded) -> Reply:
         for predicate, ruled in self._rules:
@@ -284,16 +297,9 @@ DETAILS = {
 }
 
 
-def _listing(path: str) -> wire.Line:
-    digest = hashlib.sha256(MODEL.encode()).hexdigest()
-    entry = {"name": MODEL, "model": MODEL, "size": 1, "digest": digest, "details": DETAILS}
-    match path:
-        case "/api/version":
-            return {"version": wire.VERSION}
-        case "/api/ps":
-            return {"models": [{**entry, "expires_at": wire.timestamp(), "size_vram": 0}]}
-        case _:
-            return {"models": [{**entry, "modified_at": wire.timestamp()}]}
+def _entry(name: str) -> wire.Line:
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    return {"name": name, "model": name, "size": 1, "digest": digest, "details": DETAILS}
 
 
 def _shown() -> wire.Line:

@@ -72,6 +72,7 @@ def test_a_secret_is_shown_neither_in_problems_nor_in_repr() -> None:
         ("localhost", "http://localhost:11434"),
         ("localhost:1234", "http://localhost:1234"),
         ("https://models.example.com/", "https://models.example.com"),
+        ("a, b:1,http://a:11434/", "http://a:11434,http://b:1"),
     ],
 )
 def test_a_model_host_is_read_as_ollama_reads_it(given_host: str, meant: str) -> None:

@@ -267,8 +267,10 @@ class Platform:
         return Poller(self.mongo, sources, clock=self.clock)
 
     async def ping_models(self) -> None:
-        """Raises `Unavailable` unless the model server answers."""
-        await self.models.ping()
+        """Raises `Unavailable` unless a model server answers."""
+        from lambent.agents.model_hosts import ModelHosts
+
+        await ModelHosts(self.models).ping()
 
 
 class _RunNudges:

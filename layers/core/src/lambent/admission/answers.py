@@ -42,7 +42,11 @@ def read_decision(
     token: str,
     window_s: float,
 ) -> Decision:
-    """What `lambent.decide` answered: twelve texts, in the order of its last statement."""
+    """What `lambent.decide` answered: twelve texts, in the order of its last statement.
+
+    A thirteenth is the host that `lambent.decide_among` chose.
+    """
+    host = row[12] if len(row) > 12 else next(iter(request.hosts), None)
     verdict, client, name, scopes, quota, tat_s, retry_s, generation, slot, place, wait_s = row[:11]
     if verdict == "unauthenticated":
         return Refused(Unauthenticated(), None)
@@ -58,15 +62,15 @@ def read_decision(
         limit = replace(limit, budget=budget)
     if verdict in {"admitted", "probe"}:
         grant = Grant(
-            host=request.host,
+            host=host,
             token=token,
             generation=int(generation or 0),
             slot=None if slot is None else int(slot),
             probe=verdict == "probe",
         )
         return Admitted(principal, limit, grant)
-    if verdict == "queued" and request.host is not None:
-        return Queued(principal, limit, token, request.host, int(place or 1), float(wait_s or 0))
+    if verdict == "queued" and host is not None:
+        return Queued(principal, limit, token, host, int(place or 1), float(wait_s or 0))
     return Refused(_error(verdict, float(retry_s or 0), scope=request.scope), limit, principal)
 
 

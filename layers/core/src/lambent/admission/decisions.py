@@ -63,28 +63,52 @@ class AdmissionConfig:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Hosts that may be asked, the preferred one first; `loaded` have the model ready."""
+
+    hosts: tuple[str, ...]
+    loaded: tuple[str, ...] = ()
+
+    def without(self, host: str | None) -> Candidates:
+        """The others."""
+        return Candidates(
+            tuple(one for one in self.hosts if one != host),
+            tuple(one for one in self.loaded if one != host),
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdmissionRequest:
     """One question to the gate.
 
     `scope` None: any good key may; the caller looks at the principal's scopes itself.
     `host` is set where a model is going to be called: then the breaker is asked, and with `slot`
-    a model slot is taken. `limited=False` leaves the client's limit alone (pages, polling).
-    `on_behalf_of` names a client whom trusted code has already established (a step of its run):
-    neither key nor limit is looked at.
+    a model slot is taken. Of several hosts in `among`, in its place, the best is chosen.
+    `limited=False` leaves the client's limit alone (pages, polling). `on_behalf_of` names a client
+    whom trusted code has already established (a step of its run): neither key nor limit is looked
+    at.
     """
 
     credential: str | None
     scope: Scope | None
     agent_exists: bool = True
     host: str | None = None
+    among: Candidates | None = None
     slot: bool = False
     limited: bool = True
     on_behalf_of: str | None = None
 
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The host, or those to choose from; none where no model is called."""
+        if self.among is not None:
+            return self.among.hosts
+        return () if self.host is None else (self.host,)
+
     def __repr__(self) -> str:
         # Requests end up in tracebacks; credentials must not.
-        return f"AdmissionRequest(scope={self.scope!s}, host={self.host!r})"
+        return f"AdmissionRequest(scope={self.scope!s}, hosts={self.hosts!r})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -54,7 +54,7 @@ class Gate:
         self._postgres = postgres
         self._clock = clock
         self._config = config
-        self._queries: dict[tuple[bool, bool, bool], bytes] = {}
+        self._queries: dict[tuple[bool, bool, bool, bool], bytes] = {}
         self._books = Books(config.prices)
 
     async def admit(self, request: AdmissionRequest) -> Decision:
@@ -68,19 +68,20 @@ class Gate:
                 credential = parse_credential(request.credential)
             except Unauthenticated as error:
                 return Refused(error, None)
-        elif request.host is None:
+        elif not request.hosts:
             return self._without_asking(request, client)
         token = secrets.token_hex(16)
+        limited = request.limited and credential is not None
         began_s = self._clock.monotonic_s()
         try:
             row = await self._postgres.fetch_one(
-                self._query(request, limited=request.limited and credential is not None),
+                self._query(request, limited=limited),
                 (
                     credential and credential.key_id,
                     credential and credential.secret_hash,
                     request.scope and request.scope.value,
                     client,
-                    request.host,
+                    *_hosts(request),
                     token,
                 ),
             )
@@ -143,6 +144,15 @@ class Gate:
             return Refused(error, queued.limit, queued.principal)
         return _counted(read_look(row, queued=queued))
 
+    async def granted(self, request: AdmissionRequest) -> Grant | None:
+        """Decide, and wait where there is a queue; None for whatever refusal."""
+        decision = await self.admit(request)
+        if isinstance(decision, Queued):
+            async with contextlib.aclosing(self.wait(decision)) as places:
+                async for place in places:
+                    decision = place
+        return decision.grant if isinstance(decision, Admitted) else None
+
     async def leave(self, queued: Queued) -> None:
         """Give the ticket up, and what it may have turned into unnoticed."""
         await self._quietly(
@@ -188,9 +198,9 @@ class Gate:
         return bool(row[0])
 
     @asynccontextmanager
-    async def keeping(self, grant: Grant) -> AsyncIterator[None]:
-        """Renews the grant's lease in the background while the block runs."""
-        task = asyncio.create_task(self._keep(grant))
+    async def keeping(self, grant: Grant | Callable[[], Grant]) -> AsyncIterator[None]:
+        """Renews the lease of the grant, or of what it is then, while the block runs."""
+        task = asyncio.create_task(self._keep(grant if callable(grant) else lambda: grant))
         try:
             yield
         finally:
@@ -222,12 +232,14 @@ class Gate:
         await self._postgres.fetch(b"SELECT lambent.set_breaker(%s, %s, %s)", (host, state, open_s))
         note(Metric.BREAKER_OPENED if state == "open" else Metric.BREAKER_CLOSED)
 
-    async def _keep(self, grant: Grant) -> None:
+    async def _keep(self, grant: Callable[[], Grant]) -> None:
         held = True
         while held:
             await self._clock.sleep(self._config.lease_s / 3)
             with contextlib.suppress(StoreUnavailable):
-                held = await self.renew(grant)
+                one = grant()
+                # A turn that moves to another host meanwhile gives its old grant up.
+                held = await self.renew(one) or one is not grant()
 
     async def _give_back(self, grant: Grant, result: str, *, used: TurnUse | None = None) -> bool:
         """One statement for both halves, or for the one that there is to do."""
@@ -287,13 +299,14 @@ class Gate:
     def _query(self, request: AdmissionRequest, *, limited: bool) -> bytes:
         # What the configuration fixes stands in the text: each parameter costs more than a number,
         # and a number in quotes is read as what it shall be, without a detour over numeric.
-        kind = (limited, request.agent_exists, request.slot)
+        several = len(request.hosts) > 1
+        kind = (limited, request.agent_exists, request.slot, several)
         if kind not in self._queries:
             config = self._config
             self._queries[kind] = (
-                "SELECT lambent.decide(%s, %s, %s, %s"
+                f"SELECT lambent.{'decide_among' if several else 'decide'}(%s, %s, %s, %s"
                 f", {config.limit if limited else 'NULL'}, '{config.window_s!r}'"
-                f", {str(request.agent_exists).lower()}, %s"
+                f", {str(request.agent_exists).lower()}, {'%s, %s' if several else '%s'}"
                 f", {config.max_inflight if request.slot else 'NULL'}, %s"
                 f", '{config.lease_s!r}', '{config.ticket_lease_s!r}')"
             ).encode()
@@ -325,3 +338,11 @@ def _count_change(change: str | None) -> None:
             note(Metric.BREAKER_OPENED)
         case "closed":
             note(Metric.BREAKER_CLOSED)
+
+
+def _hosts(request: AdmissionRequest) -> tuple[Any, ...]:
+    """The parameters that name one host, or several to choose from."""
+    among = request.among
+    if among is None or len(among.hosts) == 1:
+        return (next(iter(request.hosts), None),)
+    return (list(among.hosts), list(among.loaded))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from contextlib import AbstractAsyncContextManager
 from typing import Final, assert_never
 
-from lambent.admission.decisions import Grant, Outcome
+from lambent.admission.decisions import AdmissionRequest, Candidates, Grant, Outcome
 from lambent.admission.gate import Gate
 from lambent.admission.usage import Payer, TurnUse
 from lambent.agents.model_access import Answered, ModelAccess
@@ -17,14 +18,27 @@ _VERDICT_AFTER_S: Final = 0.02
 METER_S: Final = 1.0
 
 
+NOWHERE_ELSE: Final = Candidates(())
+
+
 class Booking:
     """One grant of one turn, and what `access` uses under it; `payer` is who pays.
 
-    Every booking is cumulative and numbered, so that losing or repeating one does no harm.
+    Every booking is cumulative and numbered, so that losing or repeating one does no harm. Where
+    the granted host fails before its first token, the turn moves on to another of `among`.
     """
 
-    def __init__(self, gate: Gate, grant: Grant, *, payer: Payer, access: ModelAccess) -> None:
+    def __init__(
+        self,
+        gate: Gate,
+        grant: Grant,
+        *,
+        payer: Payer,
+        access: ModelAccess,
+        among: Candidates = NOWHERE_ELSE,
+    ) -> None:
         self._gate = gate
+        self._others = among.without(grant.host)
         self._payer = payer
         self._access = access
         # Where admission could not be asked there is no token; the use is booked all the same.
@@ -37,22 +51,58 @@ class Booking:
         self._metering: asyncio.Task[bool] | None = None
         self.grant = grant
         access.on_first_token = self.first_token
+        access.host = grant.host
+        if self._others.hosts:
+            access.move = self._move
+
+    def keeping(self) -> AbstractAsyncContextManager[None]:
+        """Renews the lease of whatever is granted while the block runs."""
+        return self._gate.keeping(lambda: self.grant)
 
     def first_token(self) -> None:
         """The model host is well: tell the breaker soon, off the token path, not at the end."""
         loop = asyncio.get_running_loop()
+        if self._meter is not None:
+            self._meter.cancel()
         self._due = loop.call_later(_VERDICT_AFTER_S, self._judge)
         self._meter = loop.call_later(METER_S, self._book_so_far)
 
     async def finish(self) -> None:
         """Give the grant back with how the model did, and book what it cost."""
-        for timer in (self._due, self._meter):
-            if timer is not None:
-                timer.cancel()
-        grant = await self._verdict if self._verdict is not None else self.grant
+        if self._meter is not None:
+            self._meter.cancel()
         if self._metering is not None:
             await asyncio.wait({self._metering})
+        grant = await self._judged()
         await self._gate.finish(grant, outcome_of(self._access.answered), used=self._news())
+
+    async def _move(self) -> str | None:
+        """Give the failed host's grant back, and take one of another host, queueing if need be."""
+        grant = await self._judged()
+        self._due = self._verdict = None
+        self.grant = Grant(host=None, token=self._turn)
+        await self._gate.finish(grant, outcome_of(self._access.answered))
+        others = self._others
+        if not others.hosts:
+            return None
+        granted = await self._gate.granted(
+            AdmissionRequest(
+                credential=None,
+                scope=None,
+                among=others,
+                slot=True,
+                on_behalf_of=self._payer.client,
+            )
+        )
+        if granted is None:
+            return None
+        self.grant, self._others = granted, others.without(granted.host)
+        return granted.host
+
+    async def _judged(self) -> Grant:
+        if self._due is not None:
+            self._due.cancel()
+        return await self._verdict if self._verdict is not None else self.grant
 
     def _judge(self) -> None:
         self._verdict = asyncio.create_task(self._gate.verdict(self.grant, Outcome.SUCCESS))

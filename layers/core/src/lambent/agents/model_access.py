@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -59,11 +59,16 @@ class _Open:
 
 
 class ModelAccess:
-    """Counts what a turn takes from the model; `on_first_token` is called once, at the first."""
+    """Counts what a turn takes from the model at `host`; None is the only one, or the first.
 
-    def __init__(self, models: ModelManager, *, host: str | None = None) -> None:
+    `on_first_token` is called at the first token of a host. `move` is asked for another host when
+    one failed, or was busy, before it had answered anything; None ends the call with its error.
+    """
+
+    def __init__(self, models: ModelManager) -> None:
         self._models = models
-        self._host = host
+        self.host: str | None = None
+        self.move: Callable[[], Awaitable[str | None]] | None = None
         self._open: _Open | None = None
         self._closed = False
         self._used: dict[str, ModelUse] = {}
@@ -86,23 +91,29 @@ class ModelAccess:
             raise RuntimeError("the turn has ended; its model cannot be called any more")
         self._open = opened
         clock = asyncio.get_running_loop().time
-        opened.began_s = clock()
         spent: Usage | None = None
         try:
-            generation = self._models.generate_stream(request, host=self._host)
-            async with aclosing(generation) as pieces:
-                async for piece in pieces:
-                    self._note_token()
-                    opened.last_s = clock()
-                    if piece.end:
-                        opened.pieces = 0
-                        spent = piece.end.usage
-                        self._told(request.model, spent)
-                    else:
-                        opened.pieces += 1
-                    opened.busy = False
-                    yield piece
-                    opened.busy = True
+            while True:
+                opened.began_s = opened.last_s = clock()
+                try:
+                    generation = self._models.generate_stream(request, host=self.host)
+                    async with aclosing(generation) as pieces:
+                        async for piece in pieces:
+                            self._note_token()
+                            opened.last_s = clock()
+                            if piece.end:
+                                opened.pieces = 0
+                                spent = piece.end.usage
+                                self._told(request.model, spent)
+                            else:
+                                opened.pieces += 1
+                            opened.busy = False
+                            yield piece
+                            opened.busy = True
+                    return
+                except (ModelUnavailable, ModelBusy) as error:
+                    if opened.pieces or not await self._moved(error):
+                        raise
         except LambentError as error:
             self.answered = _judge(error)
             raise
@@ -114,6 +125,17 @@ class ModelAccess:
             if spent is not None:
                 _tell(request.model, spent)
 
+    async def _moved(self, error: LambentError) -> bool:
+        """Whether there is another host to ask."""
+        if self.move is None:
+            return False
+        self.answered = _judge(error)
+        host = await self.move()
+        if host is None:
+            return False
+        self.host, self.answered = host, Answered.nothing
+        return True
+
     def used(self) -> tuple[ModelUse, ...]:
         """What the turn has used of each model so far, the generation that goes on included."""
         used = self._used
@@ -124,11 +146,17 @@ class ModelAccess:
 
     async def embed(self, model: str, inputs: Sequence[str]) -> Embeddings:
         """One vector for each input, booked like a generation."""
-        try:
-            found = await self._models.embed(model, inputs, host=self._host)
-        except LambentError as error:
-            self.answered = _judge(error)
-            raise
+        while True:
+            try:
+                found = await self._models.embed(model, inputs, host=self.host)
+                break
+            except (ModelUnavailable, ModelBusy) as error:
+                if not await self._moved(error):
+                    self.answered = _judge(error)
+                    raise
+            except LambentError as error:
+                self.answered = _judge(error)
+                raise
         self.answered = Answered.success
         self._told(model, found.usage)
         _tell(model, found.usage)

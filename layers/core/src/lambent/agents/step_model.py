@@ -6,11 +6,19 @@ from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Any, Final, assert_never
 
-from lambent.admission.decisions import AdmissionRequest, Admitted, Grant, Queued, Refused
+from lambent.admission.decisions import (
+    AdmissionRequest,
+    Admitted,
+    Candidates,
+    Grant,
+    Queued,
+    Refused,
+)
 from lambent.admission.gate import Gate
 from lambent.admission.usage import Payer
-from lambent.agents.booking import Booking
+from lambent.agents.booking import NOWHERE_ELSE, Booking
 from lambent.agents.model_access import ModelAccess
+from lambent.agents.model_hosts import ModelHosts
 from lambent.engine.config import Generated
 from lambent.errors import BudgetExceeded, StoreUnavailable
 from lambent.models.manager import ModelManager
@@ -30,23 +38,28 @@ class StepModel:
         self._models = models
         self._gate = gate
         self._default_model = default_model
+        self._hosts = ModelHosts(models)
 
     async def generate(self, request: Mapping[str, Any], *, client: str) -> Generated:
         """One whole generation. Raises `BreakerOpen`, `NoSlot` and what the model raises."""
-        grant = await self._admitted(client)
+        asked = _request(request, self._default_model)
+        among = await self._hosts.for_model(asked.model)
+        grant = await self._admitted(client, among)
         payer = Payer(client=client, key_id=None, agent=str(request.get("agent") or ""))
         access = ModelAccess(self._models)
-        booking = Booking(self._gate, grant, payer=payer, access=access)
+        if grant.host is None:  # unguarded: then only the preferred host
+            access.host, among = among.hosts[0], NOWHERE_ELSE
+        booking = Booking(self._gate, grant, payer=payer, access=access, among=among)
         try:
-            async with self._gate.keeping(grant):
-                return await self._collect(_request(request, self._default_model), access)
+            async with booking.keeping():
+                return await self._collect(asked, access)
         finally:
             # Before the checkpoint: what is on record as spent has been booked.
             await booking.finish()
 
-    async def _admitted(self, client: str) -> Grant:
+    async def _admitted(self, client: str, among: Candidates) -> Grant:
         asked = AdmissionRequest(
-            credential=None, scope=None, host=self._models.host, slot=True, on_behalf_of=client
+            credential=None, scope=None, among=among, slot=True, on_behalf_of=client
         )
         decision = await self._gate.admit(asked)
         if isinstance(decision, Queued):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from lambent.admission.decisions import Admitted, Grant, LimitState, Queued, Refused
+from lambent.admission.decisions import Admitted, Candidates, Grant, LimitState, Queued, Refused
 from lambent.admission.gate import Gate
 from lambent.admission.usage import Payer
 from lambent.agents.booking import Booking
@@ -30,15 +30,16 @@ async def embed(
     models: ModelManager,
     model: str,
     inputs: Sequence[str],
+    among: Candidates,
 ) -> Embedded:
     """One vector for each input. Raises `NoSlot`, `BreakerOpen` and what the model raises."""
     grant = await _granted(decision, gate)
     access = ModelAccess(models)
     principal = decision.principal
     payer = Payer(client=principal.client, key_id=principal.key_id, agent="")
-    booking = Booking(gate, grant, payer=payer, access=access)
+    booking = Booking(gate, grant, payer=payer, access=access, among=among)
     try:
-        async with gate.keeping(grant):
+        async with booking.keeping():
             return Embedded(await access.embed(model, inputs), decision.limit)
     finally:
         await booking.finish()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lambent.admission.decisions import AdmissionRequest, Refused, Scope
 from lambent.admission.gate import Gate
+from lambent.agents.model_hosts import ModelHosts
 from lambent.agents.registry import AgentRegistry
 from lambent.chat.embedding import Embedded, embed
 from lambent.chat.live_turn import LiveTurn
@@ -56,6 +57,7 @@ class ChatService:
         self.settings = settings
         self.clock = clock
         self._models = models
+        self._hosts = ModelHosts(models)
         self._parts = Parts(
             gate=gate,
             models=models,
@@ -117,14 +119,15 @@ class ChatService:
         self, request: ChatRequest, *, credential: str | None, limited: bool = True
     ) -> LiveTurn | Refusal:
         """Ask the decision tree, then let the turn run. Raises `StoreUnavailable`."""
-        agent = request.agent
+        agent, model = request.agent, self.model_for(request)
+        among = await self._hosts.for_model(model)
         began_s = self.clock.monotonic_s()
         decision = await self._gate.admit(
             AdmissionRequest(
                 credential=credential,
                 scope=Scope.CHAT,
                 agent_exists=agent is None or agent in self.registry,
-                host=self._models.host,
+                among=among,
                 slot=True,
                 limited=limited,
             )
@@ -135,7 +138,8 @@ class ChatService:
             request,
             decision,
             agent=None if agent is None else self.registry.get(agent),
-            model=self.model_for(request),
+            model=model,
+            among=among,
             parts=self._parts,
             began_s=began_s,
         )
@@ -175,22 +179,21 @@ class ChatService:
 
         Raises `StoreUnavailable`, and what `chat.embedding` raises.
         """
-        asked = AdmissionRequest(
-            credential=credential, scope=Scope.CHAT, host=self._models.host, slot=True
-        )
+        among = await self._hosts.for_model(model)
+        asked = AdmissionRequest(credential=credential, scope=Scope.CHAT, among=among, slot=True)
         decision = await self._gate.admit(asked)
         if isinstance(decision, Refused):
             return Refusal(decision.error, decision.limit)
         try:
             return await embed(
-                decision, self._gate, models=self._models, model=model, inputs=inputs
+                decision, self._gate, models=self._models, model=model, inputs=inputs, among=among
             )
         except LambentError as error:
             return Refusal(error, decision.limit)
 
     async def models(self) -> tuple[ModelInfo, ...]:
-        """What the model server holds; neither breaker nor slot is asked. Raises `Unavailable`."""
-        return await self._models.list_models()
+        """What any model server holds; neither breaker nor slot is asked. Raises `Unavailable`."""
+        return await self._hosts.all_models()
 
     def _keeper_of(self, live: LiveTurn, dialect: Dialect, wish: StreamWish) -> KeeperOf:
         now, lease_s = self.clock.now(), wish.lease_s

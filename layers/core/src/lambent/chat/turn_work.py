@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lambent.admission import decisions
-from lambent.admission.decisions import Admitted, Scope
+from lambent.admission.decisions import Admitted, Candidates, Scope
 from lambent.admission.gate import Gate
 from lambent.admission.usage import Payer
 from lambent.agents.agent import Agent, Chunk, Source
@@ -60,6 +60,7 @@ class TurnWork:
         *,
         agent: type[Agent] | None,
         model: str,
+        among: Candidates,
         parts: Parts,
         began_s: float,
     ) -> None:
@@ -67,6 +68,7 @@ class TurnWork:
         self._decision = decision
         self._agent = agent
         self._model = model
+        self._among = among
         self._parts = parts
         self._began_s = began_s
         self._booking: Booking | None = None
@@ -80,7 +82,7 @@ class TurnWork:
         try:
             await self._wait_for_slot(live)
             assert self._booking is not None
-            async with self._parts.gate.keeping(self._booking.grant):
+            async with self._booking.keeping():
                 await self._answer(live)
         except LambentError as error:
             if self._access.answered is Answered.success:
@@ -157,7 +159,9 @@ class TurnWork:
         payer = Payer(
             client=principal.client, key_id=principal.key_id, agent=self._request.agent or ""
         )
-        self._booking = Booking(self._parts.gate, admitted.grant, payer=payer, access=self._access)
+        self._booking = Booking(
+            self._parts.gate, admitted.grant, payer=payer, access=self._access, among=self._among
+        )
         judge = self._booking.first_token
 
         def first_token() -> None:

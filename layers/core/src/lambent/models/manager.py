@@ -15,7 +15,14 @@ from lambent.errors import ModelUnavailable
 from lambent.models import wire
 from lambent.models.connections import Connections
 from lambent.models.failures import status_failure, transport_failure
-from lambent.models.values import Embeddings, ModelChunk, ModelDetails, ModelInfo, ModelRequest
+from lambent.models.values import (
+    Embeddings,
+    ModelChunk,
+    ModelDetails,
+    ModelInfo,
+    ModelRequest,
+    RunningModel,
+)
 from lambent.rotation import RotatingSecret
 from lambent.settings import Settings
 
@@ -40,7 +47,8 @@ class ModelManager:
         self, settings: Settings, *, clock: Clock, key: RotatingSecret | None = None
     ) -> None:
         """`key`: the bearer token, where it may change; else it is that of the settings."""
-        self._host = settings.ollama_host
+        self.hosts = settings.ollama_hosts
+        self._host = self.hosts[0]
         self._first_token_s = settings.ollama_first_token_timeout_s
         self._next_token_s = settings.ollama_next_token_timeout_s
         self._headers = httpx.Headers(
@@ -48,11 +56,13 @@ class ModelManager:
         )
         self._key = key or RotatingSecret("OLLAMA_API_KEY", settings.ollama_api_key, clock=clock)
         self._timeouts = {"connect": settings.ollama_connect_timeout_s}
-        self._connections = Connections(clock=clock, tls=self._host.startswith("https:"))
+        self._connections = Connections(
+            clock=clock, tls=any(host.startswith("https:") for host in self.hosts)
+        )
 
     @property
     def host(self) -> str:
-        """The address of the model server where a call names none."""
+        """The address of the model server where a call names none: the first of `hosts`."""
         return self._host
 
     async def generate_stream(
@@ -95,6 +105,10 @@ class ModelManager:
     async def list_models(self, *, host: str | None = None) -> tuple[ModelInfo, ...]:
         """The models that the server holds."""
         return _read(wire.read_models, await self._call("/api/tags", host=host))
+
+    async def list_running(self, *, host: str | None = None) -> tuple[RunningModel, ...]:
+        """The models that the server has loaded."""
+        return _read(wire.read_running, await self._call("/api/ps", host=host))
 
     async def show(self, model: str, *, host: str | None = None) -> ModelDetails:
         """What the server knows of one model; raises `UnknownModel`."""

@@ -125,6 +125,16 @@ class ModelInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunningModel:
+    """A model that the server has loaded; `expires_at` is the server's own text (RFC 3339)."""
+
+    name: str
+    size_bytes: int
+    vram_bytes: int
+    expires_at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelDetails:
     """What the server tells about one model; `context_tokens` is None where it does not say."""
 

@@ -16,6 +16,7 @@ from lambent.models.values import (
     ModelEnd,
     ModelInfo,
     ModelRequest,
+    RunningModel,
     ToolCall,
     Usage,
 )
@@ -136,6 +137,19 @@ def _read_model(one: Mapping[str, Any]) -> ModelInfo:
         quantization=details.get("quantization_level") or "",
         digest=one.get("digest") or "",
         modified_at=one.get("modified_at") or "",
+    )
+
+
+def read_running(record: Mapping[str, Any]) -> tuple[RunningModel, ...]:
+    """The answer of `GET /api/ps`."""
+    return tuple(
+        RunningModel(
+            name=one.get("name") or one["model"],
+            size_bytes=int(one.get("size") or 0),
+            vram_bytes=int(one.get("size_vram") or 0),
+            expires_at=one.get("expires_at") or "",
+        )
+        for one in record["models"] or ()
     )
 
 

@@ -1,7 +1,8 @@
 -- Several model hosts: which one a call goes to, and the history of their breakers.
 
--- A host that may be called, before one whose breaker is open; then one with a free slot; then one
--- that has the model loaded; then the least busy; then the one named first.
+-- A host that may be called, before those whose breaker is open, of which the first to close; then
+-- one with a free slot; then one that has the model loaded; then the least busy; then the one named
+-- first.
 CREATE OR REPLACE FUNCTION lambent.choose_host(p_hosts text[], p_loaded text[], p_slots integer)
 RETURNS text LANGUAGE sql STABLE AS $$
     SELECT h.host
@@ -18,6 +19,7 @@ RETURNS text LANGUAGE sql STABLE AS $$
              WHEN b.state = 'open' AND b.open_until <= clock_timestamp()
                   OR b.state = 'half_open' AND b.probe_until <= clock_timestamp() THEN 1
              ELSE 2 END,
+        CASE b.state WHEN 'open' THEN b.open_until END NULLS FIRST,
         p_slots IS NOT NULL AND u.busy + w.waiting >= p_slots,
         h.host <> ALL (p_loaded),
         u.busy + w.waiting,
