@@ -31,7 +31,7 @@ EVERYTHING = {
     "OriginSecret": "not-a-secret-at-all",
     "OriginSecretOther": "nor-is-this-one",
     "SecretArns": "arn:aws:secretsmanager:us-east-1:123456789012:secret:lambent-a1b2c3",
-    "Tracing": "Active",
+    "Tracing": "xray",
     "SnapStart": "PublishedVersions",
     "WebAclArn": "arn:aws:wafv2:us-east-1:123456789012:global/webacl/x/y",
 }

@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from lambent import metrics
+from lambent import metrics, tracing
 from lambent.clock import SystemClock
 from lambent.first_aid import plainly, started_plainly
+from lambent.invocation import reporting
 from lambent.rotation import RotatingSecret
 from lambent.settings import Settings, load_settings, look_up_again
 from lambent.telemetry import logger, set_level
@@ -296,6 +297,7 @@ def platform() -> Platform:
     settings = load_settings()
     set_level(settings.log_level)
     metrics.name_stack(settings.stack_name)
+    tracing.configure(settings)
     return Platform(settings)
 
 
@@ -360,7 +362,7 @@ async def advance_runs(run_ids: Sequence[str], *, left_s: float, early: bool = F
 
     parts = platform()
     ends_s = parts.clock.monotonic_s() + left_s
-    with metrics.reporting():
+    async with reporting():
         verdicts = await parts.engine.advance(run_ids, ends_s=ends_s, early=early)
         taken = [one for one in verdicts.values() if one.did is not Did.NOTHING]
         if taken:
@@ -381,7 +383,7 @@ async def deliver_due(work: Mapping[str, Sequence[str]], *, left_s: float) -> di
 
     parts = platform()
     deadline_s = parts.clock.monotonic_s() + left_s - _DELIVER_RESERVE_S
-    with metrics.reporting():
+    async with reporting():
         events, webhooks, ticks = await asyncio.gather(
             parts.deliverer.deliver_due(work.get(Work.EVENTS, ()), deadline_s=deadline_s),
             parts.sender.send_due(work.get(Work.WEBHOOKS, ()), deadline_s=deadline_s),
@@ -395,7 +397,7 @@ async def poll_due(*, left_s: float) -> str:
     """Watch over due documents until nothing is due soon; answers why the poller ended."""
     parts = platform()
     deadline_s = parts.clock.monotonic_s() + left_s - _POLL_RESERVE_S
-    with metrics.reporting():
+    async with reporting():
         return await parts.poller.watch(deadline_s=deadline_s)
 
 

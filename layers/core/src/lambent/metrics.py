@@ -7,8 +7,6 @@ dimension is `stack`: whatever a caller could make up (a model, a path, an id) i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from typing import Final, assert_never
 
@@ -124,12 +122,3 @@ def flush() -> None:
 def name_stack(stack: str) -> None:
     """Whose metrics these are."""
     _RECORDER.stack = stack
-
-
-@contextmanager
-def reporting() -> Iterator[None]:
-    """One invocation: what it records is written at its end, however it ends."""
-    try:
-        yield
-    finally:
-        flush()

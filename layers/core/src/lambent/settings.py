@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
+from enum import StrEnum
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -70,6 +71,21 @@ def _prices(value: str) -> tuple[ModelPrice, ...]:
     if any(not 0 <= part < 1e9 for one in prices for part in (one.prompt, one.completion)):
         raise ValueError(f"{wanted}, without negative prices")
     return prices
+
+
+class Tracing(StrEnum):
+    """Where spans go."""
+
+    OFF = "off"
+    XRAY = "xray"
+    OTLP = "otlp"
+
+
+def _tracing(value: str) -> str:
+    try:
+        return Tracing(value.lower()).value
+    except ValueError:
+        raise ValueError("must be off, xray or otlp") from None
 
 
 def _level(value: str) -> str:
@@ -293,6 +309,24 @@ class Settings:
     aws_lambda_initialization_type: str = setting(
         _text, "Set by Lambda: how environments are made.", default="on-demand"
     )
+    tracing: str = setting(
+        _tracing, "Whether spans are made: `off`, `xray` or `otlp`.", default=Tracing.OFF.value
+    )
+    tracing_share: float = setting(
+        _number(float, 0, 1), "Share of traces begun here that are kept.", default=1.0
+    )
+    otel_exporter_otlp_endpoint: str = setting(
+        _text, "The collector that spans are sent to.", default="http://localhost:4318"
+    )
+    otel_exporter_otlp_headers: str = setting(
+        _text,
+        "Sent to the collector, as `name=value,…` (may be a reference).",
+        default="",
+        secret=True,
+    )
+    aws_xray_daemon_address: str = setting(
+        _text, "Set by Lambda where it traces.", default="169.254.100.1:2000"
+    )
     stack_name: str = setting(
         _text, "Whose metrics these are: the value of their dimension `stack`.", default="lambent"
     )
@@ -307,6 +341,12 @@ class Settings:
     def ollama_hosts(self) -> tuple[str, ...]:
         """The model servers, the preferred one first."""
         return tuple(self.ollama_host.split(","))
+
+    @property
+    def otlp_headers(self) -> Mapping[str, str]:
+        """What a collector is told beside the spans."""
+        pairs = (one.partition("=") for one in _names(self.otel_exporter_otlp_headers))
+        return {name.strip(): value.strip() for name, _, value in pairs}
 
     def __repr__(self) -> str:
         # A settings value ends up in tracebacks and log lines; secrets must not.
@@ -345,6 +385,11 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     if problems:
         raise ConfigError(problems)
     return Settings(**values)
+
+
+def x_ray_header() -> str:
+    """Which trace the present invocation is a part of; the runtime sets it anew for each."""
+    return os.environ.get("_X_AMZN_TRACE_ID", "")
 
 
 def look_up_again(name: str, environ: Mapping[str, str] | None = None) -> str | None:

@@ -177,6 +177,7 @@ class Waits:
             "status": WaitStatus.SATISFIED.value,
             "event": event["_id"],
             "record": record,
+            "trace": event.get("trace"),
             "closed_at": self._clock.now(),
         }
         still_open = {"_id": wait["_id"], "status": WaitStatus.OPEN.value}

@@ -15,6 +15,7 @@ from lambent.metrics import Metric, note
 from lambent.models.manager import ModelManager
 from lambent.models.values import Embeddings, ModelChunk, ModelRequest, Usage
 from lambent.telemetry import log_fields, logger
+from lambent.tracing import begin
 
 _CHARACTERS_A_TOKEN: Final = 4
 
@@ -92,6 +93,8 @@ class ModelAccess:
         self._open = opened
         clock = asyncio.get_running_loop().time
         spent: Usage | None = None
+        failed: LambentError | None = None
+        call = begin("model call", model=request.model)
         try:
             while True:
                 opened.began_s = opened.last_s = clock()
@@ -115,9 +118,11 @@ class ModelAccess:
                     if opened.pieces or not await self._moved(error):
                         raise
         except LambentError as error:
+            failed = error
             self.answered = _judge(error)
             raise
         finally:
+            call.end(failed)
             if opened.pieces:
                 self._add(opened.use())
             self._open = None

@@ -19,7 +19,7 @@ from lambent.errors import StoreUnavailable
 from lambent.metrics import Metric, note
 from lambent.mongo import Document, guarded
 from lambent.telemetry import log_fields, logger
-from lambent.tracing import resumed
+from lambent.tracing import resumed, span
 from lambent.waits import Waits
 
 RENEW_EVERY_S: Final = 10.0
@@ -120,7 +120,7 @@ class Deliverer:
             deadline_s=deadline_s,
             renewed_s=self._clock.monotonic_s(),
         )
-        with resumed(event.get("trace")):
+        with resumed(event.get("trace")), span(f"deliver {event['type']}"):
             async with self._at_once:
                 return await self._deliver(fanout)
 

@@ -30,6 +30,7 @@ from lambent.errors import (
 from lambent.metrics import Metric, note
 from lambent.mongo import Document
 from lambent.telemetry import correlated
+from lambent.tracing import span
 
 # Not the step's fault, and known to pass: no attempt is spent on these.
 _NOT_NOW: Final = (BreakerOpen, NoSlot, ModelBusy, BudgetExceeded)
@@ -102,7 +103,7 @@ class _Try:
         self.started_at = self.started_at or self.context.clock.now()
         began_s = execution.clock.monotonic_s()
         try:
-            with correlated(step=self.key):
+            with correlated(step=self.key), span(f"step {self.key}", attempt=self.attempts + 1):
                 product = await execution.body(plan.produce(), plan.timeout_s)
             note(Metric.STEP_TIME, (execution.clock.monotonic_s() - began_s) * 1000)
             encoded = encode(product.value)

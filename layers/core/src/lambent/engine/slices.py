@@ -23,7 +23,7 @@ from lambent.first_aid import explain
 from lambent.metrics import Metric, note
 from lambent.mongo import Document
 from lambent.telemetry import logger
-from lambent.tracing import resumed
+from lambent.tracing import resumed, span
 
 # Rests between tries, `EARLY_FOR_S` of dispatch together and a little more.
 _EARLY_S: Final = (0.004, 0.008, 0.016, 0.032)
@@ -67,6 +67,7 @@ class Slice:
         trace = claimed.document.get("trace")
         with (
             resumed(trace, run_id=self._run_id),
+            span(f"run {claimed.document['workflow']}", run_id=self._run_id),
             self._parts.keeper.keep(self._tenure.held, self._told),
         ):
             try:

@@ -19,6 +19,7 @@ from lambent.engine.documents import SINCE_BEFORE_S
 from lambent.engine.model import FINAL, Kind, StepStatus, step_id
 from lambent.errors import CallbackFailed, Cancelled, StepFailed, WaitTimedOut
 from lambent.mongo import Document
+from lambent.tracing import span
 from lambent.waits import WaitStatus
 from lambent.where import clauses_of
 
@@ -74,6 +75,10 @@ async def wait_for_event(context: RunContext, name: str, wanted: Wanted) -> Even
     with context.step(name, Kind.WAIT) as (key, record):
         wait = record or await _open(context, key, Kind.WAIT, wanted, {})
         wait = await _satisfied(context, wait)
+    if not context.journal.replaying:
+        # The run goes on as a part of its own trace; who sent the event has another.
+        with span(f"event {wait['type']}", linked=wait.get("trace"), run_id=context.run["_id"]):
+            pass
     return Event(**wait["record"])
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from lambent.metrics import Metric, note, reporting
+from lambent.invocation import reporting
+from lambent.metrics import Metric, note
+from lambent.tracing import request_span
 
 
 class Observed:
@@ -28,9 +31,11 @@ class Observed:
                 status = message["status"]
             await send(message)
 
-        with reporting():
+        async with reporting():
             try:
-                await self._app(scope, receive, noting)
+                with request_span(scope["method"], scope["path"], Headers(scope=scope)) as span:
+                    await self._app(scope, receive, noting)
+                    span.set(**{"http.response.status_code": status})
             finally:
                 note(Metric.REQUESTS)
                 if status >= 400:
