@@ -1,12 +1,14 @@
 """The shared breaker: what opens it, who may probe, what closes it, and what no longer counts."""
 
 import asyncio
+import json
 from dataclasses import replace
 
 import pytest
 
 from lambent.admission.decisions import Admitted, BreakerState, Grant, Outcome, Refused
 from lambent.errors import BreakerOpen
+from lambent.metrics import flush
 from tests.store.admission_kit import HOST, Stand, stand
 
 FAST = {"breaker_failures": 3, "breaker_open_s": 0.3, "breaker_successes": 2, "lease_s": 0.5}
@@ -209,3 +211,28 @@ async def test_each_host_has_its_own(postgres_dsn: str) -> None:
         assert isinstance(elsewhere, Admitted)
         other = replace(elsewhere.grant, host="http://another.test")
         assert await place.gate.finish(other, Outcome.SUCCESS)
+
+
+async def test_functions_of_the_release_before_still_open_it_while_a_deploy_goes_on(
+    postgres_dsn: str,
+) -> None:
+    async with stand(postgres_dsn, **FAST) as place:
+        for _ in range(3):
+            grant = (await place.admitted()).grant
+            told = (HOST, grant.token, grant.slot, False, grant.generation, "failure", False)
+            called = "SELECT lambent.finish(%s, %s, %s, %s, %s, %s, %s, 3, 30.0, 2)"
+            await place.postgres.fetch(called, told)
+        assert (await breaker(place)).state == "open"
+
+
+async def test_of_many_failures_at_once_one_is_told_that_it_opened(
+    postgres_dsn: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flush()
+    capsys.readouterr()
+    async with stand(postgres_dsn, **FAST, max_inflight=9) as place:
+        grants = [(await place.admitted()).grant for _ in range(9)]
+        await asyncio.gather(*(place.gate.finish(one, Outcome.FAILURE) for one in grants))
+        assert (await breaker(place)).state == "open"
+    flush()
+    assert json.loads(capsys.readouterr().out)["BreakerOpened"] == [1]

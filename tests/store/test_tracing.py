@@ -77,6 +77,15 @@ async def test_a_collector_that_is_gone_harms_nobody(collector: Collector) -> No
             pass
 
 
+async def test_a_failure_is_told_without_its_words(collector: Collector) -> None:
+    async with reporting():
+        with pytest.raises(ValueError), tracing.span("fails"):  # noqa: PT011
+            raise ValueError("postgresql://ada:s3cret@db")
+    (failed,) = collector.named("fails")
+    assert failed.status.message == "ValueError"
+    assert "s3cret" not in str(failed)
+
+
 async def test_what_is_not_sampled_is_not_sent(collector: Collector) -> None:
     off = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"}
     async with reporting():

@@ -61,23 +61,23 @@ class Spans:
         """A part of what goes on."""
         other = trace.get_current_span(_context(linked)).get_span_context()
         links = [Link(other)] if other.is_valid else []
-        with self._tracer.start_as_current_span(
-            name, attributes=dict(attributes), links=links
-        ) as one:
-            yield _Open(one)
+        one = self._tracer.start_span(name, attributes=dict(attributes), links=links)
+        with _current(one) as opened:
+            yield opened
 
     @contextmanager
     def request(self, method: str, path: str, traceparent: str) -> Iterator[_Open]:
         """An HTTP request; named by no more of its path than says what it is about."""
         if self._by_header and (header := x_ray_header()):
             traceparent = traceparent_of(header)
-        with self._tracer.start_as_current_span(
-            f"{method} /{path.lstrip('/').partition('/')[0]}",
+        one = self._tracer.start_span(
+            f"{method} /{path.lstrip('/').partition('/')[0]}",  # what follows may be a secret
             context=_context(traceparent),
             kind=SpanKind.SERVER,
-            attributes={"http.request.method": method, "url.path": path},
-        ) as one:
-            yield _Open(one)
+            attributes={"http.request.method": method},
+        )
+        with _current(one) as opened:
+            yield opened
 
     def begin(self, name: str, attributes: Mapping[str, Any]) -> _Open:
         """A call to elsewhere."""
@@ -106,6 +106,22 @@ class _Open:
         if error is not None:
             self._span.set_status(Status(StatusCode.ERROR, type(error).__name__))
         self._span.end()
+
+
+@contextmanager
+def _current(one: Span) -> Iterator[_Open]:
+    # Not the SDK's own: it would send along what an exception says, and that may hold a secret.
+    opened = _Open(one)
+    failed: Exception | None = None
+    token = context.attach(trace.set_span_in_context(one))
+    try:
+        yield opened
+    except Exception as error:
+        failed = error
+        raise
+    finally:
+        context.detach(token)
+        opened.end(failed)
 
 
 class _Kept(SpanProcessor):
