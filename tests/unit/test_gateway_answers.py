@@ -9,11 +9,12 @@ from typing import Any, cast
 import httpx
 import pytest
 from fastapi import APIRouter
+from pydantic import ValidationError
 
 from lambent.app import Platform
 from lambent.http.authorize import authorize
 from lambent.http.gateway_app import build_gateway_app
-from lambent.http.keys import keys_router
+from lambent.http.keys import KeyRequest, keys_router
 from lambent.settings import load_settings
 from lambent.telemetry import logger
 
@@ -96,3 +97,21 @@ async def test_a_missing_key_is_told_how_to_send_one(client: httpx.AsyncClient) 
     told = json.loads((await client.get("/keys")).text)["detail"]
     assert "***" not in told
     assert "X-API-Key" in told
+
+
+async def test_head_is_answered_wherever_get_is(client: httpx.AsyncClient) -> None:
+    assert (await client.head("/health/live")).status_code == 200
+
+
+async def test_a_wrong_method_is_told_all_the_right_ones(client: httpx.AsyncClient) -> None:
+    answer = await client.put("/health/live")
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == answer.json()["allow"] == "GET, HEAD"
+
+
+def test_true_is_no_limit_of_a_key() -> None:
+    fields: dict[str, Any] = {"name": "n", "client": "c", "scopes": ["chat"]}
+    assert KeyRequest(**fields, limit=5).limit == 5
+    for limit in (True, "5", 0):
+        with pytest.raises(ValidationError):
+            KeyRequest(**fields, limit=limit)

@@ -9,13 +9,14 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
+from starlette.routing import Match
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lambent import __version__
 from lambent.admission.audit import Audit
 from lambent.admission.gate import Gate
 from lambent.clock import Clock
-from lambent.errors import LambentError, RequestError, Unprocessable
+from lambent.errors import LambentError, MethodNotAllowed, RequestError, Unprocessable
 from lambent.http.audited import AuditMiddleware
 from lambent.http.authorize import AdmissionMiddleware
 from lambent.http.front import through_front
@@ -81,7 +82,19 @@ def build_gateway_app(
     outer: ASGIApp = AdmissionMiddleware(api, gate=gate, public=_PUBLIC)
     if pages is not None:
         outer = PagesMount(outer, api, pages)
-    return Observed(ProblemsMiddleware(through_front(outer, origin_secrets), clock=clock))
+    outer = through_front(_head_as_get(outer), origin_secrets)
+    return Observed(ProblemsMiddleware(outer, clock=clock))
+
+
+def _head_as_get(app: ASGIApp) -> ASGIApp:
+    """HEAD is answered wherever GET is (RFC 9110, 9.1); a Function URL leaves the body out."""
+
+    async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "HEAD":
+            scope = {**scope, "method": "GET"}
+        await app(scope, receive, send)
+
+    return answering
 
 
 async def _root(request: Request) -> Response:
@@ -121,8 +134,22 @@ def _describe(app: FastAPI, sections: Sections) -> None:
     app.openapi = whole  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 
 
+def _allowed(request: Request) -> str:
+    """Every method of the path: the router names those of the first route that fits it."""
+    takes = [
+        method
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        for route in request.app.routes
+        if route.matches({**request.scope, "method": method})[0] is Match.FULL
+    ]
+    return ", ".join(dict.fromkeys(["GET", "HEAD", *takes] if "GET" in takes else takes))
+
+
 async def _answer(request: Request, error: Exception) -> Response:
     failure, headers = as_lambent(error)
+    if isinstance(failure, MethodNotAllowed):
+        headers = {"Allow": _allowed(request)}
+        failure = MethodNotAllowed(fields={"allow": headers["Allow"]})
     request_id = request_id_of(request.scope)
     if failure.status == 500 and isinstance(error, LambentError):  # others come out and are logged
         logger().error("A request failed", exc_info=error, **log_fields(request_id=request_id))

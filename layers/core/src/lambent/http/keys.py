@@ -30,7 +30,11 @@ class KeyRequest(BaseModel):
     client: str = Field(min_length=1, max_length=100, examples=["team-search"])
     scopes: list[Scope] = Field(min_length=1, examples=[["chat", "runs"]])
     limit: int | None = Field(
-        default=None, ge=1, le=1_000_000, description="Requests a minute, in place of the default."
+        default=None,
+        strict=True,
+        ge=1,
+        le=1_000_000,
+        description="Requests a minute, in place of the default.",
     )
     expires_at: AwareDatetime | None = Field(
         default=None, description="The instant from which the key is good no more."
@@ -44,7 +48,11 @@ class KeyPatch(BaseModel):
 
     name: str | None = Field(default=None, min_length=1, max_length=100)
     limit: int | None = Field(
-        default=None, ge=1, le=1_000_000, description="Requests a minute; null for the default."
+        default=None,
+        strict=True,
+        ge=1,
+        le=1_000_000,
+        description="Requests a minute; null for the default.",
     )
     expires_at: AwareDatetime | None = Field(default=None, description="Null for never.")
     budgets: list[EdgesBody] | None = Field(
