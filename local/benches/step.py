@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import importlib.util
 import secrets
 import statistics
 import subprocess
@@ -23,13 +23,15 @@ from lambent.engine.config import EngineConfig
 from lambent.engine.engine import MongoStore, WorkflowEngine
 from lambent.engine.registry import Registry
 from lambent.engine.step import Step
+from local.benches.running import ROOT
 from local.services import Mongo, Postgres
 
 ROUNDS = 12
 IN_A_ROW = 50
 TARGET = 1.5
 
-# DBOS asks nothing of us but to be there: `uv pip install dbos`.
+# In an environment of its own, so that nothing of ours depends on what it needs.
+_PEER = ROOT / ".lambent/peers/dbos"
 _DBOS = """
 import statistics, sys, time
 from dbos import DBOS
@@ -97,12 +99,13 @@ async def measure(uri: str) -> dict[str, list[float]]:
 
 def dbos_ms(folder: Path) -> float | None:
     """The median of DBOS's step on Postgres on this machine; None if it is not installed."""
-    if importlib.util.find_spec("dbos") is None:
+    python = _PEER / "bin/python"
+    if not python.exists():
         return None
     with Postgres.start(folder) as server:
         dsn = server.create_database("dbos_bench")
         done = subprocess.run(
-            [sys.executable, "-c", _DBOS, dsn], capture_output=True, text=True, check=False
+            [python, "-c", _DBOS, dsn], capture_output=True, text=True, check=False
         )
     if done.returncode != 0:
         print(done.stderr[-2000:], file=sys.stderr)
@@ -110,8 +113,19 @@ def dbos_ms(folder: Path) -> float | None:
     return float(done.stdout.strip().splitlines()[-1])
 
 
+def install_peer() -> None:
+    """Get DBOS into `.lambent/peers`; raises CalledProcessError where the registry has it not."""
+    python = str(_PEER / "bin/python")
+    subprocess.run(["uv", "venv", "--quiet", "--allow-existing", str(_PEER)], check=True)
+    subprocess.run(["uv", "pip", "install", "--quiet", "--python", python, "dbos>=2.9"], check=True)
+
+
 def main() -> None:
     """Print the table."""
+    parser = argparse.ArgumentParser(prog="./local/bench step", description=__doc__)
+    parser.add_argument("--peers", action="store_true", help="install DBOS first, beside ours")
+    if parser.parse_args().peers:
+        install_peer()
     with tempfile.TemporaryDirectory(prefix="lambent-bench-") as name:
         folder = Path(name)
         (folder / "mongo").mkdir()
@@ -133,7 +147,7 @@ def main() -> None:
             f"{statistics.quantiles(taken, n=20)[-1]:.2f}", f"{ratio:.2f} ×", verdict,
         )  # fmt: skip
     if peer_ms is None:
-        table.add_row("DBOS step on Postgres", "not installed", "", "", "")
+        table.add_row("DBOS step on Postgres", "not installed: --peers", "", "", "")
     else:
         table.add_row("DBOS step on Postgres", f"{peer_ms:.2f}", "", f"{peer_ms / base_ms:.2f} ×")
     Console().print(table)

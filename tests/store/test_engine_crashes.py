@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from pymongo.errors import AutoReconnect
 
 from lambent.clock import EPOCH, FAR_FUTURE
-from lambent.engine.options import Retry
+from lambent.engine.options import Concurrency, Retry
 from lambent.engine.registry import Registry
 from lambent.engine.step import Step
 from lambent.errors import NonRetryable, WorkflowError
@@ -43,7 +45,9 @@ def registered(world: World) -> Registry:
         await step.sleep(5)
         return await step.do("double", lambda: input * 2)
 
-    @workflows.workflow("w", retry=Retry(attempts=5, first_s=3, jitter=False))
+    @workflows.workflow(
+        "w", retry=Retry(attempts=5, first_s=3, jitter=False), concurrency=Concurrency(limit=2)
+    )
     async def w(step: Step, input: Any) -> Any:
         run = input["name"]
 
@@ -166,3 +170,41 @@ async def test_a_slice_may_die_at_any_store_call(
         except BaseException as error:
             error.add_note(f"killed at call {at}: {killer.killed}, after={after}, fail={fail}")
             raise
+
+
+async def test_any_acknowledgement_may_be_lost(test: WorkflowTest, world: World) -> None:
+    """Each call is done, but its answer is a broken connection: it is asked again, or read."""
+    test.clock.sleep = _briefly  # type: ignore[method-assign]
+    clean = Killer(test, 0, False)
+    await run_once(test, "clean", clean, fail=True)
+    for at in range(1, clean.calls + 1):
+        deaf = Deaf(test, at)
+        name = f"lost-{at}"
+        try:
+            run_id = await run_once(test, name, deaf, fail=True)
+            await check(test, world, run_id, name, fail=True)
+            run = await test.document(run_id)
+            assert run["marks"] == [f"key:test:{run_id}"]
+        except BaseException as error:
+            error.add_note(f"lost the answer of call {at}: {deaf.killed}")
+            raise
+
+
+class Deaf(Killer):
+    """Does not hear the answer of the `at`-th store call."""
+
+    def __init__(self, test: WorkflowTest, at: int) -> None:
+        super().__init__(test, at, True)
+
+    async def gate(self, call: StoreCall, make: Any) -> Any:
+        answer = await make()
+        if self.test.in_slice:
+            self.calls += 1
+            if self.calls == self.at:
+                self.killed = call
+                raise AutoReconnect("the answer was lost")
+        return answer
+
+
+async def _briefly(seconds: float) -> None:
+    await asyncio.sleep(min(seconds, 0.001))
