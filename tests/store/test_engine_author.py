@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lambent.engine.config import Generated
+from lambent.engine.control import RunFilter
 from lambent.engine.options import Retry
 from lambent.engine.registry import Registry
 from lambent.engine.step import Step
@@ -559,6 +560,49 @@ async def test_a_redacted_output_is_kept_but_shown_to_nobody(
     assert await test.finish(run_id) == 6
     shown = (await test.journal(run_id))[0]
     assert (shown.output, shown.redacted) == (None, True)
+
+
+async def test_what_goes_wrong_in_a_redacted_step_is_shown_to_nobody_either(
+    test: WorkflowTest, workflows: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    @workflows.workflow("w", retry=Retry(attempts=2))
+    async def w(step: Step, input: Any) -> Any:
+        def leaky() -> None:
+            raise ValueError("the password s3cret is wrong")
+
+        await step.do("log in", leaky, redact=True)
+
+    run_id = await test.start("w")
+    await test.settle()
+    between = await test.journal(run_id)
+    await test.pass_time(3600)
+    run = await test.run(run_id)
+    assert (run.status, run.error and run.error["type"]) == ("failed", "ValueError")
+    said = repr([between, run, await test.journal(run_id), await test.document(run_id)])
+    assert "s3cret" not in said + caplog.text
+
+
+async def test_a_cancel_reaches_children_of_before_the_run_continued_as_new(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    @workflows.workflow("child")
+    async def child(step: Step, input: Any) -> Any:
+        await step.sleep(40 * 86400)
+
+    @workflows.workflow("w")
+    async def w(step: Step, input: Any) -> Any:
+        if input is None:
+            await step.start("child")
+            await step.continue_as_new("again")
+        await step.sleep(50 * 86400)
+
+    run_id = await test.start("w")
+    await test.pass_time(3 * 86400)
+    found = await test.engine.control.list_runs(RunFilter(client=CLIENT, workflow="child"))
+    await test.engine.control.cancel(run_id, client=CLIENT)
+    await test.settle()
+    assert (await test.run(run_id)).status == "cancelled"
+    assert (await test.run(found.runs[0].id)).status == "cancelled"
 
 
 async def test_a_value_of_many_megabytes_goes_into_chunks_by_itself(

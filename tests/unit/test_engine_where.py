@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -45,3 +47,20 @@ def test_true_is_not_one() -> None:
 def test_a_where_that_makes_no_sense_is_refused(where: dict[str, Any]) -> None:
     with pytest.raises(Unprocessable):
         clauses_of(where)
+
+
+def test_what_is_asked_is_kept_as_events_carry_it() -> None:
+    number, day = UUID(int=7), date(2026, 3, 1)
+    asked = {"data.pair": (1, 2), "data.id": number, "data.day": {"in": (day, None)}}
+    kept = clauses_of(asked)
+    assert kept == [
+        ["data.pair", "eq", [1, 2]],
+        ["data.id", "eq", str(number)],
+        ["data.day", "in", ["2026-03-01", None]],
+    ]
+    assert matches(kept, {"data": {"pair": [1, 2], "id": str(number), "day": "2026-03-01"}})
+
+
+def test_what_no_event_could_carry_is_refused_by_its_path() -> None:
+    with pytest.raises(Unprocessable, match=r"data\.x"):
+        clauses_of({"data.x": object()})

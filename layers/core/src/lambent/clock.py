@@ -12,6 +12,11 @@ EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 FAR_FUTURE: Final = datetime(9999, 1, 1, tzinfo=UTC)
 
 
+def whole_milliseconds(at: datetime) -> datetime:
+    """The instant as BSON keeps it."""
+    return at.replace(microsecond=at.microsecond // 1000 * 1000)
+
+
 class Clock(Protocol):
     """Wall time, monotonic time and sleeping, from one source."""
 
@@ -32,8 +37,7 @@ class SystemClock:
     """The machine's clock."""
 
     def now(self) -> datetime:
-        present = datetime.now(UTC)
-        return present.replace(microsecond=present.microsecond // 1000 * 1000)
+        return whole_milliseconds(datetime.now(UTC))
 
     def monotonic_s(self) -> float:
         return time.monotonic()

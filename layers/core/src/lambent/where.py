@@ -14,7 +14,8 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from lambent.errors import Unprocessable
+from lambent.codec import encode, plain
+from lambent.errors import Unprocessable, Unserialisable
 
 Clause = list[Any]
 
@@ -67,7 +68,7 @@ def clauses_of(where: Mapping[str, Any] | None) -> list[Clause]:
         if not isinstance(path, str) or not path:
             raise Unprocessable(f"`where` has a path that is no text: {path!r}.")
         if not isinstance(wanted, Mapping):
-            clauses.append([path, "eq", wanted])
+            clauses.append([path, "eq", _plain(path, wanted)])
             continue
         if not wanted:
             raise Unprocessable(f"`where` asks nothing of {path!r}.")
@@ -83,7 +84,16 @@ def _clause(path: str, name: str, value: Any) -> Clause:
         raise Unprocessable(f"`where` wants a list for {name!r} on {path!r}.")
     if name == "prefix" and not isinstance(value, str):
         raise Unprocessable(f"`where` wants a text for 'prefix' on {path!r}.")
-    return [path, name, list(value) if name in {"in", "nin"} else value]
+    return [path, name, _plain(path, value)]
+
+
+def _plain(path: str, value: Any) -> Any:
+    """As events carry it, which is JSON: else the one who asks would hold another value than the
+    one who reads the wait, a tuple, say, in place of a list."""
+    try:
+        return plain(encode(value).form)
+    except Unserialisable as error:
+        raise Unprocessable(f"`where` cannot ask this of {path!r}: {error.detail}") from None
 
 
 def matches(clauses: Sequence[Clause], event: Mapping[str, Any]) -> bool:

@@ -25,6 +25,7 @@ from lambent.errors import (
     RequestError,
     RetryAfter,
     StepFailed,
+    StepTimedOut,
     Unserialisable,
 )
 from lambent.metrics import Metric, note
@@ -34,6 +35,7 @@ from lambent.tracing import span
 
 # Not the step's fault, and known to pass: no attempt is spent on these.
 _NOT_NOW: Final = (BreakerOpen, NoSlot, ModelBusy, BudgetExceeded)
+_HIDDEN: Final = "What went wrong is redacted, as the step's output would be."
 _FOR_GOOD: Final = (NonRetryable, RequestError, Unserialisable, ConcurrentSteps)
 
 
@@ -112,8 +114,6 @@ class _Try:
         except Exception as error:
             return await self._failed(error)
         extra = {"undo": True} if plan.undoable else {}
-        if plan.redact:
-            extra["redact"] = True
         if product.spent:
             extra["spent"] = product.spent  # type: ignore[assignment]
         return await self._write(
@@ -126,7 +126,10 @@ class _Try:
             return await self._rest(error, error.retry_after_s, self.attempts)
         attempts = self.attempts + 1
         if isinstance(error, _FOR_GOOD) or attempts >= self.plan.retry.attempts:
-            return await self._fail(_final(error, self.key), attempts=attempts)
+            final = _final(error, self.key)
+            if self._hides(error):
+                final = StepFailed(_HIDDEN, type=type(error).__name__)
+            return await self._fail(final, attempts=attempts)
         rest_s = self.plan.retry.delay_s(attempts)
         if isinstance(error, RetryAfter):
             rest_s = max(0.0, error.seconds)
@@ -134,12 +137,13 @@ class _Try:
 
     async def _rest(self, error: Exception, rest_s: float, attempts: int) -> Document | None:
         note(Metric.STEP_RETRIES)
+        words = _HIDDEN if self._hides(error) else str(error)[:2000]
         # On record before the rest: a crash must not give the step its attempts back.
         record = await self._write(
             StepStatus.RETRYING,
             attempts=attempts,
             retry_at=self.context.clock.now() + timedelta(seconds=rest_s),
-            error={"type": type(error).__name__, "message": str(error)[:2000]},
+            error={"type": type(error).__name__, "message": words},
         )
         if record["status"] in FINAL:
             return record
@@ -147,6 +151,10 @@ class _Try:
         if record["status"] == StepStatus.MARKED and record.get("mark") != self._own_mark:
             return await self.to_the_end()
         return None
+
+    def _hides(self, error: Exception) -> bool:
+        """Whether the words of the error may hold what its redacted step would have given."""
+        return self.plan.redact and not isinstance(error, (*_NOT_NOW, StepTimedOut))
 
     async def _fail(self, error: StepFailed, *, attempts: int) -> Document:
         error.step, error.attempts = self.key, attempts
@@ -157,6 +165,8 @@ class _Try:
         context, now = self.context, self.context.clock.now()
         fields["started_at"] = self.started_at or now
         fields["finished_at"] = now if status in FINAL else None
+        if self.plan.redact:
+            fields["redact"] = True
         while True:
             if self.record is None:
                 found = await context.record(self.key, self.plan.kind, status, self.order, **fields)

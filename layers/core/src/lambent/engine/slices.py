@@ -16,7 +16,12 @@ from lambent.engine.model import ENDED, Control, Reason, Status
 from lambent.engine.registry import Workflow
 from lambent.engine.step import Step
 from lambent.engine.tenure import Did, Parts, Tenure, Verdict
-from lambent.engine.tidying import expire_epoch, failure_document, tidy
+from lambent.engine.tidying import (
+    cancel_earlier_children,
+    expire_epoch,
+    failure_document,
+    tidy,
+)
 from lambent.engine.undo import undo_all
 from lambent.errors import LeaseLost, StoreUnavailable, Unserialisable
 from lambent.first_aid import explain
@@ -128,6 +133,10 @@ class Slice:
         tenure, run = self._tenure, self._tenure.run
         if control is Control.PAUSE:
             return await tenure.pause()
+        if run["base_epoch"] > 0:
+            await tenure.steady(
+                lambda: cancel_earlier_children(self._parts.mongo, self._parts.children, run)
+            )
         if run["started_at"] is None or workflow is None:
             # Nothing was done, or nothing knows how to undo it.
             await tenure.end(Status.CANCELLED)

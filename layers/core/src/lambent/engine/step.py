@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
+from lambent.clock import whole_milliseconds
 from lambent.engine import branches, waiting
 from lambent.engine.attempts import Plan, Product, attempted, call
 from lambent.engine.branch import CURRENT
@@ -136,11 +137,13 @@ class Step:
         Also one that came before the wait, back to `since`: by default the instant at which the
         run was asked for. Raises `WaitTimedOut` after `timeout`. `where`: see `lambent.where`.
         """
+        if since is not None and since.tzinfo is None:
+            raise WorkflowError("wait_for_event needs a `since` with a time zone.")
         wanted = waiting.Wanted(
             type=type,
             subject=subject,
             where=where,
-            since=since,
+            since=None if since is None else whole_milliseconds(since),
             timeout_s=None if timeout is None else seconds(timeout),
         )
         return await waiting.wait_for_event(self._context, name, wanted)

@@ -30,12 +30,21 @@ async def tidy(mongo: Database, children: Children, run: Document) -> None:
             await children.cancel_child(step["child"], parent=run["_id"])
 
 
+async def cancel_earlier_children(mongo: Database, children: Children, run: Document) -> None:
+    """Before a cancel is obeyed: the children of epochs that `continue_as_new` ended, which the
+    code will not come by any more."""
+    earlier = {"run": run["_id"], "kind": Kind.CHILD.value}
+    for step in await guarded(mongo.db[STEPS].find(earlier).to_list()):
+        if step["epoch"] < run["base_epoch"] and "child" in step:
+            await children.cancel_child(step["child"], parent=run["_id"])
+
+
 async def expire_epoch(mongo: Database, run: Document, epoch: int, expire_at: datetime) -> None:
     """After `continue_as_new`: the steps of the epoch that ended go, though the run lives on.
 
-    Its waits stay: they say which events the run has had.
+    Its waits stay: they say which events the run has had; and its children: they may go on.
     """
-    of_epoch = {"run": run["_id"], "epoch": epoch}
+    of_epoch = {"run": run["_id"], "epoch": epoch, "kind": {"$ne": Kind.CHILD.value}}
     await guarded(mongo.db[STEPS].update_many(of_epoch, {"$set": {"expire_at": expire_at}}))
 
 
