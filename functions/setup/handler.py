@@ -24,6 +24,6 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 async def _run(event: dict[str, Any]) -> dict[str, Any]:
     # Imported late: what cannot be imported or configured must be told to CloudFormation too.
-    from lambent.app import delete_data, run_setup
+    from lambent.set_up import delete_data, run_setup
 
     return await (delete_data(event) if event.get("action") == "delete" else run_setup(event))

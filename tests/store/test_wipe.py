@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest_asyncio
 
-from lambent import app
+from lambent import set_up
 from lambent.app import Platform
 from lambent.settings import load_settings
 from lambent.wipe import maker_of
@@ -22,7 +22,7 @@ async def parts(
 ) -> AsyncIterator[Platform]:
     stores = {"POSTGRES_DSN": postgres_dsn, "MONGO_URI": mongo_uri, "MONGO_DB_NAME": mongo_db_name}
     parts = Platform(load_settings(stores))
-    monkeypatch.setattr(app, "platform", lambda: parts)
+    monkeypatch.setattr(set_up, "platform", lambda: parts)
     yield parts
     await parts.mongo.close()
     await parts.postgres.close()
@@ -33,30 +33,30 @@ async def names_of_collections(parts: Platform) -> list[str]:
 
 
 async def test_the_stack_that_made_the_data_deletes_it(parts: Platform) -> None:
-    await app.run_setup({"maker": MINE})
+    await set_up.run_setup({"maker": MINE})
     assert await names_of_collections(parts)
-    assert await app.delete_data({"maker": MINE}) == {"deleted": True}
+    assert await set_up.delete_data({"maker": MINE}) == {"deleted": True}
     assert await names_of_collections(parts) == []
     assert await maker_of(parts.postgres) is None
-    assert "migrations/0001_tables.sql" in (await app.run_setup({}))["applied"]
+    assert "migrations/0001_tables.sql" in (await set_up.run_setup({}))["applied"]
 
 
 async def test_a_second_stack_over_the_same_stores_deletes_nothing(parts: Platform) -> None:
-    await app.run_setup({"maker": MINE})
-    await app.run_setup({"maker": OTHER})
+    await set_up.run_setup({"maker": MINE})
+    await set_up.run_setup({"maker": OTHER})
     assert await maker_of(parts.postgres) == MINE
-    assert await app.delete_data({"maker": OTHER}) == {"deleted": False}
+    assert await set_up.delete_data({"maker": OTHER}) == {"deleted": False}
     assert await names_of_collections(parts)
 
 
 async def test_data_that_nobody_is_noted_for_is_kept(parts: Platform) -> None:
-    await app.run_setup({})
+    await set_up.run_setup({})
     for maker in (MINE, OTHER, ""):
-        assert await app.delete_data({"maker": maker}) == {"deleted": False}
-    assert await app.delete_data({}) == {"deleted": False}
+        assert await set_up.delete_data({"maker": maker}) == {"deleted": False}
+    assert await set_up.delete_data({}) == {"deleted": False}
 
 
 async def test_deleting_twice_is_no_error(parts: Platform) -> None:
-    await app.run_setup({"maker": OTHER})
-    assert await app.delete_data({"maker": OTHER}) == {"deleted": True}
-    assert await app.delete_data({"maker": OTHER}) == {"deleted": False}
+    await set_up.run_setup({"maker": OTHER})
+    assert await set_up.delete_data({"maker": OTHER}) == {"deleted": True}
+    assert await set_up.delete_data({"maker": OTHER}) == {"deleted": False}

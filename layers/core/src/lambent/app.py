@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import cache, cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lambent import metrics, tracing
 from lambent.clock import SystemClock
@@ -14,7 +14,7 @@ from lambent.first_aid import plainly, started_plainly
 from lambent.invocation import reporting
 from lambent.rotation import RotatingSecret
 from lambent.settings import Settings, load_settings, look_up_again
-from lambent.telemetry import logger, set_level
+from lambent.telemetry import set_level
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -26,11 +26,14 @@ if TYPE_CHECKING:
     from lambent.admission.keys import KeyStore
     from lambent.admission.reports import UsageReports
     from lambent.admission.sessions import Secret, Sessions
+    from lambent.agents.durable import DurableTurns
     from lambent.agents.registry import AgentRegistry
+    from lambent.agents.step_model import StepModel
     from lambent.bus.delivery import Deliverer
     from lambent.bus.events import EventBus
     from lambent.bus.sending import WebhookSender
     from lambent.bus.webhooks import Webhooks
+    from lambent.chat.durable_chats import DurableChats
     from lambent.chat.service import ChatService
     from lambent.dispatch import Dispatch
     from lambent.engine.engine import WorkflowEngine
@@ -164,7 +167,45 @@ class Platform:
             engine=lambda: self.engine,
             mongo=lambda: self.mongo,
             bus=lambda: self.bus,
+            durable=lambda: self.durable_chats,
         )
+
+    @cached_property
+    def durable_turns(self) -> DurableTurns:
+        from lambent.agents.durable import DurableTurns
+        from lambent.agents.tool_context import Means
+
+        means = Means(
+            settings=self.settings,
+            clock=self.clock,
+            engine=lambda: self.engine,
+            bus=lambda: self.bus,
+        )
+        model = self.settings.embedding_model
+        return DurableTurns(
+            self.registry,
+            streams=lambda: self.chats.streams,
+            means=means,
+            embed=partial(self.step_model.embed, model),
+        )
+
+    @cached_property
+    def durable_chats(self) -> DurableChats:
+        from lambent.chat.durable_chats import DurableChats
+
+        return DurableChats(
+            self.durable_turns,
+            engine=lambda: self.engine,
+            streams=lambda: self.chats.streams,
+            clock=self.clock,
+            ring=self.bell.ring,
+        )
+
+    @cached_property
+    def step_model(self) -> StepModel:
+        from lambent.agents.step_model import StepModel
+
+        return StepModel(self.models, self.gate, default_model=self.settings.ollama_model)
 
     @cached_property
     def dispatch(self) -> Dispatch:
@@ -188,14 +229,17 @@ class Platform:
     @cached_property
     def engine(self) -> WorkflowEngine:
         from lambent.agents.modules import import_modules
-        from lambent.agents.step_model import StepModel
         from lambent.bus.events import StepEvents
         from lambent.engine.config import EngineConfig
         from lambent.engine.engine import MongoStore, WorkflowEngine
+        from lambent.engine.registry import Registry, registry
         from lambent.leases import LeaseKeeper
 
         settings = self.settings
         import_modules(settings.agent_modules)  # their workflows register themselves
+        workflows = Registry(longest_step_s=registry.longest_step_s)
+        for one in (*registry.all(), *self.durable_turns.workflows()):
+            workflows.add(one)
         config = EngineConfig(
             retention_s=settings.retention_days * 86400,
             callback_base_url=settings.callback_base_url,
@@ -205,9 +249,10 @@ class Platform:
         )
         return WorkflowEngine(
             MongoStore(self.mongo, clock=self.clock, config=config, keeper=keeper),
+            workflows=workflows,
             config=config,
             nudger=_RunNudges(self.dispatch, self.bell),
-            model=StepModel(self.models, self.gate, default_model=settings.ollama_model),
+            model=self.step_model,
             events=StepEvents(lambda: self.bus),
         )
 
@@ -404,47 +449,3 @@ async def poll_due(*, left_s: float) -> str:
 def stop_poller() -> None:
     """Leave at the next look: this environment is going away."""
     platform().poller.stop()
-
-
-@plainly
-async def run_setup(event: dict[str, Any]) -> dict[str, Any]:
-    """Create or update tables and indexes, and the first admin key. Safe to run twice or at once.
-
-    Answers `{"applied": [names of SQL files], "admin_key": text or None}`: the key's text only
-    where this call made it, or was given it as `admin_secret`. A `maker` is noted as the one who
-    made the tables, if this call did.
-    """
-    from lambent.admission.migrate import FIRST, migrate
-    from lambent.wipe import note_maker
-
-    parts = platform()
-    applied = await migrate(parts.postgres)
-    if FIRST in applied and (maker := event.get("maker")):
-        await note_maker(parts.postgres, maker)
-    await _ensure_indexes(parts)
-    admin = await parts.keys.ensure_admin(secret=event.get("admin_secret"))
-    logger().info("Setup is done", extra={"applied": applied, "admin_key_made": bool(admin.text)})
-    return {"applied": applied, "admin_key": admin.text}
-
-
-@plainly
-async def delete_data(event: dict[str, Any]) -> dict[str, Any]:
-    """Delete everything that the stack `maker` made: `{"deleted": whether it was its own}`."""
-    from lambent.wipe import delete_data
-
-    parts = platform()
-    deleted = await delete_data(parts.postgres, parts.mongo, maker=str(event.get("maker")))
-    logger().warning("All data was deleted" if deleted else "The data is another's, and was kept")
-    return {"deleted": deleted}
-
-
-async def _ensure_indexes(parts: Platform) -> None:
-    from lambent.bus.events import ensure_event_indexes
-    from lambent.bus.webhooks import ensure_webhook_indexes
-
-    await parts.engine.ensure_indexes()
-    await ensure_event_indexes(parts.mongo, clock=parts.clock)
-    await ensure_webhook_indexes(parts.mongo, clock=parts.clock)
-    await parts.schedules.ensure_indexes()
-    await parts.chats.streams.ensure_indexes()
-    await parts.chats.keys.ensure_indexes()

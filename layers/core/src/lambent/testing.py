@@ -23,7 +23,7 @@ from pymongo.errors import DuplicateKeyError
 from lambent.clock import EPOCH, FAR_FUTURE, Clock, SystemClock
 from lambent.codec import encode, plain
 from lambent.due import new_due_fields
-from lambent.engine.config import EngineConfig, Generated
+from lambent.engine.config import EngineConfig, Generated, Listener
 from lambent.engine.engine import MongoStore, WorkflowEngine
 from lambent.engine.model import RUNS
 from lambent.engine.registry import Registry, registry
@@ -91,15 +91,24 @@ class ScriptedAnswers:
         """Queue answers: text, any JSON value, `Generated`, or an exception to raise."""
         self._answers.extend(answers)
 
-    async def generate(self, request: Mapping[str, Any], *, client: str) -> Generated:
+    async def generate(
+        self, request: Mapping[str, Any], *, client: str, listener: Listener | None = None
+    ) -> Generated:
         del client
         self.requests.append(request)
+        before = await listener.begin() if listener is not None else ""
         if not self._answers:
             raise WorkflowError("The test has no more answers for the model.")
         answer = self._answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
-        return answer if isinstance(answer, Generated) else Generated(answer, tokens=1)
+        made = answer if isinstance(answer, Generated) else Generated(answer, tokens=1)
+        if listener is not None:
+            said = dict(made.value)
+            listener.tell(said["text"], "")
+            await listener.end()
+            made = Generated({**said, "text": before + said["text"]}, made.tokens)
+        return made
 
 
 class TestBus:

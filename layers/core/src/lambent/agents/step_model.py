@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import aclosing
+from dataclasses import asdict
 from typing import Any, Final, assert_never
 
 from lambent.admission.decisions import (
@@ -19,19 +20,21 @@ from lambent.admission.usage import Payer
 from lambent.agents.booking import NOWHERE_ELSE, Booking
 from lambent.agents.model_access import ModelAccess
 from lambent.agents.model_hosts import ModelHosts
-from lambent.engine.config import Generated
+from lambent.engine.config import Generated, Listener
 from lambent.errors import BudgetExceeded, StoreUnavailable
 from lambent.models.manager import ModelManager
-from lambent.models.values import Message, ModelRequest, Role, ToolCall, Usage
+from lambent.models.values import Embeddings, Message, ModelRequest, Role, ToolCall, Usage
 
 _BUDGET_LOOK_S: Final = 300.0
+# A repetition shorter than this may as well be what the model means to say next.
+_SURE_CHARACTERS: Final = 16
 
 
 class StepModel:
     """The engine's `ModelPort`; a request's `agent` is on whom its use is booked.
 
     A generation's value is a dict: `text`, `thinking`, `tool_calls` (each `name`, `arguments`,
-    `id`), `finish_reason`, `model`.
+    `id`), `finish_reason`, `model`, `usage`.
     """
 
     def __init__(self, models: ModelManager, gate: Gate, *, default_model: str) -> None:
@@ -40,9 +43,12 @@ class StepModel:
         self._default_model = default_model
         self._hosts = ModelHosts(models)
 
-    async def generate(self, request: Mapping[str, Any], *, client: str) -> Generated:
+    async def generate(
+        self, request: Mapping[str, Any], *, client: str, listener: Listener | None = None
+    ) -> Generated:
         """One whole generation. Raises `BreakerOpen`, `NoSlot` and what the model raises."""
-        asked = _request(request, self._default_model)
+        before = await listener.begin() if listener is not None else ""
+        asked = _request(request, self._default_model, before)
         among = await self._hosts.for_model(asked.model)
         grant = await self._admitted(client, among)
         payer = Payer(client=client, key_id=None, agent=str(request.get("agent") or ""))
@@ -52,7 +58,7 @@ class StepModel:
         booking = Booking(self._gate, grant, payer=payer, access=access, among=among)
         try:
             async with booking.keeping():
-                return await self._collect(asked, access)
+                return await _collect(asked, access, listener, before)
         finally:
             # Before the checkpoint: what is on record as spent has been booked.
             await booking.finish()
@@ -83,37 +89,93 @@ class StepModel:
             case never:
                 assert_never(never)
 
-    async def _collect(self, request: ModelRequest, access: ModelAccess) -> Generated:
-        text: list[str] = []
-        thinking: list[str] = []
-        calls: list[ToolCall] = []
-        finish_reason, usage = "stop", Usage()
-        async with aclosing(access.stream(request)) as pieces:
-            async for piece in pieces:
-                text.append(piece.content)
-                thinking.append(piece.thinking)
-                calls.extend(piece.tool_calls)
-                if piece.end is not None:
-                    finish_reason, usage = piece.end.finish_reason, piece.end.usage
-        value = {
-            "text": "".join(text),
-            "thinking": "".join(thinking),
-            "tool_calls": [
-                {"name": one.name, "arguments": dict(one.arguments), "id": one.id} for one in calls
-            ],
-            "finish_reason": finish_reason,
-            "model": request.model,
-        }
-        return Generated(value, usage.total_tokens)
+    async def embed(self, model: str, text: str, *, client: str, agent: str) -> Embeddings:
+        """One vector, through the same gate."""
+        among = await self._hosts.for_model(model)
+        grant = await self._admitted(client, among)
+        access = ModelAccess(self._models)
+        payer = Payer(client=client, key_id=None, agent=agent)
+        if grant.host is None:
+            access.host, among = among.hosts[0], NOWHERE_ELSE
+        booking = Booking(self._gate, grant, payer=payer, access=access, among=among)
+        try:
+            async with booking.keeping():
+                return await access.embed(model, [text])
+        finally:
+            await booking.finish()
 
 
-def _request(asked: Mapping[str, Any], default_model: str) -> ModelRequest:
+async def _collect(
+    request: ModelRequest, access: ModelAccess, listener: Listener | None, before: str
+) -> Generated:
+    text: list[str] = []
+    thinking: list[str] = []
+    calls: list[ToolCall] = []
+    finish_reason, usage = "stop", Usage()
+    again = _Again(before)
+    async with aclosing(access.stream(request)) as pieces:
+        async for piece in pieces:
+            more = again.new(piece.content, last=piece.end is not None)
+            if listener is not None and (more or piece.thinking):
+                listener.tell(more, piece.thinking)
+            text.append(more)
+            thinking.append(piece.thinking)
+            calls.extend(piece.tool_calls)
+            if piece.end is not None:
+                finish_reason, usage = piece.end.finish_reason, piece.end.usage
+    if listener is not None:
+        await listener.end()
+    value = {
+        "text": before + "".join(text),
+        "thinking": "".join(thinking),
+        "tool_calls": [
+            {"name": one.name, "arguments": dict(one.arguments), "id": one.id} for one in calls
+        ],
+        "finish_reason": finish_reason,
+        "model": request.model,
+        "usage": asdict(usage),
+    }
+    return Generated(value, usage.total_tokens)
+
+
+class _Again:
+    """Drops what a model repeats that was asked to go on from `before`.
+
+    Ollama goes on from a last message of the assistant; a server that does not begins again, and
+    then its text begins as `before` does. Text is held back only while it could be that.
+    """
+
+    def __init__(self, before: str) -> None:
+        self._before = before if len(before) >= _SURE_CHARACTERS else ""
+        self._held = ""
+
+    def new(self, text: str, *, last: bool) -> str:
+        """What of the text, and of what was held back, is new."""
+        if not self._before:
+            return text
+        self._held += text
+        if len(self._held) < len(self._before):
+            if self._before.startswith(self._held) and not last:
+                return ""
+            told = self._held
+        else:
+            told = self._held.removeprefix(self._before)
+        self._before = self._held = ""
+        return told
+
+
+def _request(asked: Mapping[str, Any], default_model: str, before: str) -> ModelRequest:
+    messages = [_message(one) for one in asked["messages"]]
+    if before:
+        messages.append(Message(role=Role.assistant, content=before))
     return ModelRequest(
         model=asked.get("model") or default_model,
-        messages=tuple(_message(one) for one in asked["messages"]),
+        messages=tuple(messages),
         tools=tuple(asked.get("tools") or ()),
         options=dict(asked.get("options") or {}),
         format=asked.get("format"),
+        # It has thought already where it is to go on with its answer.
+        think=False if before and asked.get("think") else asked.get("think"),
     )
 
 

@@ -23,7 +23,8 @@ class LiveTurn:
     """Frames in order, each told once; the last is `Finished` or `Failed`.
 
     `work` produces them through `put`; `book` is awaited once after it ended, however it ended.
-    `client` owns it; `limit` is that client's as it was after admission.
+    `client` owns it; `limit` is that client's as it was after admission. A `durable` turn is a
+    run: it goes on without this one, and its frames are kept by whoever has the run.
     """
 
     def __init__(
@@ -34,7 +35,9 @@ class LiveTurn:
         limit: LimitState | None,
         work: Callable[[LiveTurn], Coroutine[Any, Any, None]],
         book: Callable[[], Awaitable[None]],
+        durable: bool = False,
     ) -> None:
+        self.durable = durable
         self.id = id
         self.client = client
         self.limit = limit

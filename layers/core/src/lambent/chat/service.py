@@ -29,6 +29,7 @@ from lambent.streams.values import Dialect, Stream
 
 if TYPE_CHECKING:
     from lambent.bus.events import EventBus
+    from lambent.chat.durable_chats import DurableChats
     from lambent.chat.idempotency import IdempotencyKeys
     from lambent.chat.responses import ResponseStore
     from lambent.engine.engine import WorkflowEngine
@@ -50,8 +51,9 @@ class ChatService:
         engine: Callable[[], WorkflowEngine] | None = None,
         mongo: Callable[[], Mongo] | None = None,
         bus: Callable[[], EventBus] | None = None,
+        durable: Callable[[], DurableChats] | None = None,
     ) -> None:
-        """`engine`, `mongo` and `bus` are called at their first use: few turns need them."""
+        """`engine` and all after it are called at their first use: few turns need them."""
         self._gate = gate
         self.registry = registry
         self.settings = settings
@@ -65,6 +67,7 @@ class ChatService:
             clock=clock,
             engine=engine,
             bus=bus,
+            durable=durable,
         )
         self._live: set[LiveTurn] = set()
         self._held: set[asyncio.Task[None]] = set()
@@ -128,7 +131,8 @@ class ChatService:
                 scope=Scope.CHAT,
                 agent_exists=agent is None or agent in self.registry,
                 among=among,
-                slot=True,
+                # A durable turn's steps take a slot each.
+                slot=not self._is_durable(agent),
                 limited=limited,
             )
         )
@@ -149,17 +153,34 @@ class ChatService:
             limit=decision.limit,
             work=work.run,
             book=work.book,
+            durable=self._is_durable(agent),
         )
         self._live.add(live)
         live.on_end(lambda: self._live.discard(live))
         return live
 
+    def _is_durable(self, agent: str | None) -> bool:
+        return agent is not None and agent in self.registry and self.registry.info(agent).durable
+
+    @property
+    def durable(self) -> DurableChats:
+        """Turns that are runs. Raises `Unavailable` where the environment has no engine."""
+        return self._parts.durable_chats()
+
     def stream(
         self, live: LiveTurn, encoder: FrameEncoder, *, dialect: Dialect, wish: StreamWish
     ) -> StreamTurn:
         """Tell the turn as a stream that others can read too."""
-        keeper_of = self._keeper_of(live, dialect, wish) if self._keeps else None
-        turn = StreamTurn(live, encoder, dialect=dialect, keeper_of=keeper_of, lasting=wish.lasting)
+        keeps = self._keeps and not live.durable
+        turn = StreamTurn(
+            live,
+            encoder,
+            dialect=dialect,
+            keeper_of=self._keeper_of(live, dialect, wish) if keeps else None,
+            lasting=wish.lasting,
+            # In the platform's own dialect, whichever this reader wants.
+            kept_by_run=live.durable and dialect is Dialect.LAMBENT,
+        )
         self._streams[live.id] = turn
         turn.on_end(partial(self._forget, live.id))
         return turn

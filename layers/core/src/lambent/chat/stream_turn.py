@@ -42,8 +42,9 @@ class StreamTurn:
     """Apart from its readers: they come and go, and the slowest holds up nobody.
 
     `lasting`: it goes on when its first reader is known to have left, because that one said that
-    it would come back. `keeper_of` None: nothing is kept, and nobody else can read it. `at_end`
-    is awaited once it has ended and been kept, before `closed` returns.
+    it would come back. `keeper_of` None: nothing is kept, and nobody else can read it, unless
+    somebody else keeps it (`kept_by_run`). `at_end` is awaited once it has ended and been kept,
+    before `closed` returns.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class StreamTurn:
         dialect: Dialect,
         keeper_of: KeeperOf | None,
         lasting: bool = False,
+        kept_by_run: bool = False,
     ) -> None:
         self.live = live
+        self.kept_by_run = kept_by_run
         self.dialect = dialect
         self.log = StreamLog()
         self.refused: LambentError | None = None
@@ -71,7 +74,7 @@ class StreamTurn:
     @property
     def kept(self) -> bool:
         """Whether others can read it."""
-        return self._keeper is not None
+        return self.kept_by_run or self._keeper is not None
 
     def on_end(self, callback: Callable[[], None]) -> None:
         """Call back once it has ended, and been kept to its end."""

@@ -11,7 +11,7 @@ from lambent.admission import decisions
 from lambent.admission.decisions import Admitted, Candidates, Scope
 from lambent.admission.gate import Gate
 from lambent.admission.usage import Payer
-from lambent.agents.agent import Agent, Chunk, Source
+from lambent.agents.agent import Agent, Chunk, Source, info_of
 from lambent.agents.booking import Booking
 from lambent.agents.model_access import Answered, ModelAccess
 from lambent.agents.runner import run_agent
@@ -21,15 +21,16 @@ from lambent.agents.turn_runs import TurnRuns
 from lambent.chat.live_turn import LiveTurn
 from lambent.chat.values import ChatRequest, Failed, Finished, Queued
 from lambent.clock import Clock
-from lambent.errors import LambentError
+from lambent.errors import LambentError, Unavailable
 from lambent.metrics import Metric, note
 from lambent.models.manager import ModelManager
-from lambent.models.values import Message, Role
+from lambent.models.values import Message, Role, Usage
 from lambent.settings import Settings
 from lambent.telemetry import log_fields, logger
 
 if TYPE_CHECKING:
     from lambent.bus.events import EventBus
+    from lambent.chat.durable_chats import DurableChats
     from lambent.engine.engine import WorkflowEngine
 
 
@@ -43,6 +44,13 @@ class Parts:
     clock: Clock
     engine: Callable[[], WorkflowEngine] | None = None
     bus: Callable[[], EventBus] | None = None
+    durable: Callable[[], DurableChats] | None = None
+
+    def durable_chats(self) -> DurableChats:
+        """Raises `Unavailable`."""
+        if self.durable is None:
+            raise Unavailable("Durable agents need the engine, which is not here.")
+        return self.durable()
 
     @property
     def means(self) -> Means:
@@ -72,6 +80,7 @@ class TurnWork:
         self._parts = parts
         self._began_s = began_s
         self._booking: Booking | None = None
+        self._turn_id: str | None = None  # of a durable turn that was begun
         self._access = ModelAccess(parts.models)
         if isinstance(decision, Admitted):
             # At once: the grant has to be given back even if `run` is never reached.
@@ -94,6 +103,8 @@ class TurnWork:
     async def book(self) -> None:
         """End what still runs at the model, and give the slot back."""
         await self._access.close()
+        if self._parts.durable is not None and self._turn_id is not None:
+            await self._parts.durable().settled(self._turn_id)
         if self._booking is not None:
             await self._booking.finish()
 
@@ -112,7 +123,7 @@ class TurnWork:
                         await live.put(_place(place))
 
     async def _answer(self, live: LiveTurn) -> None:
-        finish_reason = "stop"
+        finish_reason, used = "stop", Usage()
         sources: list[Source] = []
         messages = self._request.messages
         if self._request.recall is not None:
@@ -121,11 +132,19 @@ class TurnWork:
             async for chunk in chunks:
                 finish_reason = chunk.finish_reason or finish_reason
                 sources.extend(chunk.sources)
+                used = chunk.usage or used
                 await live.put(chunk)
-        await live.put(Finished(finish_reason, self._access.usage, tuple(sources)))
+        # A run's use is booked by its steps, and told with its last frame.
+        usage = used if live.durable else self._access.usage
+        await live.put(Finished(finish_reason, usage, tuple(sources)))
 
     def _chunks(self, turn: Turn) -> AsyncGenerator[Chunk, None]:
         if self._agent is not None:
+            info = info_of(self._agent)
+            if info is not None and info.durable:
+                durable = self._parts.durable_chats()
+                self._turn_id = turn.id
+                return durable.chunks(turn, info, patient=self._request.patient)
             return run_agent(self._agent, turn)
         return turn.generate_stream(tools=self._request.tools, format=self._request.format)
 

@@ -20,7 +20,8 @@ class ChatRequest:
 
     `agent` None asks the model itself, which then has to be named; only that takes `tools` and
     `format`, which an agent decides for itself. `recall`, where it is given, makes all messages
-    out of what is kept for the client who turned out to ask; it may raise errors of ours.
+    out of what is kept for the client who turned out to ask; it may raise errors of ours. Not
+    `patient`: the answer is one document, and not to be waited for while a person has to decide.
     """
 
     agent: str | None
@@ -32,6 +33,7 @@ class ChatRequest:
     format: str | Mapping[str, Any] | None = None
     think: bool | str | None = None
     recall: Callable[[str], Awaitable[tuple[Message, ...]]] | None = None
+    patient: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -51,11 +51,30 @@ class Generated:
     tokens: int
 
 
+class Listener(Protocol):
+    """Hears a generation as it comes, in pieces of text and of thinking."""
+
+    async def begin(self) -> str:
+        """Before each attempt: the text that an attempt before it has told already; the new one
+        goes on from there. May raise, which ends the attempt."""
+        ...
+
+    def tell(self, text: str, thinking: str) -> None:
+        """A piece more. May raise, which ends the attempt."""
+        ...
+
+    async def end(self) -> None:
+        """Before the result goes on record. May raise, which ends the attempt."""
+        ...
+
+
 class ModelPort(Protocol):
     """A model call with breaker and slot. Raises `BreakerOpen`, `NoSlot`, `ModelBusy` to be
-    tried later, `ModelRefused` or `UnknownModel` for good."""
+    tried later, `ModelRefused` or `UnknownModel` for good. `listener` hears what comes."""
 
-    async def generate(self, request: Mapping[str, Any], *, client: str) -> Generated: ...
+    async def generate(
+        self, request: Mapping[str, Any], *, client: str, listener: Listener | None = None
+    ) -> Generated: ...
 
 
 class EventPort(Protocol):

@@ -153,6 +153,16 @@ class WorkflowEngine:
             )
         )
 
+    async def start_internal(
+        self, workflow: str, input: Any, *, client: str, key: str, version: int
+    ) -> Started:
+        """Start a run of an internal workflow for whoever is going to advance it himself: nobody
+        is nudged, the poller is the guarantee."""
+        wanted = Start(
+            workflow=workflow, client=client, input=input, key=key, version=version, internal=True
+        )
+        return await self._starter.start(wanted, nudge=False)
+
     async def start_for_event(self, event: Mapping[str, Any]) -> list[Started]:
         """Start each workflow that names the event's type, once for this event."""
         return [
@@ -215,6 +225,18 @@ class WorkflowEngine:
         """SIGTERM: every slice settles at once, due."""
         for one in list(self._slices):
             one.stop()
+
+    def stop_run(self, run_id: str) -> None:
+        """Settle this run's slice at once, if one is here: it goes on elsewhere."""
+        for one in list(self._slices):
+            if one.run_id == run_id:
+                one.stop()
+
+    def poke_run(self, run_id: str) -> None:
+        """Let this run's slice, if one is here, look at once at what was asked of it."""
+        for one in list(self._slices):
+            if one.run_id == run_id:
+                one.poke()
 
     async def result(self, run_id: str) -> Any:
         """The output of a completed run as its author's value; None for any other run."""

@@ -30,6 +30,7 @@ class Workflow:
     """One version of a workflow: `fn(step, input)` and what its author said about it.
 
     `on`: event types that start it. `step_timeout_s` and `retry` hold for steps that say nothing.
+    `internal`: only the platform starts it, because its input says what the run may do.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Workflow:
     step_timeout_s: float | None = None
     priority: Level = Level.NORMAL
     flow: Flow = field(default_factory=Flow)
+    internal: bool = False
 
 
 class Registry:

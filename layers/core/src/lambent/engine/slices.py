@@ -39,7 +39,7 @@ class Slice:
 
     def __init__(self, parts: Parts, run_id: str, *, ends_s: float) -> None:
         self._parts = parts
-        self._run_id = run_id
+        self.run_id = run_id
         self._ends_s = ends_s
         self._execution: Execution | None = None
         self._stopped = False
@@ -52,6 +52,11 @@ class Slice:
         self._stopped = True
         if self._execution is not None:
             self._execution.stop()
+
+    def poke(self) -> None:
+        """Something was asked of the run, or has come for it."""
+        if self._execution is not None:
+            self._execution.poke()
 
     async def advance(self, *, alone: bool, early: bool = False) -> Verdict:
         """Do what can be done. `alone`: nobody else goes down with this run if it kills us."""
@@ -71,8 +76,8 @@ class Slice:
         self._tenure = Tenure(self._parts, claimed)
         trace = claimed.document.get("trace")
         with (
-            resumed(trace, run_id=self._run_id),
-            span(f"run {claimed.document['workflow']}", run_id=self._run_id),
+            resumed(trace, run_id=self.run_id),
+            span(f"run {claimed.document['workflow']}", run_id=self.run_id),
             self._parts.keeper.keep(self._tenure.held, self._told),
         ):
             try:
@@ -84,10 +89,10 @@ class Slice:
         """The claim, tried again after each rest: a nudge may overtake the wake that it is for."""
         due = self._parts.due
         for rest_s in rests_s:
-            if (claimed := await due.claim(self._run_id)) is not None or self._stopped:
+            if (claimed := await due.claim(self.run_id)) is not None or self._stopped:
                 return claimed
             await self._parts.clock.sleep(rest_s)
-        return await due.claim(self._run_id)
+        return await due.claim(self.run_id)
 
     def _told(self, lost: bool) -> None:
         if self._execution is None:
@@ -319,7 +324,7 @@ class Slice:
             text = f"The code came to its end without the recorded step {unasked!r}."
             return await tenure.block(Reason.NONDETERMINISTIC, text)
         try:
-            output = await tenure.steady(lambda: self._parts.values.store(self._run_id, value))
+            output = await tenure.steady(lambda: self._parts.values.store(self.run_id, value))
         except Unserialisable as error:
             return await self._raised(error, context)
         await tenure.end(Status.COMPLETED, output=output)
@@ -337,7 +342,7 @@ class Slice:
         parts, tenure, journal = self._parts, self._tenure, self._tenure.journal
         assert journal is not None
         try:
-            form = await tenure.steady(lambda: parts.values.store(self._run_id, value))
+            form = await tenure.steady(lambda: parts.values.store(self.run_id, value))
         except Unserialisable as error:
             await tenure.end(Status.FAILED, error=failure_document(error))
             return None

@@ -21,7 +21,14 @@ from lambent.engine.model import ACTIVE, CHUNKS, PARKED, Control, Level, Status
 from lambent.engine.options import Batch, Debounce, Flow, Singleton, group_of
 from lambent.engine.registry import Registry, Workflow
 from lambent.engine.values import Values, is_chunked
-from lambent.errors import Conflict, RequestError, Unavailable, Unprocessable, Unserialisable
+from lambent.errors import (
+    Conflict,
+    NotFound,
+    RequestError,
+    Unavailable,
+    Unprocessable,
+    Unserialisable,
+)
 from lambent.ids import new_ulid
 from lambent.metrics import Metric, note
 from lambent.mongo import Document, guarded
@@ -34,7 +41,8 @@ _TRIES: Final = 20
 class Start:
     """A run that someone asks for. `key`: its identity for this client; none: always a new run.
 
-    `parent`: `{"run", "epoch", "key"}` of the step that asks, for a child.
+    `parent`: `{"run", "epoch", "key"}` of the step that asks, for a child. `internal`: the
+    platform itself asks, and may start what nobody else may.
     """
 
     workflow: str
@@ -45,6 +53,7 @@ class Start:
     priority: int | None = None
     budget: int | None = None
     parent: Document | None = None
+    internal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +94,8 @@ class Starter:
         input), `Unprocessable` (an input that cannot be kept, a priority that does not exist).
         """
         workflow = self._registry.named(wanted.workflow, wanted.version)
+        if workflow.internal and not wanted.internal:
+            raise NotFound(f"The workflow {workflow.name!r} is started by the platform alone.")
         run = await self._new(workflow, wanted)
         form = run["input"]
         try:

@@ -21,6 +21,7 @@ from lambent.engine import branches, waiting
 from lambent.engine.attempts import Plan, Product, attempted, call
 from lambent.engine.branch import CURRENT
 from lambent.engine.children import Child, start_child
+from lambent.engine.config import Listener
 from lambent.engine.context import RunContext, Undo
 from lambent.engine.model import Kind, Level, StepStatus
 from lambent.engine.options import NO_RETRY, Retry
@@ -276,6 +277,9 @@ class Step:
         options: Mapping[str, Any] | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         format: Any = None,
+        think: bool | str | None = None,
+        agent: str | None = None,
+        listener: Listener | None = None,
         retry: Retry | None = None,
         timeout: Duration | None = None,
     ) -> Any:
@@ -292,12 +296,13 @@ class Step:
         if prompt is not None:
             said.append({"role": "user", "content": prompt})
         request = {
-            "agent": f"workflow:{context.workflow.name}",
+            "agent": agent or f"workflow:{context.workflow.name}",
             "messages": said,
             "model": model,
             "options": dict(options or {}),
             "tools": list(tools or ()),
             "format": format,
+            "think": think,
         }
 
         async def produce() -> Product:
@@ -305,7 +310,7 @@ class Step:
             if budget is not None and context.journal.spent >= budget:
                 text = f"{context.journal.spent} of {budget} tokens are spent."
                 raise context.execution.unwind(OverBudget(text))
-            answer = await port.generate(request, client=context.run["client"])
+            answer = await port.generate(request, client=context.run["client"], listener=listener)
             return Product(answer.value, answer.tokens)
 
         plan = Plan(

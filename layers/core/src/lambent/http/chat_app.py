@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
@@ -56,7 +57,7 @@ class ChatRoutes:
 
     async def chat(self, request: Request) -> Any:
         caller = Caller(self._service, request)
-        asked = await caller.asked(_read)
+        asked = replace(await caller.asked(_read), patient=False)
         live = await caller.start(asked)
         return JsonAnswer(
             live,

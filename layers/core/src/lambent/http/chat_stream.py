@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 from starlette.types import Receive, Scope, Send
 
 from lambent.agents.agent import Chunk
-from lambent.agents.tool_calls import ApprovalAwaited, ToolStarted
+from lambent.agents.turn_frames import awaited_body, tool_bodies, usage_body
 from lambent.chat.live_turn import LiveTurn
 from lambent.chat.stream_turn import FrameEncoder
 from lambent.chat.values import Failed, Finished, Frame, Queued
@@ -18,38 +18,9 @@ from lambent.clock import Clock
 from lambent.errors import LambentError
 from lambent.http import sse
 from lambent.http.problems import Rejected, encode_headers, problem, send_json
-from lambent.models.values import Usage
 
 # A turn that produces nothing is looked at this often where no comment has to be sent.
 _LOOK_S: Final = 60.0
-
-
-def usage_body(usage: Usage) -> dict[str, Any]:
-    """Tokens, and the seconds that the model server spent on them."""
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.total_tokens,
-        "model_s": round(usage.total_s, 6),
-    }
-
-
-def tool_bodies(chunk: Chunk) -> list[dict[str, Any]]:
-    """What the chunk tells of tools that the platform runs."""
-    told: list[dict[str, Any]] = []
-    if (one := chunk.tool_started) is not None:
-        told.append({"tool_call": _call_body(one)})
-    if (wait := chunk.awaited) is not None:
-        approve = f"/runs/{wait.run}/approvals/{wait.id}"
-        told.append({"waiting": {**_call_body(wait), "run": wait.run, "approve": approve}})
-    if (end := chunk.tool_ended) is not None:
-        body = {"id": end.id, "name": end.name, "content": end.content, "failed": end.failed}
-        told.append({"tool_result": body})
-    return told
-
-
-def _call_body(call: ToolStarted | ApprovalAwaited) -> dict[str, Any]:
-    return {"id": call.id, "name": call.name, "arguments": dict(call.arguments)}
 
 
 class EventEncoder:
@@ -203,6 +174,8 @@ class JsonBody:
             "finish_reason": end.finish_reason,
             "usage": usage_body(end.usage),
         }
+        if awaited := [chunk.awaited for chunk in chunks if chunk.awaited is not None]:
+            body["waiting"] = [awaited_body(one)["waiting"] for one in awaited]
         if thinking := "".join(chunk.thinking for chunk in chunks):
             body["thinking"] = thinking
         if sources := [source for chunk in chunks for source in chunk.sources]:

@@ -68,9 +68,12 @@ def gateway_sections(parts: Parts) -> list[Section]:
         return keys_router(parts.keys, authorize, budgets=parts.budgets)
 
     def runs() -> APIRouter:
+        from lambent.http.approvals import add_approvals
         from lambent.http.runs import runs_router
 
-        return runs_router(parts.engine, authorize)
+        router = runs_router(parts.engine, authorize)
+        add_approvals(router, parts.engine, authorize)
+        return router
 
     def events() -> APIRouter:
         from lambent.http.events import events_router

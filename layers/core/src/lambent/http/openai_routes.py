@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -67,7 +68,7 @@ class OpenAiRoutes:
         caller = self._caller(request)
         asked = await caller.asked(parse_completion)
         wish = await caller.wish()
-        live = await caller.start(asked.request)
+        live = await caller.start(replace(asked.request, patient=asked.stream))
         created_s = int(self._service.clock.now().timestamp())
         naming = Naming(f"chatcmpl-{live.id}", asked.model, created_s)
         headers = caller.headers(live.limit)
@@ -96,7 +97,7 @@ class OpenAiRoutes:
         caller = self._caller(request)
         turn = ResponseTurn(await caller.asked(parse_response), self._service.responses)
         wish = await caller.wish()
-        live = await caller.start(turn.request)
+        live = await caller.start(replace(turn.request, patient=turn.stream))
         created_s = int(self._service.clock.now().timestamp())
         headers = caller.headers(live.limit)
         if not turn.stream:

@@ -16,6 +16,7 @@ from lambent.ids import ulid_time
 from lambent.streams.values import StreamStatus
 
 if TYPE_CHECKING:
+    from lambent.streams.reader import Followed
     from lambent.streams.values import Stream
 
 _LARGEST_ID: Final = 1 << 50
@@ -54,9 +55,12 @@ async def follow_stream(
     stream = await find_stream(service, id, client=client)
     if stream.status is StreamStatus.LIVE:
         await service.streams.attach(stream)
-    reader = StreamReader(service.streams, stream, after=after, clock=clock)
+    if stream.made_by_run and stream.status is StreamStatus.LIVE:
+        events: Followed = service.durable.follow_stream(stream, after=after)
+    else:
+        events = StreamReader(service.streams, stream, after=after, clock=clock).events()
     return StreamElsewhere(
-        reader.events(),
+        events,
         dialect=stream.dialect,
         headers={**headers, **stream_headers(id)},
         keep_alive_s=keep_alive_s,

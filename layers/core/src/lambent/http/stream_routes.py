@@ -58,11 +58,15 @@ class StreamRoutes:
         # A stop is not counted: it has to be possible where the limit is used up.
         known = await Caller(self._service, request).known(limited=False)
         id = request.path_params["id"]
-        if (turn := self._service.stream_here(id, client=known.client)) is not None:
+        turn = self._service.stream_here(id, client=known.client)
+        if turn is not None and not turn.kept_by_run:
             turn.stop(Why.ASKED)
             return Json({"id": id, "status": "stopping"}, {}, status=202)
         stream = await find_stream(self._service, id, client=known.client)
         if stream.status is not StreamStatus.LIVE:
             return Json({"id": id, "status": stream.status.value}, {})
-        await self._service.streams.ask_stop(id, client=known.client)
+        if stream.made_by_run:
+            await self._service.durable.stop(stream)
+        else:
+            await self._service.streams.ask_stop(id, client=known.client)
         return Json({"id": id, "status": "stopping"}, {}, status=202)

@@ -24,6 +24,9 @@ class Broken:
     event: int
 
 
+Followed = AsyncGenerator[list[bytes] | Broken, None]
+
+
 class StreamReader:
     """Reads one stream from behind an event on."""
 

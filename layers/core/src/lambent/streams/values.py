@@ -11,6 +11,8 @@ from lambent.clock import FAR_FUTURE
 
 # How long a stream can be read after its end.
 KEPT_AFTER: Final = timedelta(minutes=10)
+# The lease of a stream that a run makes: whoever has the run holds it.
+RUN_LEASE: Final = "run:"
 _BLANK: Final = b"\n\n"
 
 
@@ -52,6 +54,15 @@ class Stream:
     readers_lease_s: float | None = None
     readers_until: datetime | None = None
     kept_after: timedelta = KEPT_AFTER
+
+    @property
+    def run(self) -> str | None:
+        """The run that guarantees its end, where one does."""
+        return self.lease.removeprefix(RUN_LEASE) if self.lease.startswith(RUN_LEASE) else None
+
+    @property
+    def made_by_run(self) -> bool:
+        return self.run is not None
 
     @property
     def orphaned(self) -> bool:

@@ -1,0 +1,352 @@
+"""`DurableTurns`: the turns of durable agents as runs, each model and tool call a step.
+
+The workflow `agent.<name>` is the same loop as `tool_agent.tool_loop`. What a step came to is on
+record before anything follows from it, so no finished call is made twice; `turn_stream` sees to it
+that readers are told each thing once, whoever goes on with the run.
+
+A tool that needs approval opens a callback, whose token nobody gets to see: a model can publish
+any event that its caller may, but it cannot answer for the person who is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from lambent.agents.agent import AgentInfo
+from lambent.agents.registry import AgentRegistry
+from lambent.agents.tool_agent import NO_MORE, ToolAgent, call_id, opening
+from lambent.agents.tool_calls import ApprovalAwaited, ToolEnded, ToolStarted, run_tool
+from lambent.agents.tool_context import Caller, Means, ToolContext
+from lambent.agents.tools import Tool, by_name
+from lambent.agents.turn_frames import awaited_body, ended_body, started_body, usage_body
+from lambent.agents.turn_stream import TurnStream, error_body
+from lambent.engine.registry import Workflow
+from lambent.engine.step import Step
+from lambent.errors import (
+    CallbackFailed,
+    Cancelled,
+    Interrupted,
+    LambentError,
+    ModelRefused,
+    StepFailed,
+    StreamStopped,
+    UnknownModel,
+    WaitTimedOut,
+)
+from lambent.models.values import Message, Role, ToolCall, Usage
+from lambent.streams.values import StreamStatus
+
+if TYPE_CHECKING:
+    from lambent.models.values import Embeddings
+    from lambent.streams.log import StreamLog
+    from lambent.streams.store import StreamStore
+
+APPROVAL_S: Final = 7 * 86400.0
+_AT_ONCE: Final = 4
+# A model call's limit; a slice with less than that left begins none.
+_MODEL_S: Final = 300.0
+_NAMED: Final = (UnknownModel, ModelRefused)
+# What a step gets beside its tool's own limit, to tell how it went.
+_GRACE_S: Final = 5.0
+# Who is asked for an embedding: the text, and in whose name and for which agent.
+EmbedFor = Callable[..., Any]
+
+
+def workflow_name(agent: str) -> str:
+    """The workflow that a durable agent's turns are runs of."""
+    return f"agent.{agent}"
+
+
+def turn_input(
+    agent: AgentInfo,
+    *,
+    turn: str,
+    messages: Sequence[Message],
+    model: str,
+    options: Mapping[str, Any],
+    think: bool | str | None,
+    scopes: frozenset[str],
+) -> dict[str, Any]:
+    """What a run is started with. The scopes are those of the key that asked: only the platform
+    starts such a run, so nobody can write other ones in."""
+    return {
+        "agent": agent.name,
+        "turn": turn,
+        "messages": [message_record(one) for one in messages],
+        "model": model,
+        "options": dict(options),
+        "think": think,
+        "scopes": sorted(scopes),
+    }
+
+
+class DurableTurns:
+    """Runs the turns; `logs` are the streams that somebody reads in this process."""
+
+    def __init__(
+        self,
+        registry: AgentRegistry,
+        *,
+        streams: Callable[[], StreamStore],
+        means: Means,
+        embed: EmbedFor | None = None,
+    ) -> None:
+        self._registry = registry
+        self._streams = streams
+        self._means = means
+        self._embed = embed
+        self.logs: dict[str, StreamLog] = {}
+
+    def workflows(self) -> list[Workflow]:
+        """One for each durable agent."""
+        return [
+            Workflow(
+                name=workflow_name(info.name),
+                version=info.version,
+                fn=self._run,
+                step_timeout_s=_MODEL_S,
+                internal=True,
+            )
+            for info in self._registry.infos()
+            if info.durable
+        ]
+
+    async def _run(self, step: Step, input: Mapping[str, Any]) -> dict[str, Any]:
+        """One turn of a durable agent; its readers are told as it goes on."""
+        turn = input["turn"]
+        store, clock = self._streams(), self._means.clock
+        log = self.logs.get(turn)
+        stream = TurnStream(store, turn, clock=clock, log=log, on_stop=partial(self._poke, step))
+        loop = _Loop(self, step, input, stream)
+        try:
+            return await loop.to_the_end()
+        except Cancelled:
+            stopped = StreamStopped("The turn was stopped on request.")
+            body = error_body(stopped)
+            await stream.finish(body, StreamStatus.STOPPED, event="error")
+            raise
+        except Exception as error:
+            await stream.finish(error_body(_told(error)), StreamStatus.FAILED, event="error")
+            raise
+        finally:
+            await stream.close()
+
+    def _poke(self, step: Step) -> None:
+        if self._means.engine is not None:
+            self._means.engine().poke_run(step.run_id)
+
+    def agent(self, name: str) -> tuple[type[ToolAgent], AgentInfo]:
+        """Raises `UnknownAgent`."""
+        cls = self._registry.get(name)
+        assert issubclass(cls, ToolAgent)
+        return cls, self._registry.info(name)
+
+    def context(self, step: Step, input: Mapping[str, Any], id: str) -> ToolContext:
+        """What this call of a tool may reach."""
+        embed, agent = self._embed, input["agent"]
+
+        async def embed_for(text: str) -> Embeddings:
+            assert embed is not None
+            found: Embeddings = await embed(text, client=step.client, agent=agent)
+            return found
+
+        return ToolContext(
+            turn=input["turn"],
+            call=id,
+            caller=Caller(client=step.client, scopes=frozenset(input["scopes"])),
+            means=self._means,
+            embed=None if embed is None else embed_for,
+        )
+
+
+@dataclass(slots=True)
+class _Round:
+    """A round's listener: what its model call says goes to the stream as it comes."""
+
+    stream: TurnStream
+    number: int
+
+    async def begin(self) -> str:
+        await self.stream.ready()
+        return self.stream.told.text[self.number]
+
+    def tell(self, text: str, thinking: str) -> None:
+        # A second attempt thinks again; its readers have followed the first one's thoughts.
+        if thinking and not self.stream.told.text[self.number]:
+            self.stream.thinking(thinking)
+        self.stream.delta(text)
+
+    async def end(self) -> None:
+        # Before the checkpoint, so that what is on record is what readers were told.
+        await self.stream.flush()
+
+
+@dataclass(slots=True)
+class _Loop:
+    turns: DurableTurns
+    step: Step
+    input: Mapping[str, Any]
+    stream: TurnStream
+    said: list[dict[str, Any]] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
+
+    async def to_the_end(self) -> dict[str, Any]:
+        cls, info = self.turns.agent(self.input["agent"])
+        known = by_name(info.tools)
+        messages = [message_of(one) for one in self.input["messages"]]
+        self.said = [message_record(one) for one in opening(cls.system, messages)]
+        for number in range(info.rounds + 1):
+            last = number == info.rounds
+            answer = await self._ask(number, known, last=last)
+            calls = [] if last else answer["tool_calls"]
+            if not calls:
+                break
+            called = {**_spoken(answer), "tool_calls": calls}
+            self.said.append(called)
+            await self._call(number, known, calls)
+        reason = answer["finish_reason"]
+        if last and not answer["text"].strip():
+            reason = "tool_rounds"
+        end = {"finish_reason": reason, "usage": usage_body(self.usage)}
+        await self.stream.finish(end, StreamStatus.DONE)
+        return {"text": answer["text"], **end}
+
+    async def _ask(self, number: int, known: Mapping[str, Tool], *, last: bool) -> Any:
+        said = [*self.said, {"role": "system", "content": NO_MORE}] if last else list(self.said)
+        answer = await self.step.generate(
+            "model",
+            messages=said,
+            model=self.input["model"],
+            options=self.input["options"],
+            think=self.input["think"],
+            tools=() if last else [dict(one.offer) for one in known.values()],
+            agent=self.input["agent"],
+            listener=_Round(self.stream, number),
+        )
+        self.usage = self.usage + Usage(**answer.get("usage", {}))
+        await self.stream.say(partial(self.stream.rest_of_round, number, answer["text"]))
+        return answer
+
+    async def _call(
+        self, number: int, known: Mapping[str, Tool], calls: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Make the round's calls side by side; their results follow in the calls' order."""
+        made = [
+            (call_id(number, index), ToolCall(one["name"], one["arguments"], one.get("id")))
+            for index, one in enumerate(calls)
+        ]
+        started = [started_body(ToolStarted(id, c.name, c.arguments)) for id, c in made]
+        await self.stream.say(*(partial(self.stream.once, one) for one in started))
+        if len(made) == 1:
+            results = [await self._one(known, *made[0])]
+        else:
+            results = await self.step.map(
+                "calls", made, lambda one: self._one(known, *one), limit=_AT_ONCE
+            )
+        self.said.extend(
+            {
+                "role": Role.tool.value,
+                "content": ended.content,
+                "tool_name": call.name,
+                "tool_call_id": call.id,
+            }
+            for (_, call), ended in zip(made, results, strict=True)
+        )
+
+    async def _one(self, known: Mapping[str, Tool], id: str, call: ToolCall) -> ToolEnded:
+        tool = known.get(call.name)
+        refused = None
+        if tool is not None and tool.needs_approval:
+            refused = await self._refused(id, call)
+        ended = refused or await self._made(known, id, call)
+        await self.stream.say(partial(self.stream.once, ended_body(ended)))
+        return ended
+
+    async def _refused(self, id: str, call: ToolCall) -> ToolEnded | None:
+        """Wait for a person; what the model is told instead where that one said no."""
+        callback = await self.step.callback(approval_step(id), timeout=APPROVAL_S)
+        # Told only now: who answers at once must find something to answer.
+        awaited = ApprovalAwaited(id, call.name, call.arguments, self.step.run_id)
+        await self.stream.say(partial(self.stream.once, awaited_body(awaited)))
+        await self.stream.flush_if_mine()
+        try:
+            decision = await callback
+        except WaitTimedOut:
+            return ToolEnded(id, call.name, "Nobody approved this call in time.", failed=True)
+        except CallbackFailed as error:
+            decision = {"approve": False, "note": error.detail}
+        if decision["approve"]:
+            return None
+        note = f" They say: {decision['note']}" if decision.get("note") else ""
+        text = f"A person has refused this call.{note}"
+        return ToolEnded(id, call.name, text, failed=True)
+
+    async def _made(self, known: Mapping[str, Tool], id: str, call: ToolCall) -> ToolEnded:
+        tool = known.get(call.name)
+        context = self.turns.context(self.step, self.input, id)
+
+        async def make() -> dict[str, Any]:
+            return asdict(await run_tool(known, call, context))
+
+        try:
+            record = await self.step.do(
+                f"tool {call.name[:64]}",
+                make,
+                timeout=None if tool is None else tool.timeout_s + _GRACE_S,
+                at_most_once=tool is not None and tool.at_most_once,
+            )
+        except Interrupted:
+            text = "The call was interrupted; whether it took effect is not known."
+            return ToolEnded(id, call.name, text, failed=True)
+        except StepFailed as error:
+            return ToolEnded(id, call.name, f"The tool failed: {error.detail}", failed=True)
+        return ToolEnded(**record)
+
+
+def approval_step(call: str) -> str:
+    """The name of the step that waits for a person's decision on the call."""
+    return f"approval {call}"
+
+
+def message_record(message: Message) -> dict[str, Any]:
+    """A message as `step.generate` takes it."""
+    record: dict[str, Any] = {"role": message.role.value, "content": message.content}
+    if message.images:
+        record["images"] = list(message.images)
+    if message.tool_calls:
+        record["tool_calls"] = [
+            {"name": one.name, "arguments": dict(one.arguments), "id": one.id}
+            for one in message.tool_calls
+        ]
+    if message.tool_name:
+        record["tool_name"] = message.tool_name
+    if message.tool_call_id:
+        record["tool_call_id"] = message.tool_call_id
+    return record
+
+
+def message_of(record: Mapping[str, Any]) -> Message:
+    """The message that a record stands for."""
+    return Message(
+        role=Role(record["role"]),
+        content=record["content"],
+        images=tuple(record.get("images", ())),
+        tool_calls=tuple(ToolCall(**one) for one in record.get("tool_calls", ())),
+        tool_name=record.get("tool_name"),
+        tool_call_id=record.get("tool_call_id"),
+    )
+
+
+def _spoken(answer: Mapping[str, Any]) -> dict[str, Any]:
+    return {"role": Role.assistant.value, "content": answer["text"]}
+
+
+def _told(error: Exception) -> LambentError:
+    """What a reader is told of it."""
+    if isinstance(error, StepFailed):
+        kind = next((one for one in _NAMED if one.__name__ == error.type), None)
+        return error if kind is None else kind(error.detail)
+    return error if isinstance(error, LambentError) else LambentError("The turn failed.")

@@ -1,0 +1,273 @@
+"""`DurableChats`: a durable agent's turn as a chat sees it: started, followed, stopped.
+
+The chat function that starts a turn also does its first slice, so that the first token waits for
+nobody. What it tells its reader comes out of the stream's log in either case: fed by the slice
+here, or, while somebody else has the run, by what that one has written. A reader who hears nothing
+for a while tries to go on with the run himself: it is his only once the lease of a dead owner has
+lapsed. A chat whose readers have left gives its slice back at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+from lambent.agents.agent import AgentInfo, Chunk
+from lambent.agents.durable import DurableTurns, turn_input, workflow_name
+from lambent.agents.turn import Turn
+from lambent.agents.turn_frames import DONE, Body, chunk_of, decode_frame, is_error
+from lambent.clock import FAR_FUTURE, Clock
+from lambent.errors import LambentError, ModelRefused, StoreUnavailable, StreamStopped, UnknownModel
+from lambent.streams.log import StreamLog
+from lambent.streams.values import RUN_LEASE, Dialect, Stream, StreamStatus
+from lambent.telemetry import log_fields, logger
+
+if TYPE_CHECKING:
+    from lambent.engine.engine import WorkflowEngine
+    from lambent.streams.reader import Followed
+    from lambent.streams.store import StreamStore
+
+# How long a slice may go on here; then the step function has its turn. It begins a step only
+# where as much as the step's timeout is left.
+_SLICE_S: Final = 840.0
+_FIRST_PAUSE_S: Final = 0.03
+_LONGEST_PAUSE_S: Final = 0.5
+# After so much silence the run is tried: perhaps its owner has died.
+_FIRST_SILENCE_S: Final = 1.0
+_LONGEST_SILENCE_S: Final = 5.0
+_STOPPING_S: Final = 3.0
+_LOOK_S: Final = 0.5
+_KEPT_AFTER: Final = timedelta(days=1)
+_KNOWN: Final = {one.code: one for one in (StreamStopped, UnknownModel, ModelRefused)}
+
+
+class TurnFailed(LambentError):
+    """The run of a durable turn failed; the detail says why."""
+
+    code = "turn_failed"
+    title = "The turn failed"
+
+
+class DurableChats:
+    """One for each environment; `ring` wakes a poller for when a run is due."""
+
+    def __init__(
+        self,
+        turns: DurableTurns,
+        *,
+        engine: Callable[[], WorkflowEngine],
+        streams: Callable[[], StreamStore],
+        clock: Clock,
+        ring: Callable[[datetime], Awaitable[object]] | None = None,
+    ) -> None:
+        self.turns = turns
+        self.engine = engine
+        self.streams = streams
+        self.clock = clock
+        self.ring = ring
+        self._feeds: dict[str, _Feed] = {}
+        self._stopping: dict[str, asyncio.Task[None]] = {}
+
+    async def chunks(
+        self, turn: Turn, agent: AgentInfo, *, patient: bool
+    ) -> AsyncGenerator[Chunk, None]:
+        """Start the turn and tell its answer. Not `patient`: only up to where it waits for a
+        person, with the finish reason "waiting"."""
+        run_id = await self._start(turn, agent)
+        async with aclosing(self.follow(turn.id, run_id, after=0)) as followed:
+            async for events in followed:
+                for event in events:
+                    if (body := decode_frame(event)) is None:
+                        return
+                    if is_error(event):
+                        raise _failure(body)
+                    chunk = chunk_of(body)
+                    yield chunk
+                    if chunk.awaited is not None and not patient:
+                        yield Chunk(finish_reason="waiting")
+                        return
+
+    async def follow(
+        self, turn: str, run_id: str, *, after: int
+    ) -> AsyncGenerator[list[bytes], None]:
+        """Its events above `after` as they come, an empty list after some silence; ends with the
+        turn. All readers in this process share one look at the store."""
+        feed = self._feeds.get(turn)
+        if feed is None:
+            feed = self._feeds[turn] = _Feed(self, turn, run_id)
+        feed.readers += 1
+        try:
+            while True:
+                events = feed.log.after(after)
+                after += len(events)
+                ended = feed.log.ended
+                if events or not ended:
+                    yield events
+                if ended:
+                    return
+                await feed.log.news(after, within_s=_LOOK_S)
+        finally:
+            feed.readers -= 1
+            if feed.readers == 0:
+                self._feeds.pop(turn, None)
+                # Not awaited here: the reader has the end, and its slice has yet to settle.
+                stopping = asyncio.create_task(feed.stop())
+                self._stopping[turn] = stopping
+                stopping.add_done_callback(lambda _: self._stopping.pop(turn, None))
+
+    async def settled(self, turn: str) -> None:
+        """Wait, within bounds, until a turn that is followed no more is at rest here: afterwards
+        Lambda may freeze the process."""
+        if (stopping := self._stopping.get(turn)) is not None:
+            await asyncio.wait({stopping})
+
+    async def follow_stream(self, stream: Stream, *, after: int) -> Followed:
+        """The same for whoever comes back to it."""
+        assert stream.run is not None
+        async with aclosing(self.follow(stream.id, stream.run, after=after)) as followed:
+            async for events in followed:
+                yield events
+
+    async def stop(self, stream: Stream) -> None:
+        """End a turn, whoever has it. Raises `Conflict` where its run has ended."""
+        run_id = stream.run
+        assert run_id is not None
+        # Before the cancel: who tells the turn's frames looks for this more often than at the run.
+        await self.streams().ask_stop(stream.id, client=stream.client)
+        await self.engine().control.cancel(run_id, client=stream.client)
+        self.engine().poke_run(run_id)
+
+    async def _start(self, turn: Turn, agent: AgentInfo) -> str:
+        input = turn_input(
+            agent,
+            turn=turn.id,
+            messages=turn.messages,
+            model=turn.model,
+            options=turn.options,
+            think=turn.think,
+            scopes=turn.scopes,
+        )
+        client = turn.client or "anonymous"
+        started = await self.engine().start_internal(
+            workflow_name(agent.name),
+            input,
+            client=client,
+            key=f"turn:{turn.id}",
+            version=agent.version,
+        )
+        run_id = str(started.run["_id"])
+        stream = Stream(
+            id=turn.id,
+            client=client,
+            dialect=Dialect.LAMBENT,
+            lease=f"{RUN_LEASE}{run_id}",
+            lease_until=FAR_FUTURE,
+            kept_after=_KEPT_AFTER,
+        )
+        await self.streams().open(stream)
+        return run_id
+
+
+class _Feed:
+    """One turn as this process follows it: slices of it here, looks at the store between them."""
+
+    def __init__(self, chats: DurableChats, turn: str, run_id: str) -> None:
+        self.log = StreamLog()
+        self.readers = 0
+        self._chats = chats
+        self._turn = turn
+        self._run_id = run_id
+        self._stopped = False
+        chats.turns.logs[turn] = self.log
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Nobody reads any more: give the slice back, within bounds."""
+        self._stopped = True
+        if not self._told_to_the_end():
+            # Else the slice is about to settle by itself.
+            self._chats.engine().stop_run(self._run_id)
+        await asyncio.wait({self._task}, timeout=_STOPPING_S)
+        self._task.cancel()
+        if self._chats.turns.logs.get(self._turn) is self.log:
+            del self._chats.turns.logs[self._turn]
+
+    def _told_to_the_end(self) -> bool:
+        last = self.log.after(self.log.last - 1)
+        return self.log.ended or any(one == DONE or is_error(one) for one in last)
+
+    async def _run(self) -> None:
+        silence_s = _FIRST_SILENCE_S
+        try:
+            while not (self.log.ended or self._stopped):
+                await self._advance()
+                heard = await self._watch(silence_s)
+                silence_s = _FIRST_SILENCE_S if heard else min(2 * silence_s, _LONGEST_SILENCE_S)
+        except Exception as error:  # a bug of ours: readers must not wait for ever
+            logger().exception(
+                "A turn cannot be followed", exc_info=error, **log_fields(turn=self._turn)
+            )
+            self.log.end(StreamStatus.FAILED)
+
+    async def _advance(self) -> None:
+        chats = self._chats
+        ends_s = chats.clock.monotonic_s() + _SLICE_S
+        try:
+            verdicts = await chats.engine().advance([self._run_id], ends_s=ends_s)
+        except Exception as error:  # the run goes on elsewhere
+            logger().exception(
+                "A slice failed", exc_info=error, **log_fields(turn=self._turn, run=self._run_id)
+            )
+            return
+        due_at = verdicts[self._run_id].due_at
+        if chats.ring is not None and due_at < FAR_FUTURE:
+            await chats.ring(due_at)
+
+    async def _watch(self, silence_s: float) -> bool:
+        """Read on until the end, or until it was silent for so long; whether anything came."""
+        store, clock = self._chats.streams(), self._chats.clock
+        until_s, pause_s, heard = clock.monotonic_s() + silence_s, _FIRST_PAUSE_S, False
+        while not (self.log.ended or self._stopped):
+            try:
+                # The status first: a stream that is seen to have ended has all its events written.
+                stream = await store.look(self._turn)
+                came = await self._read(store)
+            except StoreUnavailable:
+                stream, came = None, False
+            else:
+                if not came and (stream is None or stream.status is not StreamStatus.LIVE):
+                    self.log.end(StreamStatus.FAILED if stream is None else stream.status)
+                    break
+            if came:
+                until_s, pause_s, heard = clock.monotonic_s() + silence_s, _FIRST_PAUSE_S, True
+            elif clock.monotonic_s() >= until_s:
+                if stream is not None:
+                    await self._end_if_over(store, stream)
+                break
+            await clock.sleep(pause_s)
+            pause_s = min(1.5 * pause_s, _LONGEST_PAUSE_S)
+        return heard
+
+    async def _read(self, store: StreamStore) -> bool:
+        at = self.log.last
+        for batch in await store.read(self._turn, after=at):
+            self.log.add(batch.after(self.log.last))
+        return self.log.last > at
+
+    async def _end_if_over(self, store: StreamStore, stream: Stream) -> None:
+        """A run that was ended before it began has told nobody."""
+        control = self._chats.engine().control
+        try:
+            run = await control.get(self._run_id, client=stream.client)
+            if run.status in {"failed", "cancelled", "completed"}:
+                await store.finish(stream, StreamStatus.STOPPED)
+        except StoreUnavailable:
+            return
+
+
+def _failure(body: Body) -> LambentError:
+    kind = _KNOWN.get(body["type"].rpartition(":")[2], TurnFailed)
+    return kind(body["detail"])

@@ -1,0 +1,49 @@
+"""Sets a deployment up, or its data away: tables, indexes, the first admin key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lambent import wipe
+from lambent.admission.migrate import FIRST, migrate
+from lambent.app import Platform, platform
+from lambent.bus.events import ensure_event_indexes
+from lambent.bus.webhooks import ensure_webhook_indexes
+from lambent.first_aid import plainly
+from lambent.telemetry import logger
+
+
+@plainly
+async def run_setup(event: dict[str, Any]) -> dict[str, Any]:
+    """Create or update tables and indexes, and the first admin key. Safe to run twice or at once.
+
+    Answers `{"applied": [names of SQL files], "admin_key": text or None}`: the key's text only
+    where this call made it, or was given it as `admin_secret`. A `maker` is noted as the one who
+    made the tables, if this call did.
+    """
+    parts = platform()
+    applied = await migrate(parts.postgres)
+    if FIRST in applied and (maker := event.get("maker")):
+        await wipe.note_maker(parts.postgres, maker)
+    await _ensure_indexes(parts)
+    admin = await parts.keys.ensure_admin(secret=event.get("admin_secret"))
+    logger().info("Setup is done", extra={"applied": applied, "admin_key_made": bool(admin.text)})
+    return {"applied": applied, "admin_key": admin.text}
+
+
+@plainly
+async def delete_data(event: dict[str, Any]) -> dict[str, Any]:
+    """Delete everything that the stack `maker` made: `{"deleted": whether it was its own}`."""
+    parts = platform()
+    deleted = await wipe.delete_data(parts.postgres, parts.mongo, maker=str(event.get("maker")))
+    logger().warning("All data was deleted" if deleted else "The data is another's, and was kept")
+    return {"deleted": deleted}
+
+
+async def _ensure_indexes(parts: Platform) -> None:
+    await parts.engine.ensure_indexes()
+    await ensure_event_indexes(parts.mongo, clock=parts.clock)
+    await ensure_webhook_indexes(parts.mongo, clock=parts.clock)
+    await parts.schedules.ensure_indexes()
+    await parts.chats.streams.ensure_indexes()
+    await parts.chats.keys.ensure_indexes()
