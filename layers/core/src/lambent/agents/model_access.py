@@ -86,11 +86,7 @@ class ModelAccess:
     async def _stream(
         self, request: ModelRequest, opened: _Open
     ) -> AsyncGenerator[ModelChunk, None]:
-        opened.task = asyncio.current_task()
-        await self._take_turn()
-        if self._closed:
-            raise RuntimeError("the turn has ended; its model cannot be called any more")
-        self._open = opened
+        await self._enter(opened)
         clock = asyncio.get_running_loop().time
         spent: Usage | None = None
         failed: LambentError | None = None
@@ -129,6 +125,13 @@ class ModelAccess:
             opened.ended.set()
             if spent is not None:
                 _tell(request.model, spent)
+
+    async def _enter(self, opened: _Open) -> None:
+        opened.task = asyncio.current_task()
+        await self._take_turn()
+        if self._closed:
+            raise RuntimeError("the turn has ended; its model cannot be called any more")
+        self._open = opened
 
     async def _moved(self, error: LambentError) -> bool:
         """Whether there is another host to ask."""
