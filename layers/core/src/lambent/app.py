@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from lambent.admission.keys import KeyStore
     from lambent.admission.reports import UsageReports
     from lambent.admission.sessions import Secret, Sessions
-    from lambent.agents.durable import DurableTurns
     from lambent.agents.registry import AgentRegistry
     from lambent.agents.step_model import StepModel
     from lambent.bus.delivery import Deliverer
@@ -171,35 +170,10 @@ class Platform:
         )
 
     @cached_property
-    def durable_turns(self) -> DurableTurns:
-        from lambent.agents.durable import DurableTurns
-        from lambent.agents.tool_context import Means
-
-        means = Means(
-            settings=self.settings,
-            clock=self.clock,
-            engine=lambda: self.engine,
-            bus=lambda: self.bus,
-        )
-        model = self.settings.embedding_model
-        return DurableTurns(
-            self.registry,
-            streams=lambda: self.chats.streams,
-            means=means,
-            embed=partial(self.step_model.embed, model),
-        )
-
-    @cached_property
     def durable_chats(self) -> DurableChats:
-        from lambent.chat.durable_chats import DurableChats
+        from lambent.chat.durable_chats import durable_chats_of
 
-        return DurableChats(
-            self.durable_turns,
-            engine=lambda: self.engine,
-            streams=lambda: self.chats.streams,
-            clock=self.clock,
-            ring=self.bell.ring,
-        )
+        return durable_chats_of(self)
 
     @cached_property
     def step_model(self) -> StepModel:
@@ -238,7 +212,7 @@ class Platform:
         settings = self.settings
         import_modules(settings.agent_modules)  # their workflows register themselves
         workflows = Registry(longest_step_s=registry.longest_step_s)
-        for one in (*registry.all(), *self.durable_turns.workflows()):
+        for one in (*registry.all(), *self.durable_chats.turns.workflows()):
             workflows.add(one)
         config = EngineConfig(
             retention_s=settings.retention_days * 86400,

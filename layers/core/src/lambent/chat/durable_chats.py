@@ -13,10 +13,12 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol
 
 from lambent.agents.agent import AgentInfo, Chunk
 from lambent.agents.durable import DurableTurns, turn_input, workflow_name
+from lambent.agents.tool_context import Means
 from lambent.agents.turn import Turn
 from lambent.agents.turn_frames import DONE, Body, chunk_of, decode_frame, is_error
 from lambent.clock import FAR_FUTURE, Clock
@@ -26,7 +28,12 @@ from lambent.streams.values import RUN_LEASE, Dialect, Stream, StreamStatus
 from lambent.telemetry import log_fields, logger
 
 if TYPE_CHECKING:
+    from lambent.agents.registry import AgentRegistry
+    from lambent.agents.step_model import StepModel
+    from lambent.bus.events import EventBus
+    from lambent.chat.service import ChatService
     from lambent.engine.engine import WorkflowEngine
+    from lambent.settings import Settings
     from lambent.streams.reader import Followed
     from lambent.streams.store import StreamStore
 
@@ -49,6 +56,56 @@ class TurnFailed(LambentError):
 
     code = "turn_failed"
     title = "The turn failed"
+
+
+class Parts(Protocol):
+    """What durable turns take from the platform."""
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def registry(self) -> AgentRegistry: ...
+    @property
+    def engine(self) -> WorkflowEngine: ...
+    @property
+    def bus(self) -> EventBus: ...
+    @property
+    def chats(self) -> ChatService: ...
+    @property
+    def step_model(self) -> StepModel: ...
+    @property
+    def bell(self) -> Bell: ...
+
+
+class Bell(Protocol):
+    """Wakes a poller for what is due."""
+
+    async def ring(self, due_at: datetime) -> bool: ...
+
+
+def durable_chats_of(parts: Parts) -> DurableChats:
+    """Made of the platform's parts, each asked for at its first use."""
+    means = Means(
+        settings=parts.settings,
+        clock=parts.clock,
+        engine=lambda: parts.engine,
+        bus=lambda: parts.bus,
+    )
+
+    def streams() -> StreamStore:
+        return parts.chats.streams
+
+    embed = partial(parts.step_model.embed, parts.settings.embedding_model)
+    turns = DurableTurns(parts.registry, streams=streams, means=means, embed=embed)
+    return DurableChats(
+        turns,
+        engine=lambda: parts.engine,
+        streams=streams,
+        clock=parts.clock,
+        ring=parts.bell.ring,
+    )
 
 
 class DurableChats:
