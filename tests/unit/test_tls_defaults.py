@@ -57,6 +57,7 @@ def test_mongo_gets_tls_where_its_address_leaves_it_open(uri: str, said: dict[st
         ("postgresql://u:p@db.example.com/d", "verify-full"),
         ("host=localhost,db.example.com dbname=d", "verify-full"),
         ("hostaddr=8.8.8.8 dbname=d", "verify-full"),
+        ("host=localhost hostaddr=8.8.8.8 dbname=d", "verify-full"),
         ("postgresql://u:p@db.example.com/d?sslmode=disable", "disable"),
     ],
 )

@@ -57,7 +57,8 @@ def postgres_dsn(dsn: str, ca: str) -> str:
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
     parts = conninfo_to_dict(dsn)
-    hosts = str(parts.get("host") or parts.get("hostaddr") or "").split(",")
+    # Both: the one may name what the other leads to.
+    hosts = f"{parts.get('host', '')},{parts.get('hostaddr', '')}".split(",")
     # libpq knows a socket's folder by its first character; no host at all is such a socket.
     remote = [host for host in hosts if host and host[0] not in "/@" and not is_local(host)]
     if "sslmode" in parts or not (remote or ca):
