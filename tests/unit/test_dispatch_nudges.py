@@ -40,6 +40,7 @@ class LambdaApi:
     drop_next: bool = False
     invokes: list[tuple[str, dict[str, list[str]]]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
+    ports: set[int] = field(default_factory=set)
 
 
 @contextmanager
@@ -55,6 +56,7 @@ def lambda_api() -> Iterator[LambdaApi]:
                 api.drop_next = False
                 self.close_connection = True
                 return
+            api.ports.add(self.client_address[1])
             api.invokes.append((unquote(self.path.split("/")[3]), json.loads(body)))
             api.headers.append({k.lower(): v for k, v in self.headers.items()})
             self.send_response(api.status)
@@ -138,6 +140,25 @@ async def test_a_connection_that_died_while_idle_is_replaced() -> None:
         assert await dispatch.nudge(Work.RUNS, ["b"]) == 1
         await dispatch.close()
     assert [ids for _, ids in api.invokes] == [{"runs": ["a"]}, {"runs": ["b"]}]
+
+
+async def test_an_early_nudge_says_so_and_the_host_is_sent_as_it_was_signed() -> None:
+    with lambda_api() as api:
+        dispatch = dispatch_to(api.url, ManualClock())
+        await dispatch.nudge(Work.RUNS, ["a"], early=True)
+        await dispatch.close()
+    assert [body for _, body in api.invokes] == [{"runs": ["a"], "early": True}]
+    assert api.headers[0]["host"] == api.url.removeprefix("http://")
+    assert "SignedHeaders=content-type;host;" in api.headers[0]["authorization"]
+
+
+async def test_a_connection_is_kept_from_nudge_to_nudge() -> None:
+    with lambda_api() as api:
+        dispatch = dispatch_to(api.url, ManualClock())
+        for number in range(5):
+            await dispatch.nudge(Work.RUNS, [f"r{number}"])
+        await dispatch.close()
+    assert len(api.ports) == 1
 
 
 async def test_after_a_snapshot_credentials_come_from_the_endpoint() -> None:

@@ -59,7 +59,7 @@ class Origin:
             method=method,
             target=target,
             headers=[
-                ("host", self._authority),
+                ("host", headers.get("host", self._authority)),  # as it was signed, if it was
                 *((name, value) for name, value in headers.items() if name != "host"),
                 ("content-length", str(len(body))),
             ],
