@@ -149,8 +149,17 @@ def replay(uri: str, name: str, schedule: list[int]) -> Failure | None:
             mongo.close()
 
 
-# What finds documents among millions; among the few of a search, only a cost at every write.
-_FOR_SIZE = {"lease_until", "expire_at", "due_at", "priority", "groups"}
+# What a search of small worlds needs, beside the unique indexes, which are rules. The others find
+# documents among millions; here they are only a cost at every write.
+_NEEDED = {
+    ("_id",),
+    ("client", "_id"),
+    ("client", "type", "status", "opened_at"),
+    ("event",),
+    ("run",),
+    ("run", "epoch"),
+    ("set",),
+}
 
 
 async def _prepare(mongo: BlockingMongo) -> None:
@@ -158,10 +167,11 @@ async def _prepare(mongo: BlockingMongo) -> None:
 
     await World(mongo, Registry()).engine.ensure_indexes()
     await ensure_event_indexes(mongo, clock=SystemClock())
-    for collection in ("runs", "steps", "waits", "events"):
+    for collection in ("runs", "steps", "waits", "events", "chunks"):
         indexes = await mongo.db[collection].index_information()
         for name, index in indexes.items():
-            if index["key"][0][0] in _FOR_SIZE:
+            names = tuple(key for key, _ in index["key"])
+            if not index.get("unique") and names not in _NEEDED:
                 await mongo.db[collection].drop_index(name)
 
 
