@@ -52,10 +52,21 @@ class Asked:
         return cls(tuple(feeds), articles, bool(given.get("approval")), given.get("model"))
 
 
-@workflow("news.digest", on=(REQUESTED,))
-async def news_digest(step: Step, input: Any) -> dict[str, Any]:
-    """Input `{"feeds"?, "articles"?, "approval"?, "model"?}` → `{"status", "articles", "bad"}`.
+@dataclass(frozen=True, slots=True)
+class DigestInput:
+    """What the input looks like; every part of it may be left out."""
 
+    feeds: list[str] | None = None
+    articles: int = 5
+    approval: bool = False
+    model: str | None = None
+
+
+@workflow("news.digest", on=(REQUESTED,), input=DigestInput)
+async def news_digest(step: Step, input: Any) -> dict[str, Any]:
+    """Reads feeds, sums their newest articles up, waits for a yes if asked to, and publishes.
+
+    Input `{"feeds"?, "articles"?, "approval"?, "model"?}` → `{"status", "articles", "bad"}`.
     A feed that cannot be read is told in `bad` and ends nothing.
     """
     asked = Asked.of(input, _settings())

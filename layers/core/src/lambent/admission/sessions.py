@@ -184,9 +184,7 @@ class SessionGate(Gate):
 
     async def admit(self, request: AdmissionRequest) -> Decision:
         """As the gate does; a page token stands for its client, without a look at the key."""
-        if request.on_behalf_of is not None or not (request.credential or "").startswith(
-            TOKEN_PREFIX
-        ):
+        if request.on_behalf_of is not None or not is_page_token(request.credential):
             return await super().admit(request)
         principal = await self._holder((request.credential or "").removeprefix(TOKEN_PREFIX))
         if isinstance(principal, Refused):
@@ -207,6 +205,11 @@ class SessionGate(Gate):
         if value is None or value["x"] <= self._now().timestamp():
             return Refused(Unauthenticated("The page's token is not good any more."), None)
         return Principal(value["k"], value["n"], value["c"], frozenset(value["s"]))
+
+
+def is_page_token(credential: str | None) -> bool:
+    """Whether it claims to be a page's; only the gate says whether it is a good one."""
+    return (credential or "").startswith(TOKEN_PREFIX)
 
 
 def _marks(row: Any) -> list[str]:

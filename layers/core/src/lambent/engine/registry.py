@@ -29,7 +29,9 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 class Workflow:
     """One version of a workflow: `fn(step, input)` and what its author said about it.
 
-    `on`: event types that start it. `step_timeout_s` and `retry` hold for steps that say nothing.
+    `on`: event types that start it. `input`: a dataclass or pydantic model that says what the input
+    looks like, for forms and descriptions; the function still gets what was sent.
+    `step_timeout_s` and `retry` hold for steps that say nothing.
     `internal`: only the platform starts it, because its input says what the run may do.
     """
 
@@ -42,6 +44,7 @@ class Workflow:
     priority: Level = Level.NORMAL
     flow: Flow = field(default_factory=Flow)
     internal: bool = False
+    input: Any = None
 
 
 class Registry:
@@ -114,6 +117,7 @@ class Registry:
         debounce: Debounce | None = None,
         batch: Batch | None = None,
         singleton: Singleton | None = None,
+        input: Any = None,
     ) -> Callable[[F], F]:
         """Register an async function `fn(step, input)` as this version of this workflow."""
 
@@ -135,6 +139,7 @@ class Registry:
                     step_timeout_s=step_timeout_s,
                     priority=priority,
                     flow=flow,
+                    input=input,
                 )
             )
             return fn

@@ -34,7 +34,8 @@ class RunEvents:
 
     Each frame is the run's whole state, and its id is a digest of it: a client that comes back
     with `Last-Event-ID` gets the present state at once where it differs, and nothing twice.
-    Ends with `data: [DONE]` once the run has ended.
+    Ends with `data: [DONE]` once the run has ended, and without it after `longest_s`: a tab that
+    somebody forgot must not be paid for to the function's timeout.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class RunEvents:
         keep_alive_s: float,
         clock: Clock,
         stopping: Stopping = lambda: False,
+        longest_s: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self._control = control
@@ -56,6 +58,7 @@ class RunEvents:
         self._keep_alive_s = keep_alive_s
         self._clock = clock
         self._stopping = stopping
+        self._ends_s = None if longest_s is None else clock.monotonic_s() + longest_s
         self._headers = {**HEADERS, **(headers or {})}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,6 +69,9 @@ class RunEvents:
         async for frame in self.frames(run):
             await send({"type": "http.response.body", "body": frame, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
+
+    def _is_over(self) -> bool:
+        return self._ends_s is not None and self._clock.monotonic_s() >= self._ends_s
 
     async def frames(self, run: RunView) -> AsyncIterator[bytes]:
         """The frames, until the run has ended or this environment goes away."""
@@ -81,7 +87,7 @@ class RunEvents:
             if run.status in _ENDED:
                 yield DONE
                 return
-            if self._stopping():
+            if self._stopping() or self._is_over():
                 return
             await self._clock.sleep(pause_s)
             silent_s += pause_s

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.requests import Request
 from starlette.routing import Route
@@ -12,12 +12,17 @@ from lambent.admission.decisions import AdmissionRequest, Admitted, Refused, Sco
 from lambent.admission.gate import Gate
 from lambent.admission.keys import credential_of
 from lambent.admission.limits import headers as limit_headers
+from lambent.admission.sessions import is_page_token
 from lambent.clock import Clock
 from lambent.errors import Forbidden
 from lambent.http.problems import Rejected
 
 if TYPE_CHECKING:
     from lambent.engine.control import RunControl
+
+
+# A page comes back for the next minute by itself.
+_LONGEST_PAGE_S: Final = 60.0
 
 
 def run_events_route(
@@ -46,6 +51,7 @@ def run_events_route(
             last_event_id=sent.get("last-event-id", ""),
             keep_alive_s=keep_alive_s,
             clock=clock,
+            longest_s=_LONGEST_PAGE_S if is_page_token(credential) else None,
             headers=headers,
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.config import JsonDict
 
 from lambent.admission.decisions import Scope
@@ -95,6 +95,9 @@ class WorkflowView(BaseModel):
     on: list[str] = Field(description="The event types that start it.")
     priority: Level
     description: str
+    input_schema: dict[str, Any] | None = Field(
+        description="What the input looks like (JSON Schema), where the workflow says so."
+    )
 
 
 class WorkflowList(BaseModel):
@@ -262,4 +265,5 @@ def _workflow(one: Workflow) -> WorkflowView:
         on=list(one.on),
         priority=one.priority,
         description=(one.fn.__doc__ or "").strip().partition("\n")[0],
+        input_schema=None if one.input is None else TypeAdapter(one.input).json_schema(),
     )

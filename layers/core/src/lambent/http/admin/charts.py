@@ -65,7 +65,7 @@ def bars(
         rounded_bars=1,
         min_scale=3,
         max_scale=5,
-        range=None if any(any(values) for values in series.values()) else (0, 4),
+        range=(0, max([4, *map(sum, zip(*series.values(), strict=True))])),
         pretty_print=False,
     )
     chart.x_labels = list(labels)

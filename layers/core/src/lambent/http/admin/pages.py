@@ -15,7 +15,7 @@ PAGES: Final[Sequence[tuple[str, PageFunction]]] = (
     ("/admin/runs/bulk", pages_runs.bulk),
     ("/admin/runs/{run}", pages_runs.run),
     ("/admin/workflows", pages_runs.workflows),
-    ("/admin/workflows/{name}", pages_runs.workflow),
+    ("/admin/workflows/{name:path}", pages_runs.workflow),
     ("/admin/events", pages_events.events),
     ("/admin/events/{key}", pages_events.event),
     ("/admin/schedules", pages_events.schedules),

@@ -46,14 +46,14 @@ def _attention(
     blocked = found["runs"]["blocked"]
     if blocked["count"]:
         link = "/admin/runs?status=blocked"
-        said.append(("warn", f"{_some(blocked)} runs are blocked.", link))
+        said.append(("warn", f"Blocked runs: {_some(blocked)}.", link))
     if found["due_lag_s"] > 60:
         late = span(found["due_lag_s"])
         said.append(("warn", f"A run has been due for {late}.", "/admin/runs?status=waiting"))
     failed = found["runs"]["failed"]
     if failed["count"]:
         link = "/admin/runs?status=failed"
-        said.append(("", f"{_some(failed)} runs of the last day failed.", link))
+        said.append(("", f"Failed runs of the last day: {_some(failed)}.", link))
     return said
 
 

@@ -37,6 +37,8 @@ def fields_of(schema: Mapping[str, Any] | None) -> list[Field]:
 
 
 def _field(name: str, part: Mapping[str, Any], *, required: bool) -> Field:
+    kinds = [one for one in part.get("anyOf", ()) if one.get("type") != "null"]
+    part = {**kinds[0], **part} if len(kinds) == 1 else part
     choices = tuple(json.dumps(one) for one in part.get("enum", ()))
     simple = {"string": "text", "integer": "number", "number": "number", "boolean": "check"}
     kind = "choice" if choices else simple.get(str(part.get("type")), "json")
