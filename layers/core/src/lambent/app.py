@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lambent.admission.keys import KeyStore
     from lambent.admission.reports import UsageReports
     from lambent.admission.sessions import Secret, Sessions
+    from lambent.agents.memory import Memory
     from lambent.agents.registry import AgentRegistry
     from lambent.agents.step_model import StepModel
     from lambent.bus.delivery import Deliverer
@@ -167,6 +168,7 @@ class Platform:
             mongo=lambda: self.mongo,
             bus=lambda: self.bus,
             durable=lambda: self.durable_chats,
+            memory=lambda: self.memory,
         )
 
     @cached_property
@@ -174,6 +176,12 @@ class Platform:
         from lambent.chat.durable_chats import durable_chats_of
 
         return durable_chats_of(self)
+
+    @cached_property
+    def memory(self) -> Memory:
+        from lambent.agents.memory import Memory
+
+        return Memory(self.postgres)
 
     @cached_property
     def step_model(self) -> StepModel:

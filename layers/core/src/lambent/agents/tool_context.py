@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 from lambent.admission.decisions import Scope
 from lambent.agents.turn_runs import TurnRuns
 from lambent.clock import Clock
+from lambent.errors import Unavailable
 from lambent.settings import Settings
 
 if TYPE_CHECKING:
+    from lambent.agents.memory import Memory
     from lambent.bus.events import EventBus
     from lambent.engine.engine import WorkflowEngine
     from lambent.models.values import Embeddings
@@ -31,6 +33,7 @@ class Means:
     clock: Clock
     engine: Callable[[], WorkflowEngine] | None = None
     bus: Callable[[], EventBus] | None = None
+    memory: Callable[[], Memory] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +76,19 @@ class ToolContext:
         if engine is None or not self.caller.may(Scope.RUNS):
             return None
         return TurnRuns(engine, client=self.client, clock=self.means.clock)
+
+    @property
+    def memory(self) -> Memory:
+        """What is remembered for clients. Raises `Unavailable` where nothing can be."""
+        if self.means.memory is None:
+            raise Unavailable("There is no memory here.")
+        return self.means.memory()
+
+    async def vector(self, text: str) -> tuple[float, ...]:
+        """The text's meaning as a vector. Raises `Unavailable` and what the model raises."""
+        if self.embed is None:
+            raise Unavailable("There is no embedding model here.")
+        return (await self.embed(text)).vectors[0]
 
     async def publish(self, type: str, data: Any, *, subject: str | None = None) -> bool:
         """Publish an event, once for this call; False for a key without the scope `events`."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, get_type_hints, overload
 
 from lambent.agents.tool_context import ToolContext
 from lambent.errors import LambentError
+from lambent.structured import problems_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -140,13 +141,6 @@ def without_titles(schema: Any) -> Any:
         for name, value in schema.items()
         if not (name == "title" and isinstance(value, str))
     }
-
-
-def problems_of(error: Any) -> str:
-    """A pydantic error as a model can act on it."""
-    told = error.errors(include_url=False, include_input=False, include_context=False)
-    parts = [f"{'.'.join(str(p) for p in one['loc']) or 'all'}: {one['msg']}" for one in told]
-    return "; ".join(parts[:20])
 
 
 def _arguments_of(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from lambent import structured
 from lambent.agents.agent import Chunk
 from lambent.agents.model_access import ModelAccess
 from lambent.agents.tool_context import Caller, Means, ToolContext
@@ -14,6 +15,11 @@ from lambent.agents.turn_runs import TurnRuns
 from lambent.clock import Clock
 from lambent.models.values import Embeddings, Message, ModelRequest, Role, ToolCall, Usage
 from lambent.settings import Settings
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+M = TypeVar("M", bound="BaseModel")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +110,34 @@ class Turn:
                     usage=end.usage if end else None,
                 )
 
-    async def generate(self, **asked: Any) -> Reply:
-        """One whole generation; takes what `generate_stream` takes."""
+    @overload
+    async def generate(self, wanted: None = None, /, **asked: Any) -> Reply: ...
+
+    @overload
+    async def generate(self, wanted: type[M], /, **asked: Any) -> M: ...
+
+    async def generate(self, wanted: type[M] | None = None, /, **asked: Any) -> Reply | M:
+        """One whole generation; takes what `generate_stream` takes.
+
+        With a pydantic model, an object of it: the model server is held to its schema, and told
+        once what is wrong where the answer does not fit. Raises `BadStructure`.
+        """
+        if wanted is None:
+            return await self._generate(**asked)
+        messages = tuple(asked.pop("messages", None) or self.messages)
+        asked["format"] = structured.schema_of(wanted)
+        reply = await self._generate(messages=messages, **asked)
+        found = structured.parsed(wanted, reply.text)
+        if isinstance(found, str):
+            said = Message(role=Role.assistant, content=reply.text)
+            told = Message(role=Role.user, content=structured.repair_of(found))
+            reply = await self._generate(messages=(*messages, said, told), **asked)
+            found = structured.parsed(wanted, reply.text)
+        if isinstance(found, str):
+            raise structured.BadStructure(f"The model's answer does not fit: {found}.")
+        return found
+
+    async def _generate(self, **asked: Any) -> Reply:
         text: list[str] = []
         thinking: list[str] = []
         calls: list[ToolCall] = []

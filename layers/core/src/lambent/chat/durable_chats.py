@@ -28,6 +28,7 @@ from lambent.streams.values import RUN_LEASE, Dialect, Stream, StreamStatus
 from lambent.telemetry import log_fields, logger
 
 if TYPE_CHECKING:
+    from lambent.agents.memory import Memory
     from lambent.agents.registry import AgentRegistry
     from lambent.agents.step_model import StepModel
     from lambent.bus.events import EventBus
@@ -76,6 +77,8 @@ class Parts(Protocol):
     @property
     def step_model(self) -> StepModel: ...
     @property
+    def memory(self) -> Memory: ...
+    @property
     def bell(self) -> Bell: ...
 
 
@@ -92,6 +95,7 @@ def durable_chats_of(parts: Parts) -> DurableChats:
         clock=parts.clock,
         engine=lambda: parts.engine,
         bus=lambda: parts.bus,
+        memory=lambda: parts.memory,
     )
 
     def streams() -> StreamStore:

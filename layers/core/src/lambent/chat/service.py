@@ -28,6 +28,7 @@ from lambent.streams.log import StreamLog
 from lambent.streams.values import Dialect, Stream
 
 if TYPE_CHECKING:
+    from lambent.agents.memory import Memory
     from lambent.bus.events import EventBus
     from lambent.chat.durable_chats import DurableChats
     from lambent.chat.idempotency import IdempotencyKeys
@@ -52,6 +53,7 @@ class ChatService:
         mongo: Callable[[], Mongo] | None = None,
         bus: Callable[[], EventBus] | None = None,
         durable: Callable[[], DurableChats] | None = None,
+        memory: Callable[[], Memory] | None = None,
     ) -> None:
         """`engine` and all after it are called at their first use: few turns need them."""
         self._gate = gate
@@ -68,6 +70,7 @@ class ChatService:
             engine=engine,
             bus=bus,
             durable=durable,
+            memory=memory,
         )
         self._live: set[LiveTurn] = set()
         self._held: set[asyncio.Task[None]] = set()

@@ -29,6 +29,7 @@ from lambent.settings import Settings
 from lambent.telemetry import log_fields, logger
 
 if TYPE_CHECKING:
+    from lambent.agents.memory import Memory
     from lambent.bus.events import EventBus
     from lambent.chat.durable_chats import DurableChats
     from lambent.engine.engine import WorkflowEngine
@@ -45,6 +46,7 @@ class Parts:
     engine: Callable[[], WorkflowEngine] | None = None
     bus: Callable[[], EventBus] | None = None
     durable: Callable[[], DurableChats] | None = None
+    memory: Callable[[], Memory] | None = None
 
     def durable_chats(self) -> DurableChats:
         """Raises `Unavailable`."""
@@ -55,7 +57,13 @@ class Parts:
     @property
     def means(self) -> Means:
         """What tools may use."""
-        return Means(settings=self.settings, clock=self.clock, engine=self.engine, bus=self.bus)
+        return Means(
+            settings=self.settings,
+            clock=self.clock,
+            engine=self.engine,
+            bus=self.bus,
+            memory=self.memory,
+        )
 
 
 class TurnWork:

@@ -13,9 +13,10 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
+from lambent import structured
 from lambent.clock import whole_milliseconds
 from lambent.engine import branches, waiting
 from lambent.engine.attempts import Plan, Product, attempted, call
@@ -27,6 +28,9 @@ from lambent.engine.model import Kind, Level, StepStatus
 from lambent.engine.options import NO_RETRY, Retry
 from lambent.engine.waiting import Callback, Duration, Event, seconds
 from lambent.errors import Cancelled, ConfigError, ContinuedAsNew, OverBudget, WorkflowError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 T = TypeVar("T")
 
@@ -280,10 +284,14 @@ class Step:
         think: bool | str | None = None,
         agent: str | None = None,
         listener: Listener | None = None,
+        wanted: type[BaseModel] | None = None,
         retry: Retry | None = None,
         timeout: Duration | None = None,
     ) -> Any:
         """A model's answer, through breaker and slot; its tokens count against the budget.
+
+        With `wanted`, a pydantic model: an object of it, after one repair if need be; else raises
+        `BadStructure`.
 
         While the breaker is open or no slot is free the run sleeps, without spending an attempt.
         A run over its budget is blocked until the budget is raised.
@@ -295,6 +303,9 @@ class Step:
         said = list(messages or ())
         if prompt is not None:
             said.append({"role": "user", "content": prompt})
+        if wanted is not None:
+            more = {"model": model, "options": options, "retry": retry, "timeout": timeout}
+            return await self._structured(name, said, wanted, {**more, "agent": agent})
         request = {
             "agent": agent or f"workflow:{context.workflow.name}",
             "messages": said,
@@ -320,6 +331,26 @@ class Step:
             timeout_s=self._timeout_s(timeout),
         )
         return await self._attempted(name, plan)
+
+    async def _structured(
+        self,
+        name: str,
+        said: Sequence[Mapping[str, Any]],
+        wanted: type[BaseModel],
+        more: Mapping[str, Any],
+    ) -> BaseModel:
+        schema = structured.schema_of(wanted)
+        answer = await self.generate(name, messages=said, format=schema, **more)
+        found = structured.parsed(wanted, answer["text"])
+        if isinstance(found, str):
+            first = {"role": "assistant", "content": answer["text"]}
+            repair = {"role": "user", "content": structured.repair_of(found)}
+            again = [*said, first, repair]
+            answer = await self.generate(name, messages=again, format=schema, **more)
+            found = structured.parsed(wanted, answer["text"])
+        if isinstance(found, str):
+            raise structured.BadStructure(f"The model's answer does not fit: {found}.")
+        return found
 
     async def progress(self, value: Any) -> None:
         """Say how far the run is: readable on the run, sent to its watchers; told once."""

@@ -1,0 +1,1 @@
+SELECT to_regtype('vector') IS NOT NULL AS found
