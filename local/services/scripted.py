@@ -71,6 +71,7 @@ class ScriptedModel:
         self.unknown_models = {"nope"}
         self.held_models = [MODEL]
         self.loaded_models = [MODEL]
+        self.pulls: deque[list[wire.Line]] = deque()  # the lines of each call, in this order
         self._rules: list[tuple[Predicate, Script]] = []
         self._queue: deque[Script] = deque()
         self._server = HttpServer(self._handle)
@@ -158,6 +159,8 @@ class ScriptedModel:
                 exchange.respond(200, wire.RUNNING, content_type=f"{TEXT}; charset=utf-8")
             case (("GET" | "HEAD"), ("/api/tags" | "/api/ps" | "/api/version") as path):
                 exchange.respond_json(200, self._listing(path))
+            case ("POST", "/api/pull") | ("DELETE", "/api/delete"):
+                await self._change(exchange, str(model))
             case "POST", ("/api/chat" | "/api/generate" | "/api/show" | "/api/embed") as path:
                 if not model:
                     exchange.respond_json(400, {"error": "model is required"})
@@ -172,6 +175,19 @@ class ScriptedModel:
             case _:
                 exchange.respond(404, wire.NO_PAGE, content_type=TEXT)
         record.ended = exchange.finished
+
+    async def _change(self, exchange: Exchange, model: str) -> None:
+        if exchange.path == "/api/pull":
+            await _write_lines(exchange, self.pulls.popleft() if self.pulls else _PULLED)
+        elif model in self.held_models:
+            self.held_models.remove(model)
+            exchange.respond(200, b"")
+        else:
+            exchange.respond_json(404, {"error": f"model '{model}' not found"})
+
+    def _keep(self, model: str, keep_alive: object) -> None:
+        kept = [name for name in self.loaded_models if name != model]
+        self.loaded_models = kept if keep_alive == 0 else [*kept, model]
 
     def _listing(self, path: str) -> wire.Line:
         match path:
@@ -196,6 +212,7 @@ class ScriptedModel:
     async def _generate(self, record: Recorded, route: wire.Route, model: str) -> None:
         exchange, began_at_s = record.exchange, time.monotonic()
         if not record.json.get("messages" if route is wire.Route.CHAT else "prompt"):
+            self._keep(model, record.json.get("keep_alive"))
             exchange.respond_json(200, wire.last(route, model, "load"))
             return
         limit = (record.json.get("options") or {}).get("num_predict", -1)
@@ -295,6 +312,16 @@ DETAILS = {
     "parameter_size": "134.52M",
     "quantization_level": "Q4_1",
 }
+
+
+_PULLED = [{"status": "pulling manifest"}, {"status": "success"}]
+
+
+async def _write_lines(exchange: Exchange, lines: list[wire.Line]) -> None:
+    exchange.start_stream()
+    for line in lines:
+        await exchange.write_framed(chunk_of(line))
+    exchange.end_stream()
 
 
 def _entry(name: str) -> wire.Line:

@@ -50,8 +50,9 @@ class Office:
 
 
 @asynccontextmanager
-async def office(dsn: str) -> AsyncIterator[Office]:
-    parts = Platform(load_settings({"MONGO_URI": "mongodb://h", "POSTGRES_DSN": dsn}))
+async def office(dsn: str, **environ: str) -> AsyncIterator[Office]:
+    settings = {"MONGO_URI": "mongodb://h", "POSTGRES_DSN": dsn, **environ}
+    parts = Platform(load_settings(settings))
     await migrate(parts.postgres)
     wanted = {"ann": Scope.CHAT, "bob": Scope.CHAT, "admin": Scope.ADMIN, "eye": Scope.ADMIN_READ}
     keys = {name: await parts.keys.create(name, name, scopes=[s]) for name, s in wanted.items()}

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from lambent.admission.audit import Audit
     from lambent.admission.budgets import BudgetStore
     from lambent.admission.gate import Gate
-    from lambent.admission.hosts import HostBoard
     from lambent.admission.keys import KeyStore
-    from lambent.admission.reports import UsageReports
     from lambent.admission.sessions import Secret, Sessions
     from lambent.agents.memory import Memory
     from lambent.agents.registry import AgentRegistry
@@ -137,18 +135,6 @@ class Platform:
         return BudgetStore(self.postgres)
 
     @cached_property
-    def usage(self) -> UsageReports:
-        from lambent.admission.reports import UsageReports
-
-        return UsageReports(self.postgres)
-
-    @cached_property
-    def host_board(self) -> HostBoard:
-        from lambent.admission.hosts import HostBoard
-
-        return HostBoard(self.postgres, self.gate, hosts=self.settings.ollama_hosts)
-
-    @cached_property
     def registry(self) -> AgentRegistry:
         from lambent.agents.registry import AgentRegistry
 
@@ -210,17 +196,20 @@ class Platform:
 
     @cached_property
     def engine(self) -> WorkflowEngine:
+        from lambent.agents.model_pulls import pull_workflow
         from lambent.agents.modules import import_modules
         from lambent.bus.events import StepEvents
         from lambent.engine.config import EngineConfig
         from lambent.engine.engine import MongoStore, WorkflowEngine
         from lambent.engine.registry import Registry, registry
         from lambent.leases import LeaseKeeper
+        from lambent.models.library import ModelLibrary
 
         settings = self.settings
         import_modules(settings.agent_modules)  # their workflows register themselves
         workflows = Registry(longest_step_s=registry.longest_step_s)
-        for one in (*registry.all(), *self.durable_chats.turns.workflows()):
+        pull = pull_workflow(ModelLibrary(self.models))
+        for one in (*registry.all(), *self.durable_chats.turns.workflows(), pull):
             workflows.add(one)
         config = EngineConfig(
             retention_s=settings.retention_days * 86400,

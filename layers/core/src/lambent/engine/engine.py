@@ -154,14 +154,21 @@ class WorkflowEngine:
         )
 
     async def start_internal(
-        self, workflow: str, input: Any, *, client: str, key: str, version: int
+        self,
+        workflow: str,
+        input: Any,
+        *,
+        client: str,
+        key: str | None,
+        version: int,
+        nudge: bool = False,
     ) -> Started:
-        """Start a run of an internal workflow for whoever is going to advance it himself: nobody
-        is nudged, the poller is the guarantee."""
+        """Start a run of an internal workflow, without a nudge for whoever is going to advance it
+        himself: then the poller is the guarantee."""
         wanted = Start(
             workflow=workflow, client=client, input=input, key=key, version=version, internal=True
         )
-        return await self._starter.start(wanted, nudge=False)
+        return await self._starter.start(wanted, nudge=nudge)
 
     async def start_for_event(self, event: Mapping[str, Any]) -> list[Started]:
         """Start each workflow that names the event's type, once for this event."""

@@ -12,15 +12,16 @@ from lambent.http.sections import Section
 if TYPE_CHECKING:
     from lambent.admission.audit import Audit
     from lambent.admission.budgets import BudgetStore
-    from lambent.admission.hosts import HostBoard
+    from lambent.admission.gate import Gate
     from lambent.admission.keys import KeyStore
-    from lambent.admission.reports import UsageReports
     from lambent.admission.sessions import Sessions
     from lambent.bus.events import EventBus
     from lambent.bus.webhooks import Webhooks
     from lambent.clock import Clock
     from lambent.dispatch import Dispatch
     from lambent.engine.engine import WorkflowEngine
+    from lambent.models.manager import ModelManager
+    from lambent.postgres import Postgres
     from lambent.schedules.schedules import Schedules
     from lambent.settings import Settings
 
@@ -40,9 +41,11 @@ class Parts(Protocol):
     @property
     def budgets(self) -> BudgetStore: ...
     @property
-    def usage(self) -> UsageReports: ...
+    def postgres(self) -> Postgres: ...
     @property
-    def host_board(self) -> HostBoard: ...
+    def gate(self) -> Gate: ...
+    @property
+    def models(self) -> ModelManager: ...
     @property
     def engine(self) -> WorkflowEngine: ...
     @property
@@ -113,14 +116,22 @@ def _admin_sections(parts: Parts) -> list[Section]:
         return audit_router(parts.audit, parts.sessions, authorize)
 
     def usage() -> APIRouter:
+        from lambent.admission.reports import UsageReports
         from lambent.http.usage import usage_router
 
-        return usage_router(parts.usage, parts.budgets, authorize)
+        return usage_router(UsageReports(parts.postgres), parts.budgets, authorize)
 
     def model_hosts() -> APIRouter:
+        from lambent.admission.hosts import HostBoard
+        from lambent.http.admin_models import models_router
         from lambent.http.breakers import breakers_router
+        from lambent.models.library import ModelLibrary
 
-        return breakers_router(parts.host_board, authorize)
+        board = HostBoard(parts.postgres, parts.gate, hosts=parts.settings.ollama_hosts)
+        router = breakers_router(board, authorize)
+        models = models_router(ModelLibrary(parts.models), lambda: parts.engine, authorize)
+        router.routes.extend(models.routes)
+        return router
 
     def overview() -> APIRouter:
         from lambent.http.overview import overview_router

@@ -120,12 +120,39 @@ class ModelManager:
         record = await self._call("/api/version", host=host, limit_s=limit_s)
         return str(record.get("version", ""))
 
+    async def stream_lines(
+        self, path: str, body: dict[str, Any], *, host: str, silence_s: float
+    ) -> AsyncGenerator[bytes, None]:
+        """The lines of a long answer, each within `silence_s` of the one before."""
+        by = asyncio.get_running_loop().time() + silence_s
+        async with (
+            self._answer(self._url(host, path), wire.encode(body), by=by) as answer,
+            aclosing(self._lines(answer, by=by, silence_s=silence_s)) as lines,
+        ):
+            async for line in lines:
+                yield line
+
     async def close(self) -> None:
         """Close idle connections; the next call makes new ones."""
         await self._connections.close()
 
     def _url(self, host: str | None, path: str) -> str:
         return f"{host or self._host}{path}"
+
+    async def call(
+        self,
+        path: str,
+        body: dict[str, Any],
+        *,
+        host: str,
+        limit_s: float = _SMALL_CALL_S,
+        method: str = "POST",
+    ) -> None:
+        """Ask for something to be done; the answer is of no interest."""
+        by = asyncio.get_running_loop().time() + limit_s
+        content = wire.encode(body)
+        async with self._answer(self._url(host, path), content, by=by, method=method) as answer:
+            await _read_some(answer, by=by)
 
     async def _call(
         self,
@@ -153,16 +180,16 @@ class ModelManager:
 
     @asynccontextmanager
     async def _answer(
-        self, url: str, content: bytes | None, *, by: float
+        self, url: str, content: bytes | None, *, by: float, method: str | None = None
     ) -> AsyncIterator[httpx.Response]:
         """The server's answer once its status is 200; its connection is given back at the end."""
         async with AsyncExitStack() as held:
             try:
                 async with asyncio.timeout_at(by):
-                    answer = await self._send(held, url, content)
+                    answer = await self._send(held, url, content, method=method)
                     key = self._key.value
                     if answer.status_code == 401 and await self._key.renew(key):
-                        answer = await self._send(held, url, content)
+                        answer = await self._send(held, url, content, method=method)
             except _TRANSPORT as error:
                 raise transport_failure(error) from error
             if answer.status_code != 200:
@@ -170,14 +197,16 @@ class ModelManager:
                 raise status_failure(answer.status_code, answer.headers, said)
             yield answer
 
-    async def _send(self, held: AsyncExitStack, url: str, content: bytes | None) -> httpx.Response:
+    async def _send(
+        self, held: AsyncExitStack, url: str, content: bytes | None, *, method: str | None
+    ) -> httpx.Response:
         connected = False
 
         async def note(event: str, _: dict[str, Any]) -> None:
             nonlocal connected
             connected = connected or event == "connection.connect_tcp.started"
 
-        method = "GET" if content is None else "POST"
+        method = method or ("GET" if content is None else "POST")
         extensions = {"timeout": self._timeouts, "trace": note}
         while True:
             pool = await held.enter_async_context(self._connections.borrow())
@@ -199,9 +228,12 @@ class ModelManager:
             held.push_async_callback(answer.aclose)
             return answer
 
-    async def _lines(self, answer: httpx.Response, *, by: float) -> AsyncGenerator[bytes, None]:
+    async def _lines(
+        self, answer: httpx.Response, *, by: float, silence_s: float | None = None
+    ) -> AsyncGenerator[bytes, None]:
         """The answer's lines; several that came together are handed out without waiting."""
         loop = asyncio.get_running_loop()
+        next_s = self._next_token_s if silence_s is None else silence_s
         rest = b""
         async with aclosing(answer.aiter_raw()) as pieces:  # type: ignore[type-var]
             while True:
@@ -221,7 +253,7 @@ class ModelManager:
                 if lines:
                     # Only a whole line counts as a sign of life, not a byte now and then.
                     self._connections.touch()
-                    by = loop.time() + self._next_token_s
+                    by = loop.time() + next_s
         if rest.strip():
             yield rest
 

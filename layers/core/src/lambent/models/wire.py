@@ -85,7 +85,7 @@ def read_chunk(line: bytes) -> ModelChunk:
             _end(record) if record.get("done") else None,
         )
     except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-        raise ModelUnavailable("The model server sent a line that is no answer.") from error
+        raise senseless() from error
 
 
 def _read_tool_call(call: Mapping[str, Any]) -> ToolCall:
@@ -114,6 +114,11 @@ def _usage(record: Mapping[str, Any]) -> Usage:
         generation_s=seconds("eval_duration"),
         total_s=seconds("total_duration"),
     )
+
+
+def senseless() -> ModelUnavailable:
+    """The error of a line that is no answer."""
+    return ModelUnavailable("The model server sent a line that is no answer.")
 
 
 def read_embeddings(record: Mapping[str, Any]) -> Embeddings:
