@@ -17,6 +17,8 @@ def main() -> int:
     }
     benches = {name: module for name, module in names.items() if hasattr(module, "main")}
     asked = sys.argv[1:]
+    if asked and asked[0] not in benches:
+        print(f"There is no benchmark {asked[0]!r}. There are:", file=sys.stderr)
     if not asked or asked[0] not in benches:
         for name, module in benches.items():
             print(f"{name:12} {(module.__doc__ or '').splitlines()[0]}")
