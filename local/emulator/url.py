@@ -70,8 +70,15 @@ class FunctionUrls:
         try:
             pool.submit(invocation)
             await pool.admitted(invocation)
-        except Throttled:
-            await _refuse_throttled(exchange)
+        except Throttled as error:
+            if not error.reserved:
+                log.warning(
+                    "%s: all %d environments are busy, and a request was refused; "
+                    "--max-environments allows more",
+                    function.short,
+                    pool.limit,
+                )
+            await _refuse_throttled(exchange, reserved=error.reserved)
             return
         try:
             await self._answer(exchange, invocation, mode=function.url or UrlMode.BUFFERED)
@@ -165,9 +172,10 @@ async def _refuse_body(exchange: Exchange) -> None:
     await _refuse(exchange, 413, "RequestEntityTooLargeException", message, close=True)
 
 
-async def _refuse_throttled(exchange: Exchange) -> None:
+async def _refuse_throttled(exchange: Exchange, *, reserved: bool) -> None:
+    whose = "ReservedFunction" if reserved else ""
     body = {
-        "Reason": "ReservedFunctionConcurrentInvocationLimitExceeded",
+        "Reason": f"{whose}ConcurrentInvocationLimitExceeded",
         "Type": "User",
         "message": "Rate Exceeded.",
     }

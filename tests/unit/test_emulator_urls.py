@@ -1,5 +1,6 @@
 """Function URLs of the emulator: real processes, a real client, frames as they come."""
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -202,3 +203,21 @@ async def test_the_front_sends_each_path_to_its_function(toys: Toys) -> None:
         assert (await client.get(f"{url}/health/live")).text == "gateway"
         assert (await client.get(f"{url}/runs/x/events")).text == "chat"
         assert (await client.get(f"{url}/")).text == "gateway"
+
+
+async def test_beyond_this_machines_limit_a_request_waits_and_a_person_learns_why(
+    toys: Toys, caplog: pytest.LogCaptureFixture
+) -> None:
+    toys.add("slow", "import time\ndef handler(event, context):\n    time.sleep(15)\n", **URL)
+    limits = {"max_environments": 1, "queue_s": 0.1, "init_s": 0.1}
+    async with toys.run(**limits) as emulator, httpx.AsyncClient(timeout=30) as client:
+        emulator.pools["slow"].warm()
+        assert await emulator.pools["slow"].warmed()
+        url = await emulator.serve_function("slow")
+        first = asyncio.create_task(client.get(url))
+        await toys.logged("slow", "START")
+        refused = await client.get(url)
+        first.cancel()
+    assert refused.status_code == 429
+    assert refused.json()["Reason"] == "ConcurrentInvocationLimitExceeded"
+    assert "slow: all 1 environments are busy" in caplog.text
