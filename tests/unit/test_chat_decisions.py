@@ -70,6 +70,7 @@ async def test_an_unknown_agent_is_501_even_while_the_breaker_is_open(
         unknown = await client.post("/chat/stream", json={**CHAT, "agent": "none"})
         known = await client.post("/chat/stream", json=CHAT)
     assert problem_of(unknown, 501) == "unknown_agent"
+    assert "There is no agent 'none'" in unknown.json()["detail"]
     assert problem_of(known, 503) == "breaker_open"
     assert int(known.headers["retry-after"]) >= 1
     assert scripted_model.generations == []

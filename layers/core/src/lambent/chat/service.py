@@ -18,7 +18,7 @@ from lambent.chat.stream_turn import FrameEncoder, KeeperOf, StreamTurn
 from lambent.chat.turn_work import Parts, TurnWork
 from lambent.chat.values import ChatRequest, Known, Refusal, StreamWish
 from lambent.clock import Clock
-from lambent.errors import LambentError
+from lambent.errors import LambentError, UnknownAgent
 from lambent.ids import new_ulid
 from lambent.models.manager import ModelManager
 from lambent.models.values import ModelInfo
@@ -140,7 +140,10 @@ class ChatService:
             )
         )
         if isinstance(decision, Refused):
-            return Refusal(decision.error, decision.limit)
+            refusal = decision.error
+            if isinstance(refusal, UnknownAgent):  # admission has not heard its name
+                refusal = UnknownAgent(f"There is no agent {agent!r}; GET /agents lists them all.")
+            return Refusal(refusal, decision.limit)
         work = TurnWork(
             request,
             decision,
