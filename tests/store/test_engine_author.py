@@ -570,6 +570,7 @@ async def test_what_goes_wrong_in_a_redacted_step_is_shown_to_nobody_either(
         def leaky() -> None:
             raise ValueError("the password s3cret is wrong")
 
+        await step.do("open", lambda: "s3cret", redact=True, undo=lambda _: leaky())
         await step.do("log in", leaky, redact=True)
 
     run_id = await test.start("w")
@@ -578,6 +579,8 @@ async def test_what_goes_wrong_in_a_redacted_step_is_shown_to_nobody_either(
     await test.pass_time(3600)
     run = await test.run(run_id)
     assert (run.status, run.error and run.error["type"]) == ("failed", "ValueError")
+    assert run.error
+    assert [one["step"] for one in run.error["undo_failed"]] == ["open"]
     said = repr([between, run, await test.journal(run_id), await test.document(run_id)])
     assert "s3cret" not in said + caplog.text
 

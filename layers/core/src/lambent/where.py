@@ -90,6 +90,8 @@ def _clause(path: str, name: str, value: Any) -> Clause:
 def _plain(path: str, value: Any) -> Any:
     """As events carry it, which is JSON: else the one who asks would hold another value than the
     one who reads the wait, a tuple, say, in place of a list."""
+    if isinstance(value, bytes):
+        return value  # what an event of bytes has as its data
     try:
         return plain(encode(value).form)
     except Unserialisable as error:

@@ -63,6 +63,7 @@ class Undo:
     key: str
     fn: Callable[..., Any]
     output: Any
+    redact: bool = False
 
 
 @dataclass(slots=True, kw_only=True)

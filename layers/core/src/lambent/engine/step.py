@@ -100,7 +100,10 @@ class Step:
             record = await attempted(context, key, plan, known)
             output = await context.outcome(record)
         if undo is not None:
-            context.undos.append(Undo(order=record["order"], key=key, fn=undo, output=output))
+            undone = Undo(
+                order=record["order"], key=key, fn=undo, output=output, redact=plan.redact
+            )
+            context.undos.append(undone)
         return output
 
     def _timeout_s(self, timeout: Duration | None) -> float:

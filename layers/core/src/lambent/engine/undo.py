@@ -39,6 +39,7 @@ async def _undo(context: RunContext, undo: Undo) -> Document:
         produce=produce,
         retry=context.workflow.retry,
         timeout_s=min(config.step_timeout_s, config.longest_step_s),
+        redact=undo.redact,
     )
     # Named by the key it undoes, not counted: a replay may find one undo fewer or more.
     key: Any = f"{CURRENT.get().path}/{undo.key}"
