@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from lambent.clock import SystemClock
+from lambent.mongo import Mongo
 from local.services import ScriptedModel
 from tests.unit.chat_site import CHAT, ChatSite, chat_site
 
@@ -20,9 +22,13 @@ USER = {"role": "user", "content": "x"}
 
 
 @pytest.fixture
-async def site(postgres_dsn: str, scripted_model: ScriptedModel) -> AsyncIterator[ChatSite]:
-    async with chat_site(postgres_dsn, scripted_model.host) as site:
+async def site(
+    postgres_dsn: str, scripted_model: ScriptedModel, mongo_uri: str, mongo_db_name: str
+) -> AsyncIterator[ChatSite]:
+    mongo = Mongo(mongo_uri, mongo_db_name, clock=SystemClock())
+    async with chat_site(postgres_dsn, scripted_model.host, mongo=mongo) as site:
         yield site
+    await mongo.close()
 
 
 def body_of(answer: httpx.Response, status: int) -> dict[str, Any]:

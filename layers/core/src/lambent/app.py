@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from lambent.bus.events import EventBus
     from lambent.bus.sending import WebhookSender
     from lambent.bus.webhooks import Webhooks
+    from lambent.chat.conversations import ConversationStore
     from lambent.chat.durable_chats import DurableChats
     from lambent.chat.service import ChatService
     from lambent.dispatch import Dispatch
@@ -156,6 +157,10 @@ class Platform:
             durable=lambda: self.durable_chats,
             memory=lambda: self.memory,
         )
+
+    @property
+    def conversations(self) -> ConversationStore:
+        return self.chats.conversations
 
     @cached_property
     def durable_chats(self) -> DurableChats:

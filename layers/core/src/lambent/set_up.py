@@ -47,3 +47,4 @@ async def _ensure_indexes(parts: Platform) -> None:
     await parts.schedules.ensure_indexes()
     await parts.chats.streams.ensure_indexes()
     await parts.chats.keys.ensure_indexes()
+    await parts.chats.conversations.ensure_indexes()

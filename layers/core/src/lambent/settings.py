@@ -247,6 +247,11 @@ class Settings:
     embedding_model: str = setting(
         _text, "The model behind the tools `remember` and `recall`.", default="all-minilm"
     )
+    conversation_tokens: int = setting(
+        _number(int, 256, 10_000_000),
+        "The window that a kept conversation is fitted into where a request sets no `num_ctx`.",
+        default=4096,
+    )
     keep_alive_s: float = setting(
         _number(float, 0.1, 60), "Silence after which a stream sends a comment.", default=10.0
     )

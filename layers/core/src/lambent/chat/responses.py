@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+from lambent.chat.messages import message_of, record_of
 from lambent.clock import Clock
 from lambent.errors import NotFound
-from lambent.models.values import Message, Role, ToolCall
+from lambent.models.values import Message
 
 if TYPE_CHECKING:
     from pymongo.asynchronous.collection import AsyncCollection
@@ -69,7 +70,7 @@ class ResponseStore:
             "_id": kept.id,
             "client": kept.client,
             "chain": list(kept.chain),
-            "messages": json.dumps([_record(one) for one in kept.messages]),
+            "messages": json.dumps([record_of(one) for one in kept.messages]),
             "body": json.dumps(kept.body),
             "created_at": now,
             "expire_at": now + _RETENTION,
@@ -91,7 +92,7 @@ class ResponseStore:
         for turn in chain:
             if turn not in turns:
                 raise NotFound(f"The response {turn!r} before {id!r} is no longer there.")
-            messages.extend(_message(one) for one in json.loads(turns[turn]["messages"]))
+            messages.extend(message_of(one) for one in json.loads(turns[turn]["messages"]))
         return Recalled(chain, tuple(messages))
 
     async def get(self, id: str, *, client: str) -> dict[str, Any]:
@@ -121,29 +122,3 @@ class ResponseStore:
 
 def _not_found(id: str) -> NotFound:
     return NotFound(f"There is no response {id[:100]!r}.")
-
-
-def _record(message: Message) -> dict[str, Any]:
-    calls = [[call.name, dict(call.arguments), call.id] for call in message.tool_calls]
-    record = {
-        "role": message.role.value,
-        "content": message.content,
-        "images": list(message.images),
-        "thinking": message.thinking,
-        "tool_calls": calls,
-        "tool_name": message.tool_name,
-        "tool_call_id": message.tool_call_id,
-    }
-    return {name: value for name, value in record.items() if value}
-
-
-def _message(record: Mapping[str, Any]) -> Message:
-    return Message(
-        role=Role(record["role"]),
-        content=record.get("content", ""),
-        images=tuple(record.get("images", ())),
-        thinking=record.get("thinking", ""),
-        tool_calls=tuple(ToolCall(*one) for one in record.get("tool_calls", ())),
-        tool_name=record.get("tool_name"),
-        tool_call_id=record.get("tool_call_id"),
-    )

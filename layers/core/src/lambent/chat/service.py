@@ -30,6 +30,7 @@ from lambent.streams.values import Dialect, Stream
 if TYPE_CHECKING:
     from lambent.agents.memory import Memory
     from lambent.bus.events import EventBus
+    from lambent.chat.conversations import ConversationStore
     from lambent.chat.durable_chats import DurableChats
     from lambent.chat.idempotency import IdempotencyKeys
     from lambent.chat.responses import ResponseStore
@@ -71,6 +72,7 @@ class ChatService:
             bus=bus,
             durable=durable,
             memory=memory,
+            conversations=lambda: self.conversations,
         )
         self._live: set[LiveTurn] = set()
         self._held: set[asyncio.Task[None]] = set()
@@ -91,6 +93,13 @@ class ChatService:
         from lambent.streams.store import StreamStore
 
         return StreamStore(self._mongo, clock=self.clock)
+
+    @cached_property
+    def conversations(self) -> ConversationStore:
+        """What clients and agents have said to each other."""
+        from lambent.chat.conversations import ConversationStore
+
+        return ConversationStore(self._mongo, clock=self.clock)
 
     @cached_property
     def keys(self) -> IdempotencyKeys:

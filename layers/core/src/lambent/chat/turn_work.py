@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from lambent.admission import decisions
@@ -31,11 +32,13 @@ from lambent.telemetry import log_fields, logger
 if TYPE_CHECKING:
     from lambent.agents.memory import Memory
     from lambent.bus.events import EventBus
+    from lambent.chat.conversations import ConversationStore
+    from lambent.chat.dialogue import Dialogue, Windows
     from lambent.chat.durable_chats import DurableChats
     from lambent.engine.engine import WorkflowEngine
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Parts:
     """The environment's parts that turns share."""
 
@@ -47,12 +50,20 @@ class Parts:
     bus: Callable[[], EventBus] | None = None
     durable: Callable[[], DurableChats] | None = None
     memory: Callable[[], Memory] | None = None
+    conversations: Callable[[], ConversationStore] | None = None
 
     def durable_chats(self) -> DurableChats:
         """Raises `Unavailable`."""
         if self.durable is None:
             raise Unavailable("Durable agents need the engine, which is not here.")
         return self.durable()
+
+    @cached_property
+    def windows(self) -> Windows:
+        """The models' windows, asked once each."""
+        from lambent.chat.dialogue import Windows
+
+        return Windows(self.models, loaded_tokens=self.settings.conversation_tokens)
 
     @property
     def means(self) -> Means:
@@ -89,6 +100,7 @@ class TurnWork:
         self._began_s = began_s
         self._booking: Booking | None = None
         self._turn_id: str | None = None  # of a durable turn that was begun
+        self._dialogue: Dialogue | None = None
         self._access = ModelAccess(parts.models)
         if isinstance(decision, Admitted):
             # At once: the grant has to be given back even if `run` is never reached.
@@ -106,6 +118,8 @@ class TurnWork:
                 note(Metric.STREAMS_BROKEN)
             if error.status == 500:
                 logger().error("A turn failed", exc_info=error, **log_fields(turn=live.id))
+            if self._dialogue is not None:
+                await self._dialogue.end()
             await live.put(Failed(error))
 
     async def book(self) -> None:
@@ -115,6 +129,8 @@ class TurnWork:
             await self._parts.durable().settled(self._turn_id)
         if self._booking is not None:
             await self._booking.finish()
+        if self._dialogue is not None:
+            await self._dialogue.end()
 
     async def _wait_for_slot(self, live: LiveTurn) -> None:
         if not isinstance(self._decision, decisions.Queued):
@@ -133,18 +149,46 @@ class TurnWork:
     async def _answer(self, live: LiveTurn) -> None:
         finish_reason, used = "stop", Usage()
         sources: list[Source] = []
-        messages = self._request.messages
-        if self._request.recall is not None:
-            messages = await self._request.recall(live.client)
+        messages = await self._messages(live)
+        said: list[Chunk] = []
         async with aclosing(self._chunks(self._turn(live, messages))) as chunks:
             async for chunk in chunks:
                 finish_reason = chunk.finish_reason or finish_reason
                 sources.extend(chunk.sources)
                 used = chunk.usage or used
+                if self._dialogue is not None:
+                    said.append(chunk)
                 await live.put(chunk)
         # A run's use is booked by its steps, and told with its last frame.
         usage = used if live.durable else self._access.usage
+        if self._dialogue is not None:
+            # Before the end is told: the client may go on at once.
+            await self._dialogue.keep(
+                "".join(chunk.delta for chunk in said),
+                thinking="".join(chunk.thinking for chunk in said),
+                prompt_tokens=usage.prompt_tokens,
+            )
         await live.put(Finished(finish_reason, usage, tuple(sources)))
+
+    async def _messages(self, live: LiveTurn) -> tuple[Message, ...]:
+        request, conversations = self._request, self._parts.conversations
+        if request.recall is not None:
+            return await request.recall(live.client)
+        if request.conversation is None or conversations is None:
+            return request.messages
+        from lambent.chat.dialogue import Dialogue
+
+        self._dialogue = Dialogue(
+            conversations(),
+            request.conversation,
+            turn=live.id,
+            client=live.client,
+            clock=self._parts.clock,
+        )
+        window = await self._parts.windows.tokens_of(self._model, request.options)
+        return await self._dialogue.begin(
+            request.messages, window_tokens=window, options=request.options
+        )
 
     def _chunks(self, turn: Turn) -> AsyncGenerator[Chunk, None]:
         if self._agent is not None:

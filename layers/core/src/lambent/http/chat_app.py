@@ -12,7 +12,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lambent import __version__
 from lambent.chat.service import ChatService
-from lambent.chat.values import ChatRequest
 from lambent.errors import NotFound
 from lambent.http.chat_callers import Caller
 from lambent.http.chat_requests import parse_chat
@@ -57,7 +56,7 @@ class ChatRoutes:
 
     async def chat(self, request: Request) -> Any:
         caller = Caller(self._service, request)
-        asked = replace(await caller.asked(_read), patient=False)
+        asked = replace(await caller.asked(parse_chat), patient=False)
         live = await caller.start(asked)
         return JsonAnswer(
             live,
@@ -67,7 +66,7 @@ class ChatRoutes:
 
     async def chat_stream(self, request: Request) -> Any:
         caller = Caller(self._service, request)
-        asked = await caller.asked(_read)
+        asked = await caller.asked(parse_chat)
         wish = await caller.wish()
         live = await caller.start(asked)
         encoder = EventEncoder(request_id_of(request.scope))
@@ -95,13 +94,6 @@ class ChatRoutes:
     async def health(self, request: Request) -> Any:
         # Liveness only: it asks no store, so it costs nothing and fails for nobody else's fault.
         return Json({"status": "ok", "version": __version__}, {})
-
-
-def _read(body: Any) -> ChatRequest:
-    asked = parse_chat(body)
-    if asked.conversation is not None:
-        raise NotFound(f"There is no conversation {asked.conversation!r}.")
-    return asked
 
 
 def _marked(router: Router) -> ASGIApp:

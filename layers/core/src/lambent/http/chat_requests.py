@@ -61,7 +61,10 @@ class OptionsBody(TypedDict, total=False):
 
 
 class ChatBody(_Strict):
-    """`input` is one message of the user; `messages` is a conversation that ends with one."""
+    """`input` is one message of the user; `messages` is a conversation that ends with one.
+
+    With `conversation`, what was said before is taken from the kept conversation of that id.
+    """
 
     agent: _Name = "chat"
     input: _Text | None = None
@@ -76,6 +79,8 @@ class ChatBody(_Strict):
             raise PydanticCustomError("one_of", "exactly one of input and messages is needed")
         if self.messages and self.messages[-1].role != "user":
             raise PydanticCustomError("last", "the last of messages must be the user's")
+        if self.conversation is not None and self.messages and len(self.messages) > 1:
+            raise PydanticCustomError("kept", "a kept conversation takes one message at a time")
         return self
 
     def to_request(self) -> ChatRequest:

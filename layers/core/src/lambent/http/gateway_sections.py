@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lambent.admission.sessions import Sessions
     from lambent.bus.events import EventBus
     from lambent.bus.webhooks import Webhooks
+    from lambent.chat.conversations import ConversationStore
     from lambent.clock import Clock
     from lambent.dispatch import Dispatch
     from lambent.engine.engine import WorkflowEngine
@@ -54,6 +55,8 @@ class Parts(Protocol):
     def schedules(self) -> Schedules: ...
     @property
     def webhooks(self) -> Webhooks: ...
+    @property
+    def conversations(self) -> ConversationStore: ...
     @property
     def dispatch(self) -> Dispatch: ...
     @property
@@ -93,6 +96,11 @@ def gateway_sections(parts: Parts) -> list[Section]:
 
         return webhooks_router(parts.webhooks, parts.dispatch, authorize)
 
+    def conversations() -> APIRouter:
+        from lambent.http.conversations import conversations_router
+
+        return conversations_router(parts.conversations, authorize)
+
     def callbacks() -> APIRouter:
         from lambent.http.callbacks import callbacks_router
 
@@ -105,6 +113,7 @@ def gateway_sections(parts: Parts) -> list[Section]:
         Section(("schedules",), schedules),
         Section(("webhooks",), webhooks),
         Section(("callbacks",), callbacks),
+        Section(("conversations",), conversations),
         *_admin_sections(parts),
     ]
 

@@ -1,0 +1,311 @@
+"""`ConversationStore`: what a client and its agents have said to each other.
+
+An entry is what one turn, or one request to append, added: one document, unique by the
+conversation and its number. So one insert decides between two who add at once, nothing is ever
+half appended, and the entries themselves tell how far a conversation has come. A turn claims its
+conversation first (`busy_until`, renewed while it runs): a second turn meanwhile is refused
+before its model is paid for, not after.
+
+    free -> busy (a turn) -> free;  a claim that lapsed is free
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from lambent.chat.messages import message_of, record_of
+from lambent.clock import EPOCH, Clock
+from lambent.errors import Conflict, NotFound, RequestError
+from lambent.ids import new_ulid
+from lambent.models.values import Message, Role
+
+if TYPE_CHECKING:
+    from pymongo.asynchronous.collection import AsyncCollection
+
+    from lambent.mongo import Document, Mongo
+
+CONVERSATIONS: Final = "conversations"
+ENTRIES: Final = "conversation_entries"
+BUSY: Final = timedelta(seconds=30)
+_NUMBERS: Final = 1 << 52
+_TITLE_LENGTH: Final = 60
+# Beyond this no model of any window reads it, and no page shows it.
+_MOST_ENTRIES: Final = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Messages that came together; `turn` is the turn that made them, if one did."""
+
+    number: int
+    messages: tuple[Message, ...]
+    turn: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A conversation without what was said. `tokens_a_byte` is as its last turn measured it."""
+
+    id: str
+    title: str
+    created_at: datetime
+    updated_at: datetime
+    forked_from: str | None = None
+    tokens_a_byte: float | None = None
+
+
+class ConversationStore:
+    """Only the client who made a conversation reaches it; to others it does not exist.
+
+    Every method may raise `StoreUnavailable`; `mongo` is called at its first use.
+    """
+
+    def __init__(self, mongo: Callable[[], Mongo], *, clock: Clock) -> None:
+        self._mongo = mongo
+        self._clock = clock
+
+    async def ensure_indexes(self) -> None:
+        """Part of the setup."""
+        from lambent.mongo import guarded
+
+        # Rising, though read from its end: some servers find nothing in a falling one.
+        await guarded(self._conversations.create_index([("client", 1), ("place", 1)]))
+        await guarded(self._entries.create_index([("conversation", 1), ("number", 1)]))
+
+    async def create(
+        self, client: str, *, title: str = "", messages: Sequence[Message] = ()
+    ) -> Conversation:
+        """A new one, with what was said before it, if anything was."""
+        first = [Entry(1, tuple(messages), None, self._clock.now())] if messages else []
+        return await self._insert(client, first, title=title, forked_from=None)
+
+    async def fork(self, id: str, *, client: str, at: str) -> Conversation:
+        """A new one that begins with this one's messages up to and with `at`.
+
+        Raises `NotFound` for the conversation, and for the message.
+        """
+        source = await self.get(id, client=client)
+        number, index = _place_of(at)
+        entries = [one for one in await self.entries(id, client=client) if one.number <= number]
+        if not entries or entries[-1].number != number or index >= len(entries[-1].messages):
+            raise NotFound(f"There is no message {at[:40]!r} in this conversation.")
+        last = entries[-1]
+        cut = Entry(last.number, last.messages[: index + 1], last.turn, last.created_at)
+        return await self._insert(
+            client, [*entries[:-1], cut], title=source.title, forked_from=f"{id}/{at}"
+        )
+
+    async def page(self, client: str, *, limit: int, before: str | None) -> list[Conversation]:
+        """The newest first, from behind the conversation `before` on."""
+        from lambent.mongo import guarded
+
+        wanted = {"client": client, "place": {"$gt": "", "$lt": before or "~"}}
+        found = self._conversations.find(wanted).sort([("client", -1), ("place", -1)]).limit(limit)
+        return [_conversation(one) for one in await guarded(found.to_list(None))]
+
+    async def get(self, id: str, *, client: str) -> Conversation:
+        """Raises `NotFound`."""
+        return _conversation(await self._find(id, client))
+
+    async def entries(self, id: str, *, client: str) -> list[Entry]:
+        """All that was said, in order."""
+        from lambent.mongo import guarded
+
+        wanted = {"conversation": id, "number": {"$gt": 0, "$lt": _NUMBERS}}
+        found = (
+            self._entries.find(wanted)
+            .sort([("conversation", 1), ("number", 1)])
+            .limit(_MOST_ENTRIES)
+        )
+        return [
+            _entry(one) for one in await guarded(found.to_list(None)) if one["client"] == client
+        ]
+
+    async def append(self, id: str, messages: Sequence[Message], *, client: str) -> Entry:
+        """Add messages; raises `NotFound`, and `Conflict` where a turn or somebody else adds."""
+        found = await self._find(id, client)
+        if found["busy_until"] > self._clock.now():
+            raise _busy()
+        entries = await self.entries(id, client=client)
+        last = entries[-1].number if entries else 0
+        return await self.add(id, last + 1, messages, client=client, turn=None)
+
+    async def add(
+        self, id: str, number: int, messages: Sequence[Message], *, client: str, turn: str | None
+    ) -> Entry:
+        """Add the entry of this number, once for each turn; raises `Conflict` where it is there."""
+        from pymongo.errors import DuplicateKeyError
+
+        from lambent.mongo import guarded
+
+        if number > _MOST_ENTRIES:
+            raise Conflict("This conversation has become too long; fork it at a late message.")
+        entry = Entry(number, tuple(messages), turn, self._clock.now())
+        try:
+            await guarded(self._entries.insert_one(_entry_document(id, client, entry)))
+        except DuplicateKeyError:
+            there = await guarded(self._entries.find_one({"_id": f"{id}/{number}"}))
+            if there is None or turn is None or there["turn"] != turn:
+                raise _busy() from None
+        if not await self._touch(id, client, messages):
+            # It was deleted meanwhile: nothing of it may stay behind.
+            await guarded(self._entries.delete_one({"_id": f"{id}/{number}"}))
+            raise _not_found(id)
+        return entry
+
+    async def begin_turn(self, id: str, *, client: str, turn: str) -> Conversation:
+        """free -> busy; raises `NotFound`, and `Conflict` while another turn runs."""
+        now = self._clock.now()
+        free = {"_id": id, "client": client, "busy_until": {"$gte": EPOCH, "$lte": now}}
+        if not await self._change(free, {"busy_until": now + BUSY, "turn": turn}):
+            found = await self._find(id, client)
+            if found["turn"] != turn:
+                raise _busy()
+            return _conversation(found)
+        return await self.get(id, client=client)
+
+    async def renew_turn(self, id: str, *, turn: str) -> bool:
+        """busy -> busy, for another while; False where the claim is somebody else's."""
+        return await self._change(_busy_with(id, turn), {"busy_until": self._clock.now() + BUSY})
+
+    async def end_turn(self, id: str, *, turn: str, tokens_a_byte: float | None) -> None:
+        """busy -> free, with what the turn has measured."""
+        measured = {} if tokens_a_byte is None else {"tokens_a_byte": tokens_a_byte}
+        await self._change(_busy_with(id, turn), {"busy_until": EPOCH, "turn": None, **measured})
+
+    async def rename(self, id: str, title: str, *, client: str) -> Conversation:
+        """Raises `NotFound`."""
+        await self._change({"_id": id, "client": client}, {"title": title})
+        return await self.get(id, client=client)
+
+    async def delete(self, id: str, *, client: str) -> None:
+        """Raises `NotFound`. A turn that still runs ends without having anything kept."""
+        from lambent.mongo import guarded
+
+        # The head first: what a crash leaves is reached by nobody.
+        done = await guarded(self._conversations.delete_one({"_id": id, "client": client}))
+        if not done.deleted_count:
+            raise _not_found(id)
+        await guarded(self._entries.delete_many({"conversation": id}))
+
+    async def _insert(
+        self, client: str, entries: Sequence[Entry], *, title: str, forked_from: str | None
+    ) -> Conversation:
+        from lambent.mongo import guarded
+
+        id, now = new_ulid(self._clock), self._clock.now()
+        said = [message for entry in entries for message in entry.messages]
+        document = {
+            "_id": id,
+            "client": client,
+            # The same once more: a range on `_id` is read by scanning on some servers.
+            "place": id,
+            "title": title or title_of(said),
+            "created_at": now,
+            "updated_at": now,
+            "forked_from": forked_from,
+            "tokens_a_byte": None,
+            "busy_until": EPOCH,
+            "turn": None,
+        }
+        # The head last: a conversation that is seen is whole.
+        if entries:
+            documents = [_entry_document(id, client, one) for one in entries]
+            await guarded(self._entries.insert_many(documents))
+        await guarded(self._conversations.insert_one(document))
+        return _conversation(document)
+
+    async def _touch(self, id: str, client: str, messages: Sequence[Message]) -> bool:
+        mine = {"_id": id, "client": client}
+        there = await self._change(mine, {"updated_at": self._clock.now()})
+        if there and (title := title_of(messages)):
+            await self._change({**mine, "title": ""}, {"title": title})
+        return there
+
+    async def _find(self, id: str, client: str) -> Document:
+        from lambent.mongo import guarded
+
+        found = await guarded(self._conversations.find_one({"_id": id, "client": client}))
+        if found is None:
+            raise _not_found(id)
+        return found
+
+    async def _change(self, where: Document, changes: Document) -> bool:
+        from lambent.mongo import guarded
+
+        done = await guarded(self._conversations.update_one(where, {"$set": changes}))
+        return done.matched_count == 1
+
+    @property
+    def _conversations(self) -> AsyncCollection[Document]:
+        return self._mongo().db[CONVERSATIONS]
+
+    @property
+    def _entries(self) -> AsyncCollection[Document]:
+        return self._mongo().db[ENTRIES]
+
+
+def title_of(messages: Sequence[Message]) -> str:
+    """The first words of the first that the user said."""
+    said = next((one.content for one in messages if one.role is Role.user), "")
+    words = " ".join(said.split())
+    if len(words) <= _TITLE_LENGTH:
+        return words
+    return words[:_TITLE_LENGTH].rpartition(" ")[0] + "…" if " " in words else words[:60] + "…"
+
+
+def message_id(entry: Entry, index: int) -> str:
+    """What names a message within its conversation."""
+    return f"{entry.number}.{index + 1}"
+
+
+def _place_of(id: str) -> tuple[int, int]:
+    number, _, index = id.partition(".")
+    if not (id.isascii() and number.isdecimal() and index.isdecimal() and len(id) <= 20):
+        raise RequestError("A message's id is two numbers with a point between them.")
+    return int(number), max(0, int(index) - 1)
+
+
+def _busy_with(id: str, turn: str) -> dict[str, Any]:
+    return {"_id": id, "turn": turn}
+
+
+def _busy() -> Conflict:
+    return Conflict("Another turn of this conversation is under way; try again once it has ended.")
+
+
+def _not_found(id: str) -> NotFound:
+    return NotFound(f"There is no conversation {id[:100]!r}.")
+
+
+def _entry_document(id: str, client: str, entry: Entry) -> dict[str, Any]:
+    return {
+        "_id": f"{id}/{entry.number}",
+        "conversation": id,
+        "client": client,
+        "number": entry.number,
+        "turn": entry.turn,
+        "messages": json.dumps([record_of(one) for one in entry.messages]),
+        "created_at": entry.created_at,
+    }
+
+
+def _entry(found: Document) -> Entry:
+    messages = tuple(message_of(one) for one in json.loads(found["messages"]))
+    return Entry(found["number"], messages, found["turn"], found["created_at"])
+
+
+def _conversation(found: Document) -> Conversation:
+    return Conversation(
+        id=found["_id"],
+        title=found["title"],
+        created_at=found["created_at"],
+        updated_at=found["updated_at"],
+        forked_from=found["forked_from"],
+        tokens_a_byte=found["tokens_a_byte"],
+    )

@@ -1,0 +1,99 @@
+"""`Dialogue`: one turn's part in a kept conversation: reads it, claims it, adds the exchange."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from lambent.chat import window
+from lambent.chat.conversations import BUSY, ConversationStore
+from lambent.clock import Clock
+from lambent.errors import LambentError, StoreUnavailable
+from lambent.models.manager import ModelManager
+from lambent.models.values import Message, Role
+
+_RENEW_S: Final = BUSY.total_seconds() / 3
+
+
+class Dialogue:
+    """`begin`, then `keep` where the answer is whole, then `end` in any case."""
+
+    def __init__(self, store: ConversationStore, id: str, *, turn: str, client: str, clock: Clock):
+        self._store = store
+        self._id = id
+        self._turn = turn
+        self._client = client
+        self._clock = clock
+        self._number = 1
+        self._said: Sequence[Message] = ()
+        self._told: Sequence[Message] = ()
+        self._renewing: asyncio.Task[None] | None = None
+        self._ratio: float | None = None
+
+    async def begin(
+        self, said: Sequence[Message], *, window_tokens: int, options: Mapping[str, Any]
+    ) -> tuple[Message, ...]:
+        """What the model is to be told. Raises `NotFound`, `Conflict` and `StoreUnavailable`."""
+        found = await self._store.begin_turn(self._id, client=self._client, turn=self._turn)
+        self._renewing = asyncio.create_task(self._renew())
+        entries = await self._store.entries(self._id, client=self._client)
+        self._number = entries[-1].number + 1 if entries else 1
+        self._said = said
+        self._told = window.fit(
+            entries,
+            said,
+            window_tokens=window_tokens,
+            answer_tokens=int(options.get("num_predict") or 0),
+            tokens_a_byte=found.tokens_a_byte,
+        )
+        return tuple(self._told)
+
+    async def keep(self, answer: str, *, thinking: str, prompt_tokens: int) -> None:
+        """Add the exchange, once, and let the next turn begin.
+
+        Raises `Conflict` where this turn had lost its claim.
+        """
+        message = Message(role=Role.assistant, content=answer, thinking=thinking)
+        await self._store.add(
+            self._id, self._number, (*self._said, message), client=self._client, turn=self._turn
+        )
+        self._ratio = window.measured(self._told, prompt_tokens)
+        await self.end()
+
+    async def end(self) -> None:
+        """Let the next turn begin; never raises: a claim that stays lapses. Twice is once."""
+        renewing, self._renewing = self._renewing, None
+        if renewing is None:
+            return
+        renewing.cancel()
+        with suppress(StoreUnavailable):
+            await self._store.end_turn(self._id, turn=self._turn, tokens_a_byte=self._ratio)
+
+    async def _renew(self) -> None:
+        held = True
+        while held:
+            await self._clock.sleep(_RENEW_S)
+            with suppress(StoreUnavailable):
+                held = await self._store.renew_turn(self._id, turn=self._turn)
+
+
+class Windows:
+    """How many tokens each model takes: what it was made for, within what it is loaded with."""
+
+    def __init__(self, models: ModelManager, *, loaded_tokens: int) -> None:
+        self._models = models
+        self._loaded_tokens = loaded_tokens
+        self._known: dict[str, int] = {}
+
+    async def tokens_of(self, model: str, options: Mapping[str, Any]) -> int:
+        """The window of one turn."""
+        if model not in self._known:
+            try:
+                made_for = (await self._models.show(model)).context_tokens
+            except LambentError:  # the turn itself will tell what is wrong, if anything is
+                return int(options.get("num_ctx") or self._loaded_tokens)
+            self._known[model] = made_for or 1 << 30
+        asked = int(options.get("num_ctx") or self._loaded_tokens)
+        return min(asked, self._known[model])

@@ -1,0 +1,36 @@
+"""Messages as JSON records, the way the stores keep them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lambent.models.values import Message, Role, ToolCall
+
+
+def record_of(message: Message) -> dict[str, Any]:
+    """Without what is empty."""
+    calls = [[call.name, dict(call.arguments), call.id] for call in message.tool_calls]
+    record = {
+        "role": message.role.value,
+        "content": message.content,
+        "images": list(message.images),
+        "thinking": message.thinking,
+        "tool_calls": calls,
+        "tool_name": message.tool_name,
+        "tool_call_id": message.tool_call_id,
+    }
+    return {name: value for name, value in record.items() if value}
+
+
+def message_of(record: Mapping[str, Any]) -> Message:
+    """The message that a record was made of."""
+    return Message(
+        role=Role(record["role"]),
+        content=record.get("content", ""),
+        images=tuple(record.get("images", ())),
+        thinking=record.get("thinking", ""),
+        tool_calls=tuple(ToolCall(*one) for one in record.get("tool_calls", ())),
+        tool_name=record.get("tool_name"),
+        tool_call_id=record.get("tool_call_id"),
+    )

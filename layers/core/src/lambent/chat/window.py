@@ -1,0 +1,65 @@
+"""Fits a conversation into the model's window: its oldest entries are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from lambent.chat.conversations import Entry
+from lambent.models.values import Message, Role
+
+# What a message costs beside its text, and an image beside everything.
+_MESSAGE_TOKENS: Final = 6
+_IMAGE_TOKENS: Final = 800
+# Before a turn has measured it. English has about four bytes a token, code and other scripts fewer.
+_TOKENS_A_BYTE: Final = 0.35
+_BOUNDS: Final = (0.15, 1.0)
+# A measured ratio is used with so much to spare: the next text may be of another kind.
+_SPARE: Final = 1.15
+# What an answer may take of the window where the request does not say.
+_ANSWER_SHARE: Final = 0.25
+
+
+def fit(
+    entries: Sequence[Entry],
+    said: Sequence[Message],
+    *,
+    window_tokens: int,
+    answer_tokens: int,
+    tokens_a_byte: float | None,
+) -> tuple[Message, ...]:
+    """System messages, as many of the latest entries as fit, and what is said now.
+
+    Whole entries: an answer without its question only confuses. `answer_tokens` is kept free; 0
+    stands for a quarter of the window.
+    """
+    ratio = _TOKENS_A_BYTE if tokens_a_byte is None else tokens_a_byte * _SPARE
+    ratio = min(max(ratio, _BOUNDS[0]), _BOUNDS[1])
+    rules = [one for entry in entries for one in entry.messages if one.role is Role.system]
+    free = answer_tokens if answer_tokens > 0 else int(window_tokens * _ANSWER_SHARE)
+    left = window_tokens - min(free, window_tokens // 2)
+    left -= sum(tokens_of(one, ratio) for one in [*rules, *said])
+    kept: list[Message] = []
+    for entry in reversed(entries):
+        told = [one for one in entry.messages if one.role is not Role.system]
+        left -= sum(tokens_of(one, ratio) for one in told)
+        if left < 0:
+            break
+        kept[:0] = told
+    return (*rules, *kept, *said)
+
+
+def tokens_of(message: Message, tokens_a_byte: float) -> int:
+    """What a message takes of the window, rather too many than too few."""
+    size = len(message.content.encode()) + len(message.thinking.encode())
+    size += sum(len(repr(one.arguments)) + len(one.name) for one in message.tool_calls)
+    images = len(message.images) * _IMAGE_TOKENS
+    return _MESSAGE_TOKENS + images + int(size * tokens_a_byte) + 1
+
+
+def measured(messages: Sequence[Message], prompt_tokens: int) -> float | None:
+    """Tokens a byte, as the model has counted them; None where that says little."""
+    size = sum(len(one.content.encode()) for one in messages)
+    if size < 200 or prompt_tokens <= 0 or any(one.images for one in messages):
+        return None
+    return prompt_tokens / size

@@ -1,0 +1,217 @@
+"""Kept conversations over HTTP: make, list, read, append, fork, rename, delete, export."""
+
+# No postponed annotations here: FastAPI has to see the dependencies made inside the function.
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
+
+from lambent.admission.decisions import Principal, Scope
+from lambent.chat.conversations import Conversation, ConversationStore, Entry, message_id
+from lambent.http.reach import Authorize
+from lambent.models.values import Message, Role
+
+_SAID: JsonDict = {"messages": [{"role": "user", "content": "Hi"}]}
+
+
+class SaidMessage(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    role: Literal["system", "user", "assistant"]
+    content: str = Field(min_length=1, max_length=1_000_000)
+
+
+class NewConversation(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_SAID]})
+
+    title: str = Field(default="", max_length=200, description="None: the user's first words.")
+    messages: list[SaidMessage] = Field(default=[], max_length=1000)
+
+
+class NewMessages(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_SAID]})
+
+    messages: list[SaidMessage] = Field(min_length=1, max_length=1000)
+
+
+class ForkRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"at": "2.1"}]})
+
+    at: str = Field(max_length=20, description="The id of the last message to take along.")
+
+
+class RenameRequest(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    title: str = Field(min_length=1, max_length=200)
+
+
+class ConversationView(BaseModel):
+    id: str
+    title: str
+    created_at: datetime
+    updated_at: datetime
+    forked_from: str | None = Field(description="The conversation and message it began with.")
+
+
+class MessageView(BaseModel):
+    id: str
+    role: Role
+    content: str
+    thinking: str | None
+    images: int = Field(description="How many came with it.")
+    turn: str | None = Field(description="The id of the turn's answer, if a turn brought it.")
+    created_at: datetime
+
+
+class WholeConversation(ConversationView):
+    messages: list[MessageView]
+
+
+class ConversationList(BaseModel):
+    """A page, newest first."""
+
+    conversations: list[ConversationView]
+    cursor: str | None = Field(description="Ask with it for the next page; null on the last.")
+
+
+class MessageList(BaseModel):
+    messages: list[MessageView]
+
+
+def conversations_router(store: ConversationStore, authorize: Authorize) -> APIRouter:
+    """`/conversations`; needs the scope `chat`, and reaches the client's own only."""
+    router = APIRouter(prefix="/conversations", tags=["conversations"])
+    caller = Annotated[Principal, Depends(authorize(Scope.CHAT))]
+    _add_making(router, store, caller)
+    _add_reading(router, store, caller)
+    _add_changing(router, store, caller)
+    return router
+
+
+def _add_making(router: APIRouter, store: ConversationStore, caller: Any) -> None:
+    @router.post("", status_code=201)
+    async def create_conversation(
+        who: caller, response: Response, body: NewConversation | None = None
+    ) -> ConversationView:
+        """Begin a conversation; `POST /chat` with its id goes on with it."""
+        asked = body or NewConversation()
+        made = await store.create(who.client, title=asked.title, messages=_messages(asked.messages))
+        response.headers["location"] = f"/conversations/{made.id}"
+        return _view(made)
+
+    @router.post("/{id}/fork", status_code=201)
+    async def fork_conversation(
+        id: str, body: ForkRequest, who: caller, response: Response
+    ) -> ConversationView:
+        """Begin another one with this one's messages up to one of them."""
+        made = await store.fork(id, client=who.client, at=body.at)
+        response.headers["location"] = f"/conversations/{made.id}"
+        return _view(made)
+
+
+def _add_reading(router: APIRouter, store: ConversationStore, caller: Any) -> None:
+    @router.get("")
+    async def list_conversations(
+        who: caller,
+        cursor: Annotated[str | None, Query(max_length=64)] = None,
+        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    ) -> ConversationList:
+        """List conversations, the newest first."""
+        found = await store.page(who.client, limit=limit + 1, before=cursor)
+        page = [_view(one) for one in found[:limit]]
+        return ConversationList(
+            conversations=page, cursor=page[-1].id if len(found) > limit else None
+        )
+
+    @router.get("/{id}")
+    async def get_conversation(id: str, who: caller) -> WholeConversation:
+        """One conversation, with all that was said."""
+        return await whole(id, who.client)
+
+    @router.get("/{id}/export", response_model=None)
+    async def export_conversation(
+        id: str, who: caller, format: Literal["json", "markdown"] = "json"
+    ) -> Response:
+        """The same as a file, for a program or for people."""
+        found = await whole(id, who.client)
+        name = f"attachment; filename=conversation-{found.id}"
+        if format == "json":
+            return Response(
+                found.model_dump_json(indent=2),
+                media_type="application/json",
+                headers={"content-disposition": f"{name}.json"},
+            )
+        return Response(
+            markdown_of(found),
+            media_type="text/markdown; charset=utf-8",
+            headers={"content-disposition": f"{name}.md"},
+        )
+
+    async def whole(id: str, client: str) -> WholeConversation:
+        found = await store.get(id, client=client)
+        entries = await store.entries(id, client=client)
+        return WholeConversation(
+            **_view(found).model_dump(),
+            messages=[view for entry in entries for view in _entry_views(entry)],
+        )
+
+
+def _add_changing(router: APIRouter, store: ConversationStore, caller: Any) -> None:
+    @router.post("/{id}/messages", status_code=201)
+    async def append_messages(id: str, body: NewMessages, who: caller) -> MessageList:
+        """Add what was said elsewhere; 409 while a turn is under way."""
+        added = await store.append(id, _messages(body.messages), client=who.client)
+        return MessageList(messages=_entry_views(added))
+
+    @router.patch("/{id}")
+    async def rename_conversation(id: str, body: RenameRequest, who: caller) -> ConversationView:
+        """Give it another title."""
+        return _view(await store.rename(id, body.title, client=who.client))
+
+    @router.delete("/{id}", status_code=204)
+    async def delete_conversation(id: str, who: caller) -> None:
+        """Forget it; forks of it stay."""
+        await store.delete(id, client=who.client)
+
+
+def markdown_of(found: WholeConversation) -> str:
+    """A heading for each message."""
+    parts = [f"# {found.title or 'Conversation'}\n"]
+    for one in found.messages:
+        parts.append(f"## {one.role.value.capitalize()}, {one.created_at:%Y-%m-%d %H:%M} UTC\n")
+        parts.append(f"{one.content}\n")
+    return "\n".join(parts)
+
+
+def _messages(said: Sequence[SaidMessage]) -> tuple[Message, ...]:
+    return tuple(Message(role=Role(one.role), content=one.content) for one in said)
+
+
+def _view(one: Conversation) -> ConversationView:
+    return ConversationView(
+        id=one.id,
+        title=one.title,
+        created_at=one.created_at,
+        updated_at=one.updated_at,
+        forked_from=one.forked_from,
+    )
+
+
+def _entry_views(entry: Entry) -> list[MessageView]:
+    return [
+        MessageView(
+            id=message_id(entry, index),
+            role=one.role,
+            content=one.content,
+            thinking=one.thinking or None,
+            images=len(one.images),
+            turn=entry.turn,
+            created_at=entry.created_at,
+        )
+        for index, one in enumerate(entry.messages)
+    ]

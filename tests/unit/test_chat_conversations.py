@@ -1,0 +1,138 @@
+"""A kept conversation goes on from turn to turn, whichever function takes the turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from lambent.chat.conversations import ConversationStore
+from lambent.clock import SystemClock
+from lambent.models.values import Message, Role
+from lambent.mongo import Mongo
+from local.services import ScriptedModel
+from local.services.script import Fault, Reply
+from tests.unit.chat_site import said
+from tests.unit.stream_sites import Sites, read, two_sites
+
+
+@pytest.fixture
+async def sites(
+    postgres_dsn: str, scripted_model: ScriptedModel, mongo_uri: str, mongo_db_name: str
+) -> AsyncIterator[Sites]:
+    stores = (postgres_dsn, scripted_model.host, mongo_uri, mongo_db_name)
+    async with two_sites(*stores, conversation_tokens=600) as sites:
+        yield sites
+
+
+@pytest.fixture
+async def store(mongo_uri: str, mongo_db_name: str) -> AsyncIterator[ConversationStore]:
+    mongo = Mongo(mongo_uri, mongo_db_name, clock=SystemClock())
+    store = ConversationStore(lambda: mongo, clock=SystemClock())
+    await store.ensure_indexes()
+    yield store
+    await mongo.close()
+
+
+def told(model: ScriptedModel, at: int = -1) -> list[tuple[str, str]]:
+    """What the model was told, without the agent's own prompt."""
+    messages: Any = model.generations[at].json["messages"]
+    return [(one["role"], one["content"]) for one in messages if one["role"] != "system"]
+
+
+async def test_each_turn_knows_what_was_said_before(
+    sites: Sites, store: ConversationStore, scripted_model: ScriptedModel
+) -> None:
+    scripted_model.script(Reply.text("Hello Ada"), Reply.text("It is Ada"))
+    made = await store.create("tests")
+    one, two = sites.clients()
+    async with one, two:
+        first = await one.post("/chat", json={"input": "I am Ada", "conversation": made.id})
+        asked = {"input": "My name?", "conversation": made.id}
+        second = await read(two, json=asked, headers={})
+    assert first.json()["output"] == "Hello Ada"
+    assert said(second.text) == "It is Ada"
+    assert told(scripted_model) == [
+        ("user", "I am Ada"), ("assistant", "Hello Ada"), ("user", "My name?"),
+    ]  # fmt: skip
+    entries = await store.entries(made.id, client="tests")
+    assert [one.messages[1].content for one in entries] == ["Hello Ada", "It is Ada"]
+    assert entries[1].turn == second.id
+    assert (await store.get(made.id, client="tests")).title == "I am Ada"
+
+
+async def test_of_two_turns_at_once_one_is_refused_before_the_model_is_asked(
+    sites: Sites, store: ConversationStore, scripted_model: ScriptedModel
+) -> None:
+    scripted_model.default = Reply.text("x", first_delay_s=0.5)
+    made = await store.create("tests")
+    asked = {"input": "Hi", "conversation": made.id}
+    one, two = sites.clients()
+    async with one, two:
+        answers = await asyncio.gather(*(at.post("/chat", json=asked) for at in (one, two)))
+        after = await two.post("/chat", json=asked)
+    assert sorted(answer.status_code for answer in answers) == [200, 409]
+    assert after.status_code == 200
+    assert len(scripted_model.generations) == 2
+    assert len(await store.entries(made.id, client="tests")) == 2
+
+
+async def test_a_turn_that_fails_adds_nothing_and_lets_the_next_begin(
+    sites: Sites, store: ConversationStore, scripted_model: ScriptedModel
+) -> None:
+    scripted_model.script(Reply.text("half", fault=Fault.BREAK), Reply.text("whole"))
+    made = await store.create("tests")
+    asked = {"input": "Hi", "conversation": made.id}
+    one, two = sites.clients()
+    async with one, two:
+        failed = await one.post("/chat", json=asked)
+        done = await two.post("/chat", json=asked)
+    assert [failed.status_code, done.status_code] == [503, 200]
+    (entry,) = await store.entries(made.id, client="tests")
+    assert entry.messages[1].content == "whole"
+
+
+async def test_the_oldest_entries_are_left_out_of_a_full_window(
+    sites: Sites, store: ConversationStore, scripted_model: ScriptedModel
+) -> None:
+    scripted_model.script(Reply.text("ok"))
+    rule = Message(role=Role.system, content="Be brief.")
+    made = await store.create("tests", messages=[rule])
+    for number in range(2, 12):
+        text = f"{number} " + "word " * 40
+        message = Message(role=Role.user, content=text)
+        await store.add(made.id, number, [message], client="tests", turn=None)
+    one, _ = sites.clients()
+    async with one:
+        answer = await one.post("/chat", json={"input": "Now?", "conversation": made.id})
+    assert answer.status_code == 200
+    kept = [text.partition(" ")[0] for _, text in told(scripted_model)]
+    assert kept[-2:] == ["11", "Now?"]
+    assert 2 < len(kept) < 9
+    first: Any = scripted_model.generations[0].json["messages"]
+    assert any("Be brief." in one["content"] for one in first if one["role"] == "system")
+
+
+async def test_a_strangers_or_an_unknown_conversation_is_404(
+    sites: Sites, store: ConversationStore, scripted_model: ScriptedModel
+) -> None:
+    made = await store.create("somebody-else")
+    one, _ = sites.clients()
+    async with one:
+        for id in (made.id, "nothing"):
+            for path in ("/chat", "/chat/stream"):
+                answer = await one.post(path, json={"input": "Hi", "conversation": id})
+                assert answer.status_code == 404
+    assert not scripted_model.generations
+    await sites.one.until_no_slot_is_taken()
+
+
+async def test_history_may_not_be_sent_along_with_a_kept_conversation(sites: Sites) -> None:
+    message = {"role": "user", "content": "Hi"}
+    one, _ = sites.clients()
+    async with one:
+        body = {"messages": [message, message], "conversation": "x"}
+        answer = await one.post("/chat", json=body)
+    assert answer.status_code == 422

@@ -1,0 +1,156 @@
+"""Conversations over HTTP: made, read, grown, forked, exported and forgotten by their client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, cast
+
+import httpx
+import pytest
+
+from lambent.admission.decisions import AdmissionConfig, Scope
+from lambent.admission.gate import Gate
+from lambent.admission.keys import KeyStore
+from lambent.admission.migrate import migrate
+from lambent.chat.conversations import ConversationStore
+from lambent.clock import SystemClock
+from lambent.http.authorize import authorize
+from lambent.http.conversations import conversations_router
+from lambent.http.gateway_app import build_gateway_app
+from lambent.models.values import Message, Role
+from lambent.mongo import Mongo
+from lambent.postgres import Postgres
+
+HI: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi there"}]}
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    app: Any
+    keys: KeyStore
+    store: ConversationStore
+
+    async def caller(self, client: str, *scopes: Scope) -> httpx.AsyncClient:
+        made = await self.keys.create(client, "test", scopes=list(scopes or (Scope.CHAT,)))
+        return httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=self.app),
+            base_url="http://test",
+            headers={"authorization": f"Bearer {made.text}"},
+        )
+
+
+@pytest.fixture
+async def site(postgres_dsn: str, mongo_uri: str, mongo_db_name: str) -> AsyncIterator[Site]:
+    clock = SystemClock()
+    postgres = Postgres(postgres_dsn, clock=clock)
+    await migrate(postgres)
+    mongo = Mongo(mongo_uri, mongo_db_name, clock=clock)
+    store = ConversationStore(lambda: mongo, clock=clock)
+    await store.ensure_indexes()
+    gate = Gate(postgres, clock=clock, config=AdmissionConfig(limit=100_000))
+    routers = [conversations_router(store, authorize)]
+    app = build_gateway_app(gate=gate, clock=clock, pings={}, routers=routers)
+    yield Site(cast(Any, app), KeyStore(postgres, clock=clock), store)
+    await mongo.close()
+    await postgres.close()
+
+
+async def test_a_conversation_is_made_read_renamed_and_forgotten(site: Site) -> None:
+    acme = await site.caller("acme")
+    made = await acme.post("/conversations", json=HI)
+    at = made.headers["location"]
+    added = await acme.post(f"{at}/messages", json=HI)
+    read = (await acme.get(at)).json()
+    renamed = await acme.patch(at, json={"title": "Greetings"})
+    assert made.status_code == 201
+    assert (read["title"], renamed.json()["title"]) == ("Hi there", "Greetings")
+    assert [one["id"] for one in read["messages"]] == ["1.1", "2.1"]
+    assert added.json()["messages"] == read["messages"][1:]
+    assert (await acme.delete(at)).status_code == 204
+    assert (await acme.get(at)).status_code == 404
+    assert (await acme.delete(at)).status_code == 404
+
+
+async def test_a_list_is_read_page_by_page_the_newest_first(site: Site) -> None:
+    acme = await site.caller("acme")
+    for number in range(5):
+        await acme.post("/conversations", json={"title": str(number)})
+        await asyncio.sleep(0.002)  # ids of one millisecond have no order
+    titles, cursor = [], ""
+    while cursor is not None:
+        asked = {"limit": 2, **({"cursor": cursor} if cursor else {})}
+        page = (await acme.get("/conversations", params=asked)).json()
+        titles += [one["title"] for one in page["conversations"]]
+        cursor = page["cursor"]
+    assert titles == ["4", "3", "2", "1", "0"]
+
+
+async def test_a_fork_takes_what_was_said_up_to_a_message(site: Site) -> None:
+    acme = await site.caller("acme")
+    pair = [{"role": "user", "content": "A"}, {"role": "assistant", "content": "B"}]
+    at = (await acme.post("/conversations", json={"messages": pair})).headers["location"]
+    await acme.post(f"{at}/messages", json={"messages": pair})
+    fork = await acme.post(f"{at}/fork", json={"at": "2.1"})
+    await acme.post(f"{at}/messages", json=HI)
+    read = (await acme.get(fork.headers["location"])).json()
+    assert [one["content"] for one in read["messages"]] == ["A", "B", "A"]
+    assert read["forked_from"] == f"{at.rpartition('/')[2]}/2.1"
+    for missing, status in (("2.3", 404), ("9.1", 404), ("x", 400)):
+        assert (await acme.post(f"{at}/fork", json={"at": missing})).status_code == status
+
+
+async def test_an_export_is_a_file_for_programs_or_for_people(site: Site) -> None:
+    acme = await site.caller("acme")
+    at = (await acme.post("/conversations", json=HI)).headers["location"]
+    whole = await acme.get(f"{at}/export")
+    read = await acme.get(f"{at}/export", params={"format": "markdown"})
+    assert whole.json() == (await acme.get(at)).json()
+    assert whole.headers["content-disposition"].endswith(".json")
+    assert read.headers["content-type"] == "text/markdown; charset=utf-8"
+    assert read.text.startswith("# Hi there\n\n## User, ")
+    assert read.text.endswith("\n\nHi there\n")
+
+
+async def test_of_many_who_append_at_once_each_adds_once_or_is_told(site: Site) -> None:
+    acme = await site.caller("acme")
+    at = (await acme.post("/conversations")).headers["location"]
+    answers = await asyncio.gather(*(acme.post(f"{at}/messages", json=HI) for _ in range(10)))
+    read = (await acme.get(at)).json()
+    codes = [answer.status_code for answer in answers]
+    assert set(codes) <= {201, 409}
+    assert codes.count(201) == len(read["messages"]) >= 1
+
+
+async def test_a_turn_keeps_others_from_appending_and_adds_once(site: Site) -> None:
+    made = await site.store.create("acme")
+    said = [Message(role=Role.user, content="x")]
+    await site.store.begin_turn(made.id, client="acme", turn="t1")
+    acme = await site.caller("acme")
+    refused = await acme.post(f"/conversations/{made.id}/messages", json=HI)
+    for _ in range(2):
+        await site.store.add(made.id, 1, said, client="acme", turn="t1")
+    await site.store.end_turn(made.id, turn="t1", tokens_a_byte=None)
+    assert refused.status_code == 409
+    assert len(await site.store.entries(made.id, client="acme")) == 1
+
+
+async def test_no_route_lets_anybody_else_in(site: Site) -> None:
+    acme, stranger = await site.caller("acme"), await site.caller("stranger")
+    unscoped = await site.caller("acme", Scope.RUNS)
+    at = (await acme.post("/conversations", json=HI)).headers["location"]
+    document = (await acme.get("/openapi.json")).json()
+    bodies = {"fork": {"at": "1.1"}, "messages": HI, "patch": {"title": "Mine"}}
+    tried = 0
+    for path, operations in document["paths"].items():
+        for method in operations if path.startswith("/conversations/{id}") else ():
+            body = bodies.get(path.rpartition("/")[2], bodies.get(method))
+            url = path.replace("/conversations/{id}", at)
+            answer = await stranger.request(method.upper(), url, json=body)
+            refused = await unscoped.request(method.upper(), url, json=body)
+            assert (answer.status_code, refused.status_code) == (404, 403), (method, path)
+            tried += 1
+    assert tried == 6
+    assert (await stranger.get("/conversations")).json()["conversations"] == []
+    assert len((await acme.get(at)).json()["messages"]) == 1
