@@ -9,6 +9,8 @@ import httpx
 import pytest
 
 from lambent.admission.decisions import Scope
+from lambent.clock import SystemClock
+from lambent.rotation import RotatingSecret
 from local.services import ScriptedModel
 from local.services.script import Reply
 from tests.unit.chat_site import CHAT, ChatSite, chat_site
@@ -131,7 +133,8 @@ async def test_without_postgres_the_answer_is_503_and_names_no_address(
 ) -> None:
     async with chat_site(postgres_dsn, scripted_model.host) as site:
         await site.postgres.close()
-        site.postgres._dsn = "postgresql://someone:secret@127.0.0.1:9/none"
+        gone = "postgresql://someone:secret@127.0.0.1:9/none"
+        site.postgres._dsn = RotatingSecret("POSTGRES_DSN", gone, clock=SystemClock())
         async with site.client() as client:
             answer = await client.post("/chat", json=CHAT)
             assert (await client.get("/health")).status_code == 200
