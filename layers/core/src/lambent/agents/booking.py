@@ -51,7 +51,8 @@ class Booking:
         self._metering: asyncio.Task[bool] | None = None
         self.grant = grant
         access.on_first_token = self.first_token
-        access.host = grant.host
+        if grant.host is not None:
+            access.host = grant.host
         if self._others.hosts:
             access.move = self._move
 

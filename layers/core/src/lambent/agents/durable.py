@@ -69,9 +69,10 @@ def turn_input(
     options: Mapping[str, Any],
     think: bool | str | None,
     scopes: frozenset[str],
+    key: str | None,
 ) -> dict[str, Any]:
-    """What a run is started with. The scopes are those of the key that asked: only the platform
-    starts such a run, so nobody can write other ones in."""
+    """What a run is started with. The scopes are those of the key that asked, on which its use is
+    booked: only the platform starts such a run, so nobody can write other ones in."""
     return {
         "agent": agent.name,
         "turn": turn,
@@ -80,6 +81,7 @@ def turn_input(
         "options": dict(options),
         "think": think,
         "scopes": sorted(scopes),
+        "key": key,
     }
 
 
@@ -224,6 +226,7 @@ class _Loop:
             think=self.input["think"],
             tools=() if last else [dict(one.offer) for one in known.values()],
             agent=self.input["agent"],
+            key=self.input.get("key"),
             listener=_Round(self.stream, number),
         )
         self.usage = self.usage + Usage(**answer.get("usage", {}))

@@ -31,7 +31,7 @@ _SURE_CHARACTERS: Final = 16
 
 
 class StepModel:
-    """The engine's `ModelPort`; a request's `agent` is on whom its use is booked.
+    """The engine's `ModelPort`; a request's `agent` and `key` are on whom its use is booked.
 
     A generation's value is a dict: `text`, `thinking`, `tool_calls` (each `name`, `arguments`,
     `id`), `finish_reason`, `model`, `usage`.
@@ -51,7 +51,9 @@ class StepModel:
         asked = _request(request, self._default_model, before)
         among = await self._hosts.for_model(asked.model)
         grant = await self._admitted(client, among)
-        payer = Payer(client=client, key_id=None, agent=str(request.get("agent") or ""))
+        payer = Payer(
+            client=client, key_id=request.get("key"), agent=str(request.get("agent") or "")
+        )
         access = ModelAccess(self._models)
         if grant.host is None:  # unguarded: then only the preferred host
             access.host, among = among.hosts[0], NOWHERE_ELSE

@@ -39,7 +39,8 @@ class Turn:
 
     `input` is the text of the last user message, `messages` the conversation with it. `model`,
     `options` and `think` are what the request asks for, already defaulted and checked. `client`
-    owns the key that asked, None where keys are switched off, and `scopes` are what that key may.
+    owns the key that asked, None where keys are switched off; `key` is its id, and `scopes` are
+    what that key may.
     `runs` is None for a key without that scope.
     """
 
@@ -56,6 +57,7 @@ class Turn:
     conversation: str | None = None
     runs: TurnRuns | None = field(default=None, repr=False)
     scopes: frozenset[str] = frozenset()
+    key: str | None = None
     means: Means | None = field(default=None, repr=False)
 
     def tool_context(self, call: str) -> ToolContext:

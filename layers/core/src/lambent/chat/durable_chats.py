@@ -210,6 +210,7 @@ class DurableChats:
             options=turn.options,
             think=turn.think,
             scopes=turn.scopes,
+            key=turn.key,
         )
         client = turn.client or "anonymous"
         started = await self.engine().start_internal(

@@ -211,6 +211,7 @@ class TurnWork:
             think=self._request.think,
             conversation=self._request.conversation,
             client=self._decision.principal.client,
+            key=self._decision.principal.key_id,
             settings=self._parts.settings,
             clock=self._parts.clock,
             access=self._access,

@@ -286,6 +286,7 @@ class Step:
         format: Any = None,
         think: bool | str | None = None,
         agent: str | None = None,
+        key: str | None = None,
         listener: Listener | None = None,
         wanted: type[BaseModel] | None = None,
         retry: Retry | None = None,
@@ -311,6 +312,7 @@ class Step:
             return await self._structured(name, said, wanted, {**more, "agent": agent})
         request = {
             "agent": agent or f"workflow:{context.workflow.name}",
+            "key": key,
             "messages": said,
             "model": model,
             "options": dict(options or {}),
