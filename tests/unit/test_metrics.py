@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import httpx
 import pytest
 
-from lambent.metrics import DIMENSION, NAMESPACE, Metric, Recorder
+from lambent.http.observed import Observed
+from lambent.metrics import DIMENSION, NAMESPACE, Metric, Recorder, flush
 from local.emulator.template import read_template
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,3 +106,33 @@ def test_no_name_in_the_environment_adds_a_dimension(
     recorder.note(Metric.REQUESTS)
     (line,) = written(recorder, capsys)
     assert line["_aws"]["CloudWatchMetrics"][0]["Dimensions"] == [[DIMENSION]]
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        (200, None),
+        (404, Metric.REQUESTS_REFUSED),
+        (501, Metric.REQUESTS_REFUSED),
+        (503, Metric.REQUESTS_UNAVAILABLE),
+        (500, Metric.REQUESTS_FAILED),
+        (None, Metric.REQUESTS_FAILED),
+    ],
+)
+async def test_a_request_is_counted_by_its_outcome(
+    status: int | None, outcome: Metric | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if status is None:
+            raise ValueError("unforeseen")
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    flush()
+    capsys.readouterr()
+    transport = httpx.ASGITransport(app=cast(Any, Observed(app)), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        await client.get("/")
+    line = json.loads(capsys.readouterr().out)
+    counted = {name for name in line if name.startswith("Requests")}
+    assert counted == {"Requests", *([outcome.value] if outcome else [])}
