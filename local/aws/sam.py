@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from local.aws.commands import ROOT, alone, need, run
 from local.aws.forward import HOST_IN_CONTAINER
+from local.services.process import Child, free_port
 
 VERSION = "1.170.0"
 _OWN = ROOT / ".lambent" / "sam"
@@ -82,6 +86,44 @@ def invoke(
         command, cwd=ROOT, env=_environ(), capture_output=True, text=True, check=False, timeout=180
     )
     return Invocation(done.returncode, done.stdout, done.stderr)
+
+
+@contextmanager
+def start_lambda(
+    *, template: Path, variables: Mapping[str, str], folder: Path, architecture: str, address: str
+) -> Iterator[str]:
+    """`sam local start-lambda` at `address`, which containers reach: its URL, for as long as the
+    block lasts. Its functions invoke each other there. ServiceError where it does not start."""
+    port = free_port()
+    url = f"http://{HOST_IN_CONTAINER}:{port}"
+    variables_path = folder / "start-lambda.json"
+    own = {
+        "AWS_ENDPOINT_URL_LAMBDA": url,
+        # It knows functions by their names in the template, and no alias.
+        "STEP_FUNCTION": "Step",
+        "DELIVER_FUNCTION": "Deliver",
+        "POLLER_FUNCTION": "Poller",
+    }
+    variables_path.write_text(json.dumps({"Parameters": {**variables, **own}}))
+    command = [ensure_sam(), "local", "start-lambda", "--template", str(template)]
+    command += ["--host", address, "--port", str(port), "--env-vars", str(variables_path)]
+    command += ["--parameter-overrides", f"Architecture={architecture}", *_INVOKE]
+    command += ["--warm-containers", "LAZY"]
+    server = Child(
+        "sam local start-lambda",
+        command,
+        log_path=folder / "start-lambda.log",
+        env=_environ(),
+        death_signal=signal.SIGTERM,
+    )
+    try:
+        server.wait_until_ready(
+            lambda: socket.create_connection((address, port), 1).close(), timeout_s=60
+        )
+        yield f"http://{address}:{port}"
+    finally:
+        # Ctrl-C is what makes it remove its containers.
+        server.stop([signal.SIGINT, signal.SIGTERM], timeout_s=20)
 
 
 def _environ() -> dict[str, str]:

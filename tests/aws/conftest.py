@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from local.aws import base_image, docker, sam
-from local.aws.commands import Missing
+from local.aws.commands import WORK, Missing, alone
 from local.aws.deploy import Address, Deployed, deploy
 from local.aws.forward import Forwarder, forwarding
 from local.aws.localstack import LocalStack
@@ -24,7 +25,7 @@ from tests.functions.stack import running_stack
 
 ROOT = Path(__file__).resolve().parents[2]
 EVENTS = ROOT / "tests" / "events"
-BUILD = ROOT / ".lambent" / "aws" / "build"
+BUILD = WORK / "build"
 
 
 def recorded(name: str, key: str = "KEY") -> dict[str, Any]:
@@ -44,7 +45,6 @@ class Built:
     """The result of a real `sam build`."""
 
     folder: Path
-    log: str
 
     @property
     def template(self) -> Path:
@@ -53,11 +53,18 @@ class Built:
 
 @pytest.fixture(scope="session")
 def built() -> Built:
-    """`sam build` for this machine's processor, into a folder that is kept for the next run."""
+    """`sam build` for this machine's processor, once a run, into a folder that is kept."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    stamp = WORK / "built-by"
 
     def build() -> Built:
         try:
-            return Built(BUILD, sam.build(BUILD, architecture=base_image.architecture()))
+            with alone("build"):  # of two workers one builds
+                if not (stamp.exists() and stamp.read_text() == run):
+                    said = sam.build(BUILD, architecture=base_image.architecture())
+                    print(said)
+                    stamp.write_text(run)
+            return Built(BUILD)
         except Missing as missing:
             raise or_service_error(missing) from missing
 
@@ -100,6 +107,16 @@ class Containers:
         )
         print(f"sam local invoke {function}: {done.answer[:200]!r}\n{done.log}")
         return done
+
+    def start_lambda(self) -> contextlib.AbstractContextManager[str]:
+        """`sam local start-lambda`; its functions reach it, and so each other."""
+        return sam.start_lambda(
+            template=self.template,
+            variables=self.variables,
+            folder=self.folder,
+            architecture=base_image.architecture(),
+            address=bridge_address(),
+        )
 
     def with_variables(self, **changed: str) -> Containers:
         return replace(self, variables={**self.variables, **changed})
@@ -198,7 +215,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "target" not in metafunc.fixturenames:
         return
     asked = metafunc.config.getoption("--target", default=None)
-    places = [asked] if asked else ["local", pytest.param("localstack", marks=pytest.mark.aws)]
+    in_cloud = [pytest.mark.aws, pytest.mark.xdist_group("localstack")]
+    places = [asked] if asked else ["local", pytest.param("localstack", marks=in_cloud)]
     metafunc.parametrize("target", places, indirect=True, scope="session")
 
 

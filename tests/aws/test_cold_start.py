@@ -7,7 +7,7 @@ import pytest
 from local.aws.cold_start import Start, measure, show
 from tests.aws.conftest import Built
 
-pytestmark = pytest.mark.aws
+pytestmark = [pytest.mark.aws, pytest.mark.xdist_group("docker")]
 # Shares of the hello world's import time, its drivers included: ratios of the same run.
 LIMITS = {"Step": 0.6, "Deliver": 0.6, "Poller": 0.6, "Chat": 1.25, "Gateway": 1.25, "Setup": 1.0}
 

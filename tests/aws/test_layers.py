@@ -16,7 +16,7 @@ from local.aws.bytecode import compile_folder, find_python
 from local.aws.transform import read_template
 from tests.aws.conftest import Built
 
-pytestmark = pytest.mark.aws
+pytestmark = [pytest.mark.aws, pytest.mark.xdist_group("docker")]
 ZIPPED_LIMIT_BYTES = 60_000_000
 UNZIPPED_LIMIT_BYTES = 250_000_000  # Lambda's own
 FUNCTIONS: dict[str, Any] = {

@@ -13,7 +13,7 @@ from lambent import secret_references
 from lambent.errors import ConfigError
 from tests.aws.conftest import Cloud, recorded
 
-pytestmark = pytest.mark.aws
+pytestmark = [pytest.mark.aws, pytest.mark.xdist_group("localstack")]
 TICK_LIMIT_S = 100.0
 
 

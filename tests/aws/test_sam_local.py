@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
+from typing import Any
 
+import httpx
 import pytest
 
 from tests.aws.conftest import Containers, recorded
 
-pytestmark = pytest.mark.aws
+pytestmark = [pytest.mark.aws, pytest.mark.xdist_group("docker")]
 
 
 def test_setup_made_the_tables_and_the_admin_key(containers: Containers) -> None:
@@ -50,3 +53,32 @@ def test_a_setting_that_is_wrong_is_named_in_one_line(containers: Containers) ->
     answer = done.json()
     assert "POSTGRES_DSN" in answer["errorMessage"]
     assert "nonsense" not in done.log + done.answer
+
+
+def test_the_poller_of_start_lambda_sends_what_is_due_to_its_functions(
+    containers: Containers,
+) -> None:
+    """The run is started where nobody can be nudged: only a poller can find it."""
+    asked = recorded("gateway_run", containers.admin_key)
+    started = containers.invoke("Gateway", asked).json()
+    assert started["statusCode"] == 202, started
+    path = f"/runs/{json.loads(started['body'])['id']}"
+    with containers.start_lambda() as url:
+
+        def invoke(function: str, event: dict[str, Any], how: str) -> httpx.Response:
+            where = f"{url}/2015-03-31/functions/{function}/invocations"
+            headers = {"X-Amz-Invocation-Type": how}
+            return httpx.post(where, json=event, headers=headers, timeout=120, trust_env=False)
+
+        assert invoke("Poller", recorded("poller_tick"), "Event").status_code == 202
+        look = {**asked, "rawPath": path, "body": None}
+        look["requestContext"]["http"] |= {"path": path, "method": "GET"}
+        until_s = time.monotonic() + 90
+        while True:
+            answer = invoke("Gateway", look, "RequestResponse").json()
+            run = json.loads(answer["body"])
+            if run["status"] == "completed" or time.monotonic() > until_s:
+                break
+            time.sleep(1)
+    log = (containers.folder / "start-lambda.log").read_text(errors="replace")
+    assert run["status"] == "completed", f"{run}\n{log[-4000:]}"
