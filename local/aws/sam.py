@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from local.aws.commands import ROOT, alone, need, run
+from local.aws.commands import ROOT, WORK, alone, need, run
 from local.aws.forward import HOST_IN_CONTAINER
 from local.services.process import Child, free_port
 
@@ -112,7 +112,7 @@ def start_lambda(
     server = Child(
         "sam local start-lambda",
         command,
-        log_path=folder / "start-lambda.log",
+        log_path=WORK / "start-lambda.log",
         env=_environ(),
         death_signal=signal.SIGTERM,
     )

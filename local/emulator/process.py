@@ -63,17 +63,18 @@ def process_environment(
         "LAMBDA_TASK_ROOT": str(function.code),
         "LAMBDA_RUNTIME_DIR": str(Path(sys.executable).parent),
         "_HANDLER": function.handler,
+        "AWS_ENDPOINT_URL_LAMBDA": invoke_url,  # whatever the template says: AWS is not reached
         "LANG": "en_US.UTF-8",
         "TZ": ":UTC",
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
         "PYTHONUNBUFFERED": "1",
         "PYTHONUTF8": "1",
     }
-    endpoint = {"AWS_ENDPOINT_URL_LAMBDA": invoke_url}
+    drain = {}
     if settings.drain_s and function.url is UrlMode.RESPONSE_STREAM:
-        endpoint["LAMBDA_STREAM_DRAIN_MS"] = str(int(settings.drain_s * 1000))
+        drain["LAMBDA_STREAM_DRAIN_MS"] = str(int(settings.drain_s * 1000))
     declared = declared_environment(function, settings)
-    return inherited | endpoint | dict(settings.extra) | declared | lambda_own
+    return inherited | drain | dict(settings.extra) | declared | lambda_own
 
 
 def command(function: Function, variables: dict[str, str]) -> list[str]:

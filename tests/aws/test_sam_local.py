@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from local.aws.commands import WORK
 from tests.aws.conftest import Containers, recorded
 
 pytestmark = [pytest.mark.aws, pytest.mark.xdist_group("docker")]
@@ -80,5 +81,5 @@ def test_the_poller_of_start_lambda_sends_what_is_due_to_its_functions(
             if run["status"] == "completed" or time.monotonic() > until_s:
                 break
             time.sleep(1)
-    log = (containers.folder / "start-lambda.log").read_text(errors="replace")
+    log = (WORK / "start-lambda.log").read_text(errors="replace")
     assert run["status"] == "completed", f"{run}\n{log[-4000:]}"

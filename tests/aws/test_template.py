@@ -132,7 +132,7 @@ def test_nudges_name_the_live_alias() -> None:
 def test_no_function_knows_a_public_address() -> None:
     for name in NAMES:
         environment = json.dumps(function(name, everything=True)["Environment"])
-        assert "Url" not in environment
+        assert "FunctionUrl" not in environment
         assert "execute-api" not in environment
 
 

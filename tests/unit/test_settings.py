@@ -19,7 +19,6 @@ REQUIRED = {"MONGO_URI": "mongodb://localhost", "POSTGRES_DSN": "postgresql://lo
 # Set by Lambda itself, or only where functions do not run at AWS.
 NOT_IN_TEMPLATE = {
     "AWS_REGION",
-    "AWS_ENDPOINT_URL_LAMBDA",
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",

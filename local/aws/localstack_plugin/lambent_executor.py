@@ -102,7 +102,7 @@ class ProcessExecutor(RuntimeExecutor):  # type: ignore[misc]
                    else str(value) for name, value in given.items()}  # fmt: skip
         # LocalStack tells where it is to SDKs; the nudges' small signer asks for this name.
         if url := environ.get("AWS_ENDPOINT_URL"):
-            environ.setdefault("AWS_ENDPOINT_URL_LAMBDA", url)
+            environ["AWS_ENDPOINT_URL_LAMBDA"] = environ.get("AWS_ENDPOINT_URL_LAMBDA") or url
         path = (code, opt / "python", os.environ["LAMBENT_RUNTIME"])
         return environ | {
             "PATH": os.environ.get("PATH", ""),
