@@ -37,6 +37,7 @@ class Metric(StrEnum):
     MODEL_TIME = "ModelMs"
     PROMPT_TOKENS = "PromptTokens"
     COMPLETION_TOKENS = "CompletionTokens"
+    BUDGETS_PASSED = "BudgetsPassed"  # soft ones and hard ones, each once a period
     BREAKER_OPENED = "BreakerOpened"
     BREAKER_PROBES = "BreakerProbes"
     BREAKER_CLOSED = "BreakerClosed"

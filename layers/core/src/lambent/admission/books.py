@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from lambent.admission.answers import read_budget
 from lambent.admission.usage import ModelUse, TurnUse, cost_of
+from lambent.metrics import Metric, note
 from lambent.settings import ModelPrice
 from lambent.telemetry import log_fields, logger
 
@@ -37,6 +38,7 @@ class Books:
             del self._unbooked[used.turn]
         for text in passed:
             budget = read_budget(text)
+            note(Metric.BUDGETS_PASSED)
             logger().warning(
                 f"A {budget.level} budget was passed",
                 **log_fields(
