@@ -94,6 +94,16 @@ async def test_what_is_not_sampled_is_not_sent(collector: Collector) -> None:
     assert collector.spans == []
 
 
+async def test_a_stranger_cannot_make_us_keep_more_than_our_share(collector: Collector) -> None:
+    rare = settings(TRACING="otlp", TRACING_SHARE="0", OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    tracing.configure(rare)
+    sampled = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+    async with reporting():
+        with tracing.request_span("GET", "/runs", sampled):
+            pass
+    assert collector.spans == []
+
+
 async def test_x_ray_gets_a_document_a_span_under_lambdas_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

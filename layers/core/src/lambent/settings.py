@@ -318,7 +318,7 @@ class Settings:
         _tracing, "Whether spans are made: `off`, `xray` or `otlp`.", default=Tracing.OFF.value
     )
     tracing_share: float = setting(
-        _number(float, 0, 1), "Share of traces begun here that are kept.", default=1.0
+        _number(float, 0, 1), "Share of traces that are kept.", default=1.0
     )
     otel_exporter_otlp_endpoint: str = setting(
         _text, "The collector that spans are sent to.", default="http://localhost:4318"

@@ -33,9 +33,12 @@ class Spans:
         self._kept = _Kept()
         self._exporter = _exporter(settings)
         self._by_header = Tracing(settings.tracing) is Tracing.XRAY
+        # Also of a trace that a caller began: a stranger's header must not make us keep them all.
+        # It goes by the trace's id, so every function of ours decides the same.
+        share = TraceIdRatioBased(settings.tracing_share)
         provider = TracerProvider(
             resource=Resource({"service.name": settings.stack_name}),
-            sampler=ParentBased(TraceIdRatioBased(settings.tracing_share)),
+            sampler=ParentBased(share, remote_parent_sampled=share),
             shutdown_on_exit=False,
         )
         provider.add_span_processor(self._kept)
