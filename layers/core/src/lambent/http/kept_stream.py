@@ -155,12 +155,12 @@ class StreamElsewhere:
 @asynccontextmanager
 async def reading(turn: StreamTurn, receive: Receive) -> AsyncIterator[None]:
     """Tells the turn that its first reader left, and sees it booked before the request ends."""
-    gone = False
+    gone_alone = False
 
     def left(reason: str) -> None:
-        nonlocal gone
-        gone = True
-        turn.reader_left(for_good=reason in FOR_GOOD)
+        nonlocal gone_alone
+        gone_alone = reason not in FOR_GOOD
+        turn.reader_left(for_good=not gone_alone)
 
     watcher = asyncio.create_task(_watch(receive, left))
     try:
@@ -168,7 +168,7 @@ async def reading(turn: StreamTurn, receive: Receive) -> AsyncIterator[None]:
     finally:
         watcher.cancel()
         # A stream that goes on alone is not waited for: this request is over.
-        if not (gone and turn.lasts_alone and not turn.log.ended):
+        if not (gone_alone and turn.lasts_alone and not turn.log.ended):
             await turn.closed()
 
 

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lambent.admission import limits
 from lambent.chat.idempotency import KeptAnswer, KeyRecord, KeyStatus, quietly
+from lambent.chat.live_turn import outlast
 from lambent.chat.service import ChatService
 from lambent.chat.stream_turn import StreamTurn
 from lambent.chat.values import Known
@@ -28,6 +29,7 @@ Endpoint = Callable[[Request], Awaitable[Any]]
 
 _FIRST_PAUSE_S: Final = 0.03
 _LONGEST_PAUSE_S: Final = 0.3
+_CLOSING_S: Final = 2.0
 _REPLAYED: Final = {"idempotency-replayed": "true"}
 
 
@@ -152,8 +154,21 @@ class _KeyedAnswer:
         # In a task of its own: whoever comes back for the answer shall find it, so it is made
         # whether or not this connection lasts.
         keeping = self._keys.keep(record)
-        making = self._service.hold(self._answer(record, keeping, scope, receive, send))
-        await asyncio.shield(making)
+        for_good = False
+
+        async def noting() -> Message:
+            nonlocal for_good
+            message = await receive()
+            for_good = for_good or message.get("reason") in FOR_GOOD
+            return message
+
+        making = self._service.hold(self._answer(record, keeping, scope, noting, send))
+        try:
+            await asyncio.shield(making)
+        except asyncio.CancelledError:
+            if for_good:  # the process is frozen afterwards: how it ended has to be noted first
+                await outlast(making, _CLOSING_S)
+            raise
 
     async def _answer(
         self,
