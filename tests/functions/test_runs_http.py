@@ -355,10 +355,12 @@ async def test_the_description_lists_every_route_with_examples(site: Site) -> No
     content = document["paths"]["/events"]["post"]["requestBody"]["content"]
     assert "application/cloudevents-batch+json" in content
     named = (await admin.get("/workflows")).json()["workflows"]
-    assert {
+    [greet] = [one for one in named if one["name"] == "greet"]
+    assert greet | {"input_schema": None} == {
         "name": "greet",
         "version": 1,
         "on": [],
         "priority": 1,
         "description": "Says hello.",
-    } in named
+        "input_schema": None,
+    }
