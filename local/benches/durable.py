@@ -19,11 +19,28 @@ from local.benches.running import ROOT, Running, running_platform
 
 MODULE: Final = "bench_workflows"
 # They answer with the instants at which they were reached: one clock serves the whole machine.
-_WORKFLOWS: Final = '''"""Workflows of the benchmarks."""
+_WORKFLOWS: Final = '''"""Workflows and agents of the benchmarks."""
 
 import time
 
+from lambent.agents.agent import agent
+from lambent.agents.tool_agent import ToolAgent
+from lambent.agents.tools import tool
 from lambent.engine.registry import workflow
+
+
+@tool
+async def echo(word: str) -> str:
+    """Say a word."""
+    return word
+
+
+@agent("bench-plain", description="Calls a tool.", tools=[echo])
+class PlainAgent(ToolAgent): ...
+
+
+@agent("bench-durable", description="Calls a tool, durably.", tools=[echo], durable=True)
+class DurableAgent(ToolAgent): ...
 
 
 @workflow("bench-start")

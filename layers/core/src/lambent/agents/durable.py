@@ -170,9 +170,11 @@ class _Round:
 
     stream: TurnStream
     number: int
+    spoke: bool = False
 
     async def begin(self) -> str:
         await self.stream.ready()
+        self.spoke = False
         return self.stream.told.text[self.number]
 
     def tell(self, text: str, thinking: str) -> None:
@@ -180,10 +182,12 @@ class _Round:
         if thinking and not self.stream.told.text[self.number]:
             self.stream.thinking(thinking)
         self.stream.delta(text)
+        self.spoke = True
 
     async def end(self) -> None:
         # Before the checkpoint, so that what is on record is what readers were told.
-        await self.stream.flush()
+        if self.spoke:
+            await self.stream.flush()
 
 
 @dataclass(slots=True)
