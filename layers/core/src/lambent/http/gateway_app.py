@@ -64,6 +64,8 @@ def build_gateway_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # Spans and metrics of requests are ours; FastAPI's own log tells what exceptions say.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "operation_spans": False},
     )
     for router in routers:
         app.include_router(router)
