@@ -143,3 +143,22 @@ async def test_a_finished_call_is_not_made_again_and_an_unclear_one_is_told(
         told = frames((await client.get(f"/chat/streams/{turn}")).text)
     assert [word for at, word in MADE if at == turn] == ["once", "stall"]
     assert any("whether it took effect is not known" in one for one in results(told))
+
+
+async def test_a_function_that_goes_away_costs_no_word(
+    pair: list[Function], scripted_model: ScriptedModel
+) -> None:
+    first, second = pair
+    scripted_model.script(going_on, going_on)
+    async with first.client() as client, client.stream("POST", "/chat/stream", json=ASK) as answer:
+        turn, lines = answer.headers["x-stream-id"], answer.aiter_lines()
+        before = await read(lines, until="word5")
+        first.parts.chats.stop()
+        before += [line async for line in lines]
+    last = [line[4:] for line in before if line.startswith("id: ")][-1]
+    assert "event: error" in before
+    await first.until_run("waiting")
+    async with second.client() as client:
+        headers = {"last-event-id": last}
+        after = (await client.get(f"/chat/streams/{turn}", headers=headers)).text
+    assert said("\n".join(before)) + said(after) == WORDS

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol
 
 from lambent.agents.agent import Chunk
 from lambent.chat.live_turn import LiveTurn, outlast
 from lambent.chat.values import Failed, Finished, Frame
-from lambent.errors import LambentError, StreamStopped
+from lambent.errors import LambentError, StreamStopped, Unavailable
 from lambent.streams.keeper import StreamKeeper, Why
 from lambent.streams.log import StreamLog
 from lambent.streams.values import Dialect, StreamStatus
@@ -18,6 +19,7 @@ from lambent.telemetry import log_fields, logger
 _LOOK_S: Final = 60.0
 _CLOSING_S: Final = 10.0
 _BLANK: Final = b"\n\n"
+_ERROR_ID: Final = re.compile(rb"id: \d+\nevent: error")
 _DONE: Final = b"data: [DONE]"
 _TOLD: Final = {
     Why.ASKED: "The stream was stopped on request.",
@@ -127,6 +129,10 @@ class StreamTurn:
     async def _tell_frames(self, frames: Sequence[Frame]) -> None:
         data = await self._encoder.encode(frames)
         last = frames[-1]
+        if self.kept_by_run and isinstance(last, Failed) and isinstance(last.error, Unavailable):
+            # This telling broke off, not the turn: a reader who comes back must not have a number
+            # that the next frame has.
+            data = _ERROR_ID.sub(b"event: error", data)
         begun = self.begun or any(isinstance(one, Chunk | Finished) for one in frames)
         if isinstance(last, Failed) and not begun:
             self.refused = last.error
