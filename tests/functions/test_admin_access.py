@@ -217,3 +217,10 @@ async def test_without_authentication_the_pages_ask_for_no_key(
         assert (await browser.get("/admin/runs")).status_code == 303
         await browser.sign_in("")
         assert (await browser.get("/admin/runs")).status_code == 200
+
+
+async def test_a_model_server_that_is_away_is_shown_as_such(site: AdminSite) -> None:
+    page = await (await site.browser()).get("/admin/hosts")
+    assert page.status_code == 200
+    assert "Models of http://127.0.0.1:9" in page.text
+    assert "Pull a model" in page.text

@@ -180,6 +180,17 @@ async def _set_breaker(view: View, form: Form) -> Response:
     return done("/admin/hosts", "breaker")
 
 
+async def _change_model(view: View, form: Form) -> Response:
+    command = form.get("command", "")
+    if command not in ("pull", "load", "unload"):
+        raise Unprocessable("Not valid: command.")
+    body = {"model": form.get("model", ""), "host": form.get("host") or None}
+    said = await _ask(view, "POST", f"/admin/models/{command}", body)
+    if command == "pull":  # a run of its own: its page follows the progress
+        return done(f"/admin/runs/{said['run']}", "start")
+    return done("/admin/hosts", "model")
+
+
 async def _set_budget(view: View, form: Form) -> Response:
     kind, owner = form.get("kind", ""), form.get("owner", "")
     if kind not in ("client", "key"):
@@ -244,6 +255,7 @@ ACTIONS: Final[Mapping[str, Act]] = {
     "key-create": _create_key,
     "key-change": _change_key,
     "breaker-set": _set_breaker,
+    "model-change": _change_model,
     "budget-set": _set_budget,
     "budget-delete": _delete_budget,
 }

@@ -56,6 +56,7 @@ DONE: Final[Mapping[str, str]] = {
     "key-revoked": "The key is revoked.",
     "signed-out": "Every session of that key is signed out.",
     "breaker": "The breaker is set.",
+    "model": "The model server is told.",
     "budget": "The budgets are changed.",
 }
 
