@@ -63,7 +63,6 @@ def process_environment(
         "LAMBDA_TASK_ROOT": str(function.code),
         "LAMBDA_RUNTIME_DIR": str(Path(sys.executable).parent),
         "_HANDLER": function.handler,
-        "AWS_ENDPOINT_URL_LAMBDA": invoke_url,  # whatever the template says: AWS is not reached
         "LANG": "en_US.UTF-8",
         "TZ": ":UTC",
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
@@ -74,6 +73,8 @@ def process_environment(
     if settings.drain_s and function.url is UrlMode.RESPONSE_STREAM:
         drain["LAMBDA_STREAM_DRAIN_MS"] = str(int(settings.drain_s * 1000))
     declared = declared_environment(function, settings)
+    # The template's own parameter is empty, which means AWS; here nothing reaches AWS.
+    lambda_own["AWS_ENDPOINT_URL_LAMBDA"] = declared.get("AWS_ENDPOINT_URL_LAMBDA") or invoke_url
     return inherited | drain | dict(settings.extra) | declared | lambda_own
 
 

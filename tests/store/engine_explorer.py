@@ -181,6 +181,10 @@ class Walk:
     def choose(self, options: list[str], preempts: list[bool]) -> int:
         at = len(self.records)
         chosen = self._prefix[at] if at < len(self._prefix) else 0
+        if chosen >= len(options):
+            # Fresh ids and jitter made this play another one than that it began as: once in some
+            # thousand. It goes on as any other schedule.
+            chosen = 0
         self.records.append(Record(chosen, options, preempts))
         return chosen
 

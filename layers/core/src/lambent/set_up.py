@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from lambent import wipe
-from lambent.admission.migrate import FIRST, migrate
 from lambent.app import Platform, platform
-from lambent.bus.events import ensure_event_indexes
-from lambent.bus.webhooks import ensure_webhook_indexes
 from lambent.first_aid import plainly
 from lambent.telemetry import logger
+
+# Drivers are imported inside: where one cannot be, that is told in a line like all the rest.
 
 
 @plainly
@@ -21,6 +19,9 @@ async def run_setup(event: dict[str, Any]) -> dict[str, Any]:
     where this call made it, or was given it as `admin_secret`. A `maker` is noted as the one who
     made the tables, if this call did.
     """
+    from lambent import wipe
+    from lambent.admission.migrate import FIRST, migrate
+
     parts = platform()
     applied = await migrate(parts.postgres)
     if FIRST in applied and (maker := event.get("maker")):
@@ -34,6 +35,8 @@ async def run_setup(event: dict[str, Any]) -> dict[str, Any]:
 @plainly
 async def delete_data(event: dict[str, Any]) -> dict[str, Any]:
     """Delete everything that the stack `maker` made: `{"deleted": whether it was its own}`."""
+    from lambent import wipe
+
     parts = platform()
     deleted = await wipe.delete_data(parts.postgres, parts.mongo, maker=str(event.get("maker")))
     logger().warning("All data was deleted" if deleted else "The data is another's, and was kept")
@@ -41,6 +44,9 @@ async def delete_data(event: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _ensure_indexes(parts: Platform) -> None:
+    from lambent.bus.events import ensure_event_indexes
+    from lambent.bus.webhooks import ensure_webhook_indexes
+
     await parts.engine.ensure_indexes()
     await ensure_event_indexes(parts.mongo, clock=parts.clock)
     await ensure_webhook_indexes(parts.mongo, clock=parts.clock)
