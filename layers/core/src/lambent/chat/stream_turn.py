@@ -17,6 +17,8 @@ from lambent.streams.values import Dialect, StreamStatus
 from lambent.telemetry import log_fields, logger
 
 _LOOK_S: Final = 60.0
+# Turns of the loop that a reader takes at the most from the news to its socket.
+_READERS_TURNS: Final = 8
 _CLOSING_S: Final = 10.0
 _BLANK: Final = b"\n\n"
 _ERROR_ID: Final = re.compile(rb"id: \d+\nevent: error")
@@ -119,6 +121,9 @@ class StreamTurn:
             logger().exception("A stream could not be told", **log_fields(turn=self.live.id))
             self.refused = error if isinstance(error, LambentError) else LambentError()
             self.log.end(StreamStatus.FAILED)
+        # Readers first: their last words leave before books and store take the processor.
+        for _ in range(_READERS_TURNS):
+            await asyncio.sleep(0)
         booking = asyncio.create_task(self.live.close())
         if self._keeper is not None:
             await self._keeper.finish(unwanted=self.refused is not None)

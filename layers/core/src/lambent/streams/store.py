@@ -38,6 +38,7 @@ class StreamStore:
         self._mongo = mongo
         self._clock = clock
         self._rests_until_s = 0.0
+        self._prepared = False
 
     @property
     def rests(self) -> bool:
@@ -58,7 +59,9 @@ class StreamStore:
 
     async def prepare(self) -> None:
         """Load the driver in a thread: a stream that is under way shall not stand still for it."""
-        await asyncio.to_thread(importlib.import_module, "lambent.mongo")
+        if not self._prepared:  # a thread costs the first token something each time
+            await asyncio.to_thread(importlib.import_module, "lambent.mongo")
+            self._prepared = True
 
     async def open(self, stream: Stream) -> None:
         """none -> `stream.status`; a second insert of the same stream by its owner is no error."""
