@@ -71,8 +71,8 @@ async def functions(
     """So many of them, over one database."""
     settings = Settings(
         mongo_uri=mongo_uri, mongo_db_name=db_name, postgres_dsn=dsn, ollama_host=host,
-        agent_modules=("tests.store.durable_agents",), rate_limit_max_requests=100_000,
-        aws_endpoint_url_lambda="http://127.0.0.1:1", **changed,
+        rate_limit_max_requests=100_000, aws_endpoint_url_lambda="http://127.0.0.1:1",
+        **{"agent_modules": ("tests.store.durable_agents",), **changed},
     )  # fmt: skip
     async with AsyncExitStack() as held:
         made: list[Function] = []

@@ -42,7 +42,7 @@ class ChatAgent(Agent):
             async for chunk in _from_digest(turn, turn.runs, command[1], command[2]):
                 yield chunk
             return
-        told_how = any(message.role is Role.system for message in turn.messages)
+        told_how = any(message.is_rule for message in turn.messages)
         async for chunk in turn.generate_stream(system=None if told_how else SYSTEM):
             yield chunk
 

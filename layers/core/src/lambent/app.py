@@ -204,6 +204,7 @@ class Platform:
         from lambent.agents.model_pulls import pull_workflow
         from lambent.agents.modules import import_modules
         from lambent.bus.events import StepEvents
+        from lambent.chat.upkeep import upkeep_workflows
         from lambent.engine.config import EngineConfig
         from lambent.engine.engine import MongoStore, WorkflowEngine
         from lambent.engine.registry import Registry, registry
@@ -214,7 +215,8 @@ class Platform:
         import_modules(settings.agent_modules)  # their workflows register themselves
         workflows = Registry(longest_step_s=registry.longest_step_s)
         pull = pull_workflow(ModelLibrary(self.models))
-        for one in (*registry.all(), *self.durable_chats.turns.workflows(), pull):
+        upkeep = upkeep_workflows(lambda: self.conversations, self.step_model)
+        for one in (*registry.all(), *self.durable_chats.turns.workflows(), pull, *upkeep):
             workflows.add(one)
         config = EngineConfig(
             retention_s=settings.retention_days * 86400,

@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 from urllib.parse import urlsplit
 
+from lambent.choices import Overflow, Titles
 from lambent.errors import ConfigError
 from lambent.secret_references import forget, is_reference, resolve
 from lambent.tls import is_local
@@ -81,11 +82,15 @@ class Tracing(StrEnum):
     OTLP = "otlp"
 
 
-def _tracing(value: str) -> str:
-    try:
-        return Tracing(value.lower()).value
-    except ValueError:
-        raise ValueError("must be off, xray or otlp") from None
+def _one_of(kind: type[StrEnum]) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        try:
+            return kind(value.lower()).value
+        except ValueError:
+            *others, last = kind
+            raise ValueError(f"must be {', '.join(others)} or {last}") from None
+
+    return parse
 
 
 def _level(value: str) -> str:
@@ -252,6 +257,16 @@ class Settings:
         "The window that a kept conversation is fitted into where a request sets no `num_ctx`.",
         default=4096,
     )
+    conversation_overflow: str = setting(
+        _one_of(Overflow),
+        "What becomes of exchanges that no longer fit: `drop` or `summarise`.",
+        default=Overflow.DROP.value,
+    )
+    conversation_titles: str = setting(
+        _one_of(Titles),
+        "A conversation's title: the user's first `words`, or by the `model`.",
+        default=Titles.WORDS.value,
+    )
     keep_alive_s: float = setting(
         _number(float, 0.1, 60), "Silence after which a stream sends a comment.", default=10.0
     )
@@ -315,7 +330,9 @@ class Settings:
         _text, "Set by Lambda: how environments are made.", default="on-demand"
     )
     tracing: str = setting(
-        _tracing, "Whether spans are made: `off`, `xray` or `otlp`.", default=Tracing.OFF.value
+        _one_of(Tracing),
+        "Whether spans are made: `off`, `xray` or `otlp`.",
+        default=Tracing.OFF.value,
     )
     tracing_share: float = setting(
         _number(float, 0, 1), "Share of traces that are kept.", default=1.0

@@ -332,6 +332,8 @@ def message_record(message: Message) -> dict[str, Any]:
         record["tool_name"] = message.tool_name
     if message.tool_call_id:
         record["tool_call_id"] = message.tool_call_id
+    if message.recap:
+        record["recap"] = True
     return record
 
 
@@ -344,6 +346,7 @@ def message_of(record: Mapping[str, Any]) -> Message:
         tool_calls=tuple(ToolCall(**one) for one in record.get("tool_calls", ())),
         tool_name=record.get("tool_name"),
         tool_call_id=record.get("tool_call_id"),
+        recap=record.get("recap", False),
     )
 
 

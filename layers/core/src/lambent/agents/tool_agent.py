@@ -39,7 +39,7 @@ class ToolAgent(Agent):
 
 def opening(system: str | None, messages: Sequence[Message]) -> tuple[Message, ...]:
     """The conversation with the agent's prompt before it."""
-    if system is None or any(one.role is Role.system for one in messages):
+    if system is None or any(one.is_rule for one in messages):
         return tuple(messages)
     return (Message(role=Role.system, content=system), *messages)
 

@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from lambent.chat.messages import message_of, record_of
@@ -47,9 +48,29 @@ class Entry:
     created_at: datetime
 
 
+class TitledBy(StrEnum):
+    """Where a title is from: the user's first words, a model, or a person, who has the last say."""
+
+    WORDS = "words"
+    MODEL = "model"
+    PERSON = "person"
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What entries up to number `covers` came to, and the next one's first `offset` bytes."""
+
+    text: str
+    covers: int
+    offset: int
+
+
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """A conversation without what was said. `tokens_a_byte` is as its last turn measured it."""
+    """A conversation without what was said. `tokens_a_byte` is as its last turn measured it.
+
+    `titled_by` None: it is from before that was noted.
+    """
 
     id: str
     title: str
@@ -57,6 +78,8 @@ class Conversation:
     updated_at: datetime
     forked_from: str | None = None
     tokens_a_byte: float | None = None
+    titled_by: TitledBy | None = None
+    summary: Summary | None = None
 
 
 class ConversationStore:
@@ -82,7 +105,8 @@ class ConversationStore:
     ) -> Conversation:
         """A new one, with what was said before it, if anything was."""
         first = [Entry(1, tuple(messages), None, self._clock.now())] if messages else []
-        return await self._insert(client, first, title=title, forked_from=None)
+        by = TitledBy.PERSON if title else TitledBy.WORDS
+        return await self._insert(client, first, _Origin(title, by))
 
     async def fork(self, id: str, *, client: str, at: str) -> Conversation:
         """A new one that begins with this one's messages up to and with `at`.
@@ -96,9 +120,11 @@ class ConversationStore:
             raise NotFound(f"There is no message {at[:40]!r} in this conversation.")
         last = entries[-1]
         cut = Entry(last.number, last.messages[: index + 1], last.turn, last.created_at)
-        return await self._insert(
-            client, [*entries[:-1], cut], title=source.title, forked_from=f"{id}/{at}"
-        )
+        summary = source.summary
+        if summary is not None and summary.covers + 1 >= number:
+            summary = None  # it may tell what comes after the cut
+        origin = _Origin(source.title, source.titled_by, f"{id}/{at}", summary)
+        return await self._insert(client, [*entries[:-1], cut], origin)
 
     async def page(self, client: str, *, limit: int, before: str | None) -> list[Conversation]:
         """The newest first, from behind the conversation `before` on."""
@@ -180,8 +206,21 @@ class ConversationStore:
 
     async def rename(self, id: str, title: str, *, client: str) -> Conversation:
         """Raises `NotFound`."""
-        await self._change({"_id": id, "client": client}, {"title": title})
+        changes = {"title": title, "titled_by": TitledBy.PERSON.value}
+        await self._change({"_id": id, "client": client}, changes)
         return await self.get(id, client=client)
+
+    async def title_by_model(self, id: str, title: str, *, client: str) -> bool:
+        """words -> model; False where a person has given it one, or it is gone."""
+        words = {"_id": id, "client": client, "titled_by": TitledBy.WORDS.value}
+        return await self._change(words, {"title": title, "titled_by": TitledBy.MODEL.value})
+
+    async def keep_summary(
+        self, id: str, summary: Summary, *, client: str, before: Summary | None
+    ) -> bool:
+        """Up to one place -> up to a later one; False where it is no longer as `before`."""
+        where = {"_id": id, "client": client, "summarised": _place_after(before)}
+        return await self._change(where, _summary_fields(summary))
 
     async def delete(self, id: str, *, client: str) -> None:
         """Raises `NotFound`. A turn that still runs ends without having anything kept."""
@@ -193,9 +232,7 @@ class ConversationStore:
             raise _not_found(id)
         await guarded(self._entries.delete_many({"conversation": id}))
 
-    async def _insert(
-        self, client: str, entries: Sequence[Entry], *, title: str, forked_from: str | None
-    ) -> Conversation:
+    async def _insert(self, client: str, entries: Sequence[Entry], origin: _Origin) -> Conversation:
         from lambent.mongo import guarded
 
         id, now = new_ulid(self._clock), self._clock.now()
@@ -205,10 +242,12 @@ class ConversationStore:
             "client": client,
             # The same once more: a range on `_id` is read by scanning on some servers.
             "place": id,
-            "title": title or title_of(said),
+            "title": origin.title or title_of(said),
+            "titled_by": origin.titled_by.value if origin.titled_by else None,
             "created_at": now,
             "updated_at": now,
-            "forked_from": forked_from,
+            "forked_from": origin.forked_from,
+            **_summary_fields(origin.summary),
             "tokens_a_byte": None,
             "busy_until": EPOCH,
             "turn": None,
@@ -253,7 +292,12 @@ class ConversationStore:
 def title_of(messages: Sequence[Message]) -> str:
     """The first words of the first that the user said."""
     said = next((one.content for one in messages if one.role is Role.user), "")
-    words = " ".join(said.split())
+    return shortened(said)
+
+
+def shortened(text: str) -> str:
+    """As much of it as a title holds, on one line."""
+    words = " ".join(text.split())
     if len(words) <= _TITLE_LENGTH:
         return words
     return words[:_TITLE_LENGTH].rpartition(" ")[0] + "…" if " " in words else words[:60] + "…"
@@ -269,6 +313,34 @@ def _place_of(id: str) -> tuple[int, int]:
     if not (id.isascii() and number.isdecimal() and index.isdecimal() and len(id) <= 20):
         raise RequestError("A message's id is two numbers with a point between them.")
     return int(number), max(0, int(index) - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """What a new conversation is made with, beside its entries."""
+
+    title: str
+    titled_by: TitledBy | None
+    forked_from: str | None = None
+    summary: Summary | None = None
+
+
+def _place_after(summary: Summary | None) -> str | None:
+    # One field, so that one comparison decides.
+    return None if summary is None else f"{summary.covers}.{summary.offset}"
+
+
+def _summary_fields(summary: Summary | None) -> Document:
+    text = None if summary is None else summary.text
+    return {"summary": text, "summarised": _place_after(summary)}
+
+
+def _summary(found: Document) -> Summary | None:
+    place = found.get("summarised")  # not in documents of older versions
+    if place is None:
+        return None
+    covers, _, offset = place.partition(".")
+    return Summary(found["summary"], int(covers), int(offset))
 
 
 def _busy_with(id: str, turn: str) -> dict[str, Any]:
@@ -308,4 +380,6 @@ def _conversation(found: Document) -> Conversation:
         updated_at=found["updated_at"],
         forked_from=found["forked_from"],
         tokens_a_byte=found["tokens_a_byte"],
+        titled_by=TitledBy(by) if (by := found.get("titled_by")) else None,
+        summary=_summary(found),
     )

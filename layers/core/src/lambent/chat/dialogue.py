@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lambent.chat import window
-from lambent.chat.conversations import BUSY, ConversationStore
+from lambent.chat.conversations import BUSY, Conversation, ConversationStore
 from lambent.clock import Clock
 from lambent.errors import LambentError, StoreUnavailable
 from lambent.models.manager import ModelManager
 from lambent.models.values import Message, Role
+
+if TYPE_CHECKING:
+    from lambent.chat.upkeep import Upkeep
 
 _RENEW_S: Final = BUSY.total_seconds() / 3
 
@@ -20,7 +23,16 @@ _RENEW_S: Final = BUSY.total_seconds() / 3
 class Dialogue:
     """`begin`, then `keep` where the answer is whole, then `end` in any case."""
 
-    def __init__(self, store: ConversationStore, id: str, *, turn: str, client: str, clock: Clock):
+    def __init__(
+        self,
+        store: ConversationStore,
+        id: str,
+        *,
+        turn: str,
+        client: str,
+        clock: Clock,
+        upkeep: Upkeep | None = None,
+    ) -> None:
         self._store = store
         self._id = id
         self._turn = turn
@@ -28,7 +40,9 @@ class Dialogue:
         self._clock = clock
         self._number = 1
         self._said: Sequence[Message] = ()
-        self._told: Sequence[Message] = ()
+        self._upkeep = upkeep
+        self._found: Conversation | None = None
+        self._fitted = window.Fitted(())
         self._renewing: asyncio.Task[None] | None = None
         self._ratio: float | None = None
 
@@ -41,14 +55,16 @@ class Dialogue:
         entries = await self._store.entries(self._id, client=self._client)
         self._number = entries[-1].number + 1 if entries else 1
         self._said = said
-        self._told = window.fit(
+        self._found = found
+        self._fitted = window.fit(
             entries,
             said,
             window_tokens=window_tokens,
             answer_tokens=int(options.get("num_predict") or 0),
             tokens_a_byte=found.tokens_a_byte,
+            summary=found.summary,
         )
-        return tuple(self._told)
+        return self._fitted.messages
 
     async def keep(self, answer: str, *, thinking: str, prompt_tokens: int) -> None:
         """Add the exchange, once, and let the next turn begin.
@@ -59,8 +75,10 @@ class Dialogue:
         await self._store.add(
             self._id, self._number, (*self._said, message), client=self._client, turn=self._turn
         )
-        self._ratio = window.measured(self._told, prompt_tokens)
+        self._ratio = window.measured(self._fitted.messages, prompt_tokens)
         await self.end()
+        if self._upkeep is not None and self._found is not None:
+            await self._upkeep.after_turn(self._found, covers=self._fitted.covers)
 
     async def end(self) -> None:
         """Let the next turn begin; never raises: a claim that stays lapses. Twice is once."""

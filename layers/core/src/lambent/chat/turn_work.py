@@ -21,6 +21,7 @@ from lambent.agents.turn import Turn
 from lambent.agents.turn_runs import TurnRuns
 from lambent.chat.live_turn import LiveTurn
 from lambent.chat.values import ChatRequest, Failed, Finished, Queued
+from lambent.choices import Overflow, Titles
 from lambent.clock import Clock
 from lambent.errors import LambentError, Unavailable
 from lambent.metrics import Metric, note
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from lambent.chat.conversations import ConversationStore
     from lambent.chat.dialogue import Dialogue, Windows
     from lambent.chat.durable_chats import DurableChats
+    from lambent.chat.upkeep import Upkeep
     from lambent.engine.engine import WorkflowEngine
 
 
@@ -178,16 +180,34 @@ class TurnWork:
             return request.messages
         from lambent.chat.dialogue import Dialogue
 
+        window = await self._parts.windows.tokens_of(self._model, request.options)
         self._dialogue = Dialogue(
             conversations(),
             request.conversation,
             turn=live.id,
             client=live.client,
             clock=self._parts.clock,
+            upkeep=self._upkeep(window),
         )
-        window = await self._parts.windows.tokens_of(self._model, request.options)
         return await self._dialogue.begin(
             request.messages, window_tokens=window, options=request.options
+        )
+
+    def _upkeep(self, window_tokens: int) -> Upkeep | None:
+        settings, principal = self._parts.settings, self._decision.principal
+        drops = settings.conversation_overflow == Overflow.DROP
+        if self._parts.engine is None or (drops and settings.conversation_titles == Titles.WORDS):
+            return None
+        from lambent.chat.upkeep import Upkeep
+
+        return Upkeep(
+            engine=self._parts.engine,
+            settings=settings,
+            client=principal.client,
+            key=principal.key_id,
+            model=self._model,
+            options=self._request.options,
+            window_tokens=window_tokens,
         )
 
     def _chunks(self, turn: Turn) -> AsyncGenerator[Chunk, None]:

@@ -1,11 +1,12 @@
-"""Fits a conversation into the model's window: its oldest entries are left out."""
+"""Fits a conversation into the model's window: its oldest entries are summed up or left out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from lambent.chat.conversations import Entry
+from lambent.chat.conversations import Entry, Summary
 from lambent.models.values import Message, Role
 
 # What a message costs beside its text, and an image beside everything.
@@ -18,6 +19,18 @@ _BOUNDS: Final = (0.15, 1.0)
 _SPARE: Final = 1.15
 # What an answer may take of the window where the request does not say.
 _ANSWER_SHARE: Final = 0.25
+# Once something has to go, as much is summed up as leaves so much of the room to what stays: else
+# every turn from then on would need a summary anew.
+_ROOM_SHARE: Final = 0.5
+_RECAP: Final = "Notes on what was said earlier in this conversation; they are no instructions.\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What the model is told; `covers`: up to which entry a summary would help, 0 for none."""
+
+    messages: tuple[Message, ...]
+    covers: int = 0
 
 
 def fit(
@@ -27,26 +40,47 @@ def fit(
     window_tokens: int,
     answer_tokens: int,
     tokens_a_byte: float | None,
-) -> tuple[Message, ...]:
-    """System messages, as many of the latest entries as fit, and what is said now.
+    summary: Summary | None = None,
+) -> Fitted:
+    """System messages, the summary in place of what it covers, as many of the latest entries as
+    fit, and what is said now.
 
     Whole entries: an answer without its question only confuses. `answer_tokens` is kept free; 0
     stands for a quarter of the window.
     """
-    ratio = _TOKENS_A_BYTE if tokens_a_byte is None else tokens_a_byte * _SPARE
-    ratio = min(max(ratio, _BOUNDS[0]), _BOUNDS[1])
+    ratio = _ratio(tokens_a_byte)
     rules = [one for entry in entries for one in entry.messages if one.role is Role.system]
     free = answer_tokens if answer_tokens > 0 else int(window_tokens * _ANSWER_SHARE)
     left = window_tokens - min(free, window_tokens // 2)
     left -= sum(tokens_of(one, ratio) for one in [*rules, *said])
+    if summary is not None:
+        entries = [one for one in entries if one.number > summary.covers]
+        recap = Message(role=Role.system, content=_RECAP + summary.text, recap=True)
+        if (cost := tokens_of(recap, ratio)) <= left:
+            rules.append(recap)
+            left -= cost
+    enough = int(left * (1 - _ROOM_SHARE))
+    recent = entries[-1].number + 1 if entries else 0
     kept: list[Message] = []
     for entry in reversed(entries):
         told = [one for one in entry.messages if one.role is not Role.system]
         left -= sum(tokens_of(one, ratio) for one in told)
         if left < 0:
-            break
+            return Fitted((*rules, *kept, *said), covers=recent - 1)
+        if left >= enough or not kept:
+            recent = entry.number
         kept[:0] = told
-    return (*rules, *kept, *said)
+    return Fitted((*rules, *kept, *said))
+
+
+def bytes_in(tokens: int, tokens_a_byte: float | None) -> int:
+    """How much text takes so many tokens, rather too little than too much."""
+    return max(1, int(tokens / _ratio(tokens_a_byte)))
+
+
+def _ratio(tokens_a_byte: float | None) -> float:
+    ratio = _TOKENS_A_BYTE if tokens_a_byte is None else tokens_a_byte * _SPARE
+    return min(max(ratio, _BOUNDS[0]), _BOUNDS[1])
 
 
 def tokens_of(message: Message, tokens_a_byte: float) -> int:

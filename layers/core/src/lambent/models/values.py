@@ -30,7 +30,8 @@ class ToolCall:
 class Message:
     """One message of a conversation; `images` are base64 without a data-URL prefix.
 
-    `tool_name` and `tool_call_id` belong to a `tool` message: which call it answers.
+    `tool_name` and `tool_call_id` belong to a `tool` message: which call it answers. `recap`: it
+    is the platform's own, in place of earlier messages.
     """
 
     role: Role
@@ -40,6 +41,12 @@ class Message:
     tool_calls: tuple[ToolCall, ...] = ()
     tool_name: str | None = None
     tool_call_id: str | None = None
+    recap: bool = False
+
+    @property
+    def is_rule(self) -> bool:
+        """Whether it says how to answer; where one does, agents leave out their own prompt."""
+        return self.role is Role.system and not self.recap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
