@@ -340,6 +340,30 @@ async def test_a_callback_can_be_failed_and_dies_of_silence(
     assert await test.finish(silent) == "silent"
 
 
+async def test_a_run_goes_on_through_many_slices_after_callbacks_were_answered(
+    test: WorkflowTest, workflows: Registry, effects: Effects
+) -> None:
+    tokens: list[str] = []
+
+    @workflows.workflow("w")
+    async def w(step: Step, input: Any) -> Any:
+        for number in range(2):
+            approval = await step.callback("approval")
+            await step.do("tell", tokens.append, approval.token)
+            await approval
+            await step.do("act", effects.do, number)
+            await step.sleep(10)
+        return "done"
+
+    run_id = await test.start("w")
+    for number in range(2):
+        await test.settle()
+        await test.engine.callbacks.complete(tokens[number])
+        await test.pass_time(11)
+    assert await test.finish(run_id) == "done"
+    assert effects.seen == [0, 1]
+
+
 async def test_map_keeps_the_order_and_its_limit(test: WorkflowTest, workflows: Registry) -> None:
     at_once: list[int] = [0, 0]
 

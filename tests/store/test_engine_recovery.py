@@ -428,3 +428,16 @@ async def test_an_ended_run_and_what_it_left_expire_and_only_then(
         left = await db[name].find({"run": run_id}).to_list()
         assert left
         assert all(one["expire_at"] - run["expire_at"] == timedelta(days=1) for one in left)
+
+
+async def test_what_a_run_of_a_single_slice_put_into_chunks_expires_too(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    @workflows.workflow("w")
+    async def w(step: Step, input: Any) -> Any:
+        return await step.do("big", lambda: b"x" * 2_000_000)
+
+    await test.finish(await test.start("w"))
+    left = await test.store.mongo.db["chunks"].find({}, {"expire_at": 1}).to_list()
+    assert len(left) == 2
+    assert all("expire_at" in one for one in left), "left for ever"

@@ -215,6 +215,23 @@ async def test_the_bell_wakes_a_poller_only_where_none_is_awake(world: PollerWor
     assert await bell.ring(soon)
 
 
+async def test_a_bell_is_rung_anew_once_a_poller_has_come_and_gone(world: PollerWorld) -> None:
+    """Dispatch is quiet for 5 s about what it has just said; a poller may be gone by then."""
+    bell = PollerBell(world.mongo, clock=world.clock, nudges=world.functions)
+
+    async def rung() -> str:
+        assert await bell.ring(world.clock.now() + timedelta(seconds=30))
+        _, work, names = world.functions.calls[-1]
+        assert work is Work.POLL
+        return names[0]
+
+    first = await rung()
+    assert await rung() == first
+    await world.add("a")
+    assert await world.watch() is Left.IDLE
+    assert await rung() != first
+
+
 async def test_what_becomes_due_while_the_poller_falls_asleep_is_not_missed(
     world: PollerWorld,
 ) -> None:

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from lambent.clock import SystemClock
-from lambent.due import Lease
+from lambent.due import DueDocuments, Lease, new_due_fields
 from lambent.engine.model import RUNS
 from lambent.errors import StoreUnavailable
 from lambent.leases import Held, LeaseKeeper
@@ -100,6 +100,22 @@ async def test_a_rotated_mongo_password_heals_at_the_next_call_and_for_leases(
         keeper.close()
         await store.close()
     assert kept.looks == 2, "one for each secret"
+
+
+async def test_a_rotated_mongo_password_keeps_no_function_from_claiming_for_long(
+    tmp_path: Path,
+) -> None:
+    with guarded_mongo(tmp_path) as mongo:
+        kept = Kept(mongo.uri("one"))
+        store = Mongo(kept.secret(), "test", clock=CLOCK)
+        due = DueDocuments(store, RUNS, clock=CLOCK)
+        await due.collection.insert_one({"_id": "one", **new_due_fields(CLOCK.now())})
+        await store.close()
+        mongo.set_password("one", "two")
+        kept.value = mongo.uri("two")
+        await due.claim("one")
+        assert await due.claim("one") is not None
+        await store.close()
 
 
 def keeper_of(secret: RotatingSecret) -> LeaseKeeper:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lambent.clock import SystemClock
+from lambent.engine import marks
 from lambent.engine.branch import Branch
 from lambent.engine.documents import new_cut, ulid_floor, visible
 from lambent.engine.options import Retry
@@ -32,6 +33,12 @@ def test_the_second_step_of_a_name_is_told_apart_by_its_number() -> None:
         keys.append(branch.enter("fetch"))
         branch.leave()
     assert keys == ["map[3]/fetch", "map[3]/fetch#2"]
+
+
+def test_no_key_of_a_client_is_the_mark_of_another_client() -> None:
+    assert marks.identity("a", "b:c") != marks.identity("a:b", "c")
+    assert marks.identity("a%3Ab", "c") != marks.identity("a:b", "c")
+    assert marks.active("a", "w", "one", "g") != marks.active("a:w", "one", "g", "")
 
 
 def test_a_name_cannot_pretend_to_be_a_path() -> None:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -32,12 +33,12 @@ from typing import Any, Final, Protocol
 
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import PyMongoError
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from lambent.clock import EPOCH, Clock
-from lambent.mongo import Document, guarded, is_unreachable
+from lambent.errors import StoreUnavailable
+from lambent.mongo import Document, guarded
 
 LEASE_S: Final = 30.0
 # How far ahead of its due time a nudged document may be taken: the clocks of two machines differ.
@@ -176,14 +177,13 @@ class DueDocuments:
         begun_s = self._clock.monotonic_s()
         token = secrets.token_hex(12)
         due = {"$gte": EPOCH, "$lte": now + timedelta(seconds=ahead_s)}
-        try:
-            await self._fleeting.update_one(
-                {"_id": document_id, "due_at": due, "lease_until": {"$lte": now}},
-                {"$set": {"lease": token, "lease_until": _lapse(now)}, "$inc": {"claims": 1}},
+        with suppress(StoreUnavailable):
+            await guarded(
+                self._fleeting.update_one(
+                    {"_id": document_id, "due_at": due, "lease_until": {"$lte": now}},
+                    {"$set": {"lease": token, "lease_until": _lapse(now)}, "$inc": {"claims": 1}},
+                )
             )
-        except PyMongoError as error:
-            if not is_unreachable(error):
-                raise
         # Read whatever the write answered: the lease may be ours without our having been told.
         document = await guarded(self.collection.find_one({"_id": document_id, "lease": token}))
         if document is None:

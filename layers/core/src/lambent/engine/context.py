@@ -86,13 +86,15 @@ class RunContext:
     undoable: bool = False  # whether a step with an undo was reached
 
     @contextmanager
-    def step(self, name: str, kind: Kind) -> Iterator[tuple[str, Document | None]]:
-        """Enter a step: its key, and what is on record under it."""
+    def step(
+        self, name: str, kind: Kind, *, recorded: bool = True
+    ) -> Iterator[tuple[str, Document | None]]:
+        """Enter a step: its key, and what is on record under it; `recorded`: whether it ever is."""
         branch = CURRENT.get()
         key = branch.enter(name)
         try:
             self.execution.check()
-            yield key, self.ask(key, kind)
+            yield key, self.ask(key, kind) if recorded else None
         finally:
             branch.leave()
 

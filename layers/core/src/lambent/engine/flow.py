@@ -136,4 +136,4 @@ class Gates:
 
 def slot_group(workflow: Workflow, client: str, group: str) -> str:
     """The name under which runs share concurrency slots or starts: never across clients."""
-    return f"{client}:{workflow.name}:{group}"
+    return f"{marks.whose(client)}:{workflow.name}:{group}"

@@ -11,19 +11,24 @@ from collections.abc import Mapping
 from typing import Any
 
 
+def whose(client: str) -> str:
+    """The client in a mark: without the colon, or one client's key could be another's mark."""
+    return client.replace("%", "%25").replace(":", "%3A")
+
+
 def identity(client: str, key: str) -> str:
     """Kept as long as the run document: the same key is the same run."""
-    return f"key:{client}:{key}"
+    return f"key:{whose(client)}:{key}"
 
 
 def active(client: str, workflow: str, kind: str, group: str) -> str:
     """Held by the one run of a group that others are skipped for, replace or join."""
-    return f"active:{client}:{workflow}:{kind}:{group}"
+    return f"active:{whose(client)}:{workflow}:{kind}:{group}"
 
 
 def gathered(client: str, workflow: str, key: str) -> str:
     """Says that the start with this key is part of the run."""
-    return f"gathered:{client}:{workflow}:{key}"
+    return f"gathered:{whose(client)}:{workflow}:{key}"
 
 
 def slot(group: str, number: int) -> str:

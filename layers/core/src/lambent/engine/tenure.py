@@ -16,7 +16,7 @@ from lambent.engine.context import Children
 from lambent.engine.debts import Debts
 from lambent.engine.flow import Gates
 from lambent.engine.journal import Journal
-from lambent.engine.model import Control, Reason, Status
+from lambent.engine.model import CHUNKS, Control, Reason, Status
 from lambent.engine.registry import Registry
 from lambent.engine.transitions import Transitions
 from lambent.engine.values import Values
@@ -98,7 +98,9 @@ class Tenure:
 
     async def end(self, status: Status, *, output: Any = None, error: Any = None) -> None:
         """End the run; its debts are paid next. Raises LeaseLost."""
-        left = self.journal.left() if self.journal is not None else ()
+        left = self.journal.left() if self.journal is not None else []
+        if self.parts.values.given_to(self.run_id):
+            left.append(CHUNKS)
         end = partial(self.parts.transitions.end, self.held.lease, self.run, status)
         done = await self.steady(
             lambda: end(output=output, error=error, noted=self.noted(), left=left)

@@ -25,6 +25,7 @@ class Values:
     def __init__(self, mongo: Database, config: EngineConfig) -> None:
         self._mongo = mongo
         self._config = config
+        self._given: set[str] = set()  # runs that got chunks since `given_to` was asked of them
 
     async def ensure_indexes(self) -> None:
         chunks = self._mongo.db[CHUNKS]
@@ -59,7 +60,8 @@ class Values:
         ]
         # On the run first, so that what ends it knows to set their expiry, then the chunks, and
         # only then the document that points at them: a record never misses its value.
-        await self._note(run)
+        if await self._note(run):
+            self._given.add(run)
         for piece in pieces:
             await guarded(self._mongo.db[CHUNKS].insert_one(piece))
         return {TAG: _CHUNKED, "v": {"set": name, "count": len(pieces), "bytes": len(data)}}
@@ -76,9 +78,17 @@ class Values:
         if is_chunked(form):
             await guarded(self._mongo.db[CHUNKS].delete_many({"set": form["v"]["set"]}))
 
-    async def _note(self, run: str) -> None:
+    def given_to(self, run: str) -> bool:
+        """Whether the run got chunks since this was asked last: what was read of it before does
+        not say so."""
+        given = run in self._given
+        self._given.discard(run)
+        return given
+
+    async def _note(self, run: str) -> bool:
         runs = self._mongo.db[RUNS.collection]
-        await guarded(runs.update_one({"_id": run}, {"$addToSet": {"left": CHUNKS}}))
+        noted = await guarded(runs.update_one({"_id": run}, {"$addToSet": {"left": CHUNKS}}))
+        return noted.matched_count == 1
 
     async def form(self, form: Any) -> Any:
         """The stored form itself, put together again if it, or an item of it, lies in chunks."""

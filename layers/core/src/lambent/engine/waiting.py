@@ -159,7 +159,8 @@ class Callback:
 
     async def result(self) -> Any:
         wait = self._wait
-        with self._context.step(f"{wait['key']} answer", Kind.RESULT):
+        # What was answered stands in the wait: there is no record of its own to be missed.
+        with self._context.step(f"{wait['key']} answer", Kind.RESULT, recorded=False):
             self._wait = wait = await _satisfied(self._context, wait)
         answer = wait["record"]["data"]
         if answer["outcome"] == "failed":

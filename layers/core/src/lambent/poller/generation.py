@@ -103,4 +103,6 @@ class PollerBell:
         # The last second of a poller's life is no promise that it looks once more.
         if found is not None and found["awake_until"] > now + _LAST_LOOK:
             return False
-        return await self._nudges.nudge(Work.POLL, ["due"]) > 0
+        # Named after the last poller: one that came and went since is no reason to be quiet.
+        name = "due" if found is None else f"due after {found['token']}"
+        return await self._nudges.nudge(Work.POLL, [name]) > 0
