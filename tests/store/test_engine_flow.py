@@ -198,6 +198,23 @@ async def test_an_input_without_its_group_is_refused(
         await test.start("w", {})
 
 
+async def test_a_workflow_that_an_event_does_not_fit_keeps_no_other_from_starting(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    in_shops = Concurrency(limit=1, key=lambda event: event["data"]["shop"])
+
+    @workflows.workflow("picky", on="e", concurrency=in_shops)
+    async def picky(step: Step, input: Any) -> Any: ...
+
+    @workflows.workflow("w", on="e")
+    async def w(step: Step, input: Any) -> Any: ...
+
+    with pytest.raises(RequestError, match="which group"):
+        await test.send("e", {})
+    found = await test.engine.control.list_runs(RunFilter(client=CLIENT))
+    assert [one.workflow for one in found.runs] == ["w"]
+
+
 def test_a_workflow_that_cannot_work_is_refused_when_it_is_registered() -> None:
     workflows = Registry(longest_step_s=60)
 

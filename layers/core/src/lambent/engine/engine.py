@@ -23,6 +23,7 @@ from lambent.engine.starter import Start, Started, Starter
 from lambent.engine.tenure import Did, Parts, Verdict
 from lambent.engine.transitions import Transitions
 from lambent.engine.values import Values
+from lambent.errors import RequestError
 from lambent.leases import Keeper, LeaseKeeper, NoKeeper
 from lambent.mongo import Document, Mongo, guarded
 from lambent.waits import Waits
@@ -171,18 +172,26 @@ class WorkflowEngine:
         return await self._starter.start(wanted, nudge=nudge)
 
     async def start_for_event(self, event: Mapping[str, Any]) -> list[Started]:
-        """Start each workflow that names the event's type, once for this event."""
-        return [
-            await self._starter.start(
-                Start(
-                    workflow=workflow.name,
-                    client=event["client"],
-                    input=event_input(event),
-                    key=f"event:{event['_id']}:{workflow.name}",
-                )
+        """Start each workflow that names the event's type, once for this event.
+
+        One that the event does not fit is told of last: it keeps no other from starting.
+        """
+        started: list[Started] = []
+        refused: RequestError | None = None
+        for workflow in self.workflows.started_by(event["type"]):
+            wanted = Start(
+                workflow=workflow.name,
+                client=event["client"],
+                input=event_input(event),
+                key=f"event:{event['_id']}:{workflow.name}",
             )
-            for workflow in self.workflows.started_by(event["type"])
-        ]
+            try:
+                started.append(await self._starter.start(wanted))
+            except RequestError as error:
+                refused = refused or error
+        if refused is not None:
+            raise refused
+        return started
 
     async def start_for_tick(
         self, workflow: str, input: Any, *, client: str, schedule: str, tick_at: datetime
