@@ -12,7 +12,7 @@ from lambent.bus.events import event_of
 from lambent.bus.transitions import EVENTS
 from lambent.dispatch import Work
 from lambent.due import DueDocuments
-from lambent.errors import Conflict, NotFound
+from lambent.errors import Conflict, NotFound, RequestError
 from tests.store.bus_world import BusWorld, Killed, MortalMongo, placed
 
 
@@ -197,6 +197,20 @@ async def test_a_part_that_raises_puts_the_event_off_and_at_last_aside(world: Bu
     assert (failed["status"], failed["problem"]) == ("failed", "ValueError('broken trigger')")
     replayed = await world.bus().replay(event["_id"], client="acme")
     assert replayed["status"] == "delivered"
+
+
+async def test_a_workflow_that_refuses_an_event_keeps_no_webhook_from_it(world: BusWorld) -> None:
+    await world.webhooks.create("acme", url="https://example.com/", types=["*"])
+    deliverer = world.deliverer()
+    deliverer._starts.problem = RequestError("no shop")  # type: ignore[attr-defined]
+    with pytest.raises(Killed):
+        await world.bus(MortalMongo(world.mongo, 1)).publish("acme", [placed()])
+    event = await world.mongo.db["events"].find_one({})
+    assert event is not None
+    world.clock.passed_s += 60
+    seen = await deliverer.deliver_due([event["_id"]], deadline_s=world.clock.passed_s + 9)
+    assert seen == [Outcome.PUT_OFF]
+    assert await world.count("webhook_deliveries") == 1
 
 
 async def test_an_event_that_kills_its_deliverers_is_set_aside(world: BusWorld) -> None:

@@ -15,7 +15,7 @@ from lambent.bus.webhooks import WebhookQueue
 from lambent.clock import Clock
 from lambent.dispatch import EARLY_FOR_S, Work
 from lambent.due import Claimed, Database, DueDocuments, Lease, Settled
-from lambent.errors import StoreUnavailable
+from lambent.errors import RequestError, StoreUnavailable
 from lambent.metrics import Metric, note
 from lambent.mongo import Document, guarded
 from lambent.telemetry import log_fields, logger
@@ -146,12 +146,18 @@ class Deliverer:
             await self._wake_waiting(fanout)
             fanout.stage = _Stage.STARTS
         await self._keep(fanout)
+        refused: RequestError | None = None
         if fanout.stage is _Stage.STARTS:
-            await self._starts.start_for_event(fanout.event)
-            fanout.stage = _Stage.WEBHOOKS
+            try:
+                await self._starts.start_for_event(fanout.event)
+                fanout.stage = _Stage.WEBHOOKS
+            except RequestError as error:  # told below: webhooks are none of that workflow's
+                refused = error
         await self._keep(fanout)
         queued = await self._webhooks.queue(fanout.event)
         self._nudge(fanout, Work.WEBHOOKS, queued)
+        if refused is not None:
+            raise refused
         # Marked last: had it come before any part, a crash in between would lose that part.
         now = self._clock.now()
         await transitions.mark_delivered(
