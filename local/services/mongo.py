@@ -116,7 +116,9 @@ class Mongo(MongoHost):
                 ],
                 log_path=self.data_dir / "mongo.log",
                 cwd=self.data_dir,
-                death_signal=signal.SIGTERM,
+                # Not SIGTERM: it was seen to hang on that, and nobody is left then to insist. What
+                # was acknowledged with a journal survives.
+                death_signal=signal.SIGKILL,
             )
             try:
                 self._child.wait_until_ready(self._ping_soon, timeout_s=START_TIMEOUT_S)
