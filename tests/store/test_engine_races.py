@@ -171,7 +171,7 @@ async def test_a_zombie_keeps_its_step_only_if_it_was_first_and_never_its_run(
         return await step.do("act", act)
 
     run_id = await test.start("w")
-    paused = Paused(lambda call: (call.collection, call.name) == ("steps", "insert_one"))
+    paused = before_a_step_is_recorded()
     zombie = await advance(test, run_id, paused)
     test.clock.move_s(31)
     assert (await test.engine.advance([run_id]))[run_id].did is Did.ENDED
@@ -196,10 +196,10 @@ async def test_a_zombies_first_checkpoint_is_what_its_heir_goes_on_with(
         return await step.do("act", act)
 
     run_id = await test.start("w")
-    late = Paused(lambda call: (call.collection, call.name) == ("steps", "insert_one"))
+    late = before_a_step_is_recorded()
     zombie = await advance(test, run_id, late)
     test.clock.move_s(31)
-    later = Paused(lambda call: (call.collection, call.name) == ("steps", "insert_one"))
+    later = before_a_step_is_recorded()
     heir = await advance(test, run_id, later)
     late.let_go()
     await zombie
@@ -231,9 +231,8 @@ async def test_a_slot_freed_while_a_waiter_registers_is_not_missed(
     assert (await test.run(second)).status == "completed"
 
 
-async def test_a_zombie_cannot_record_a_step_after_the_run_was_undone(
-    test: WorkflowTest, workflows: Registry
-) -> None:
+def undoable(workflows: Registry) -> list[str]:
+    """Registers `w`, a step that can be undone and then a wait; what they did is told here."""
     seen: list[str] = []
 
     @workflows.workflow("w")
@@ -244,8 +243,19 @@ async def test_a_zombie_cannot_record_a_step_after_the_run_was_undone(
         await step.do("act", act, undo=lambda _: seen.append("undo"))
         await step.wait_for_event("e", type="e")
 
+    return seen
+
+
+def before_a_step_is_recorded() -> Paused:
+    return Paused(lambda call: (call.collection, call.name) == ("steps", "insert_one"))
+
+
+async def test_a_zombie_cannot_record_a_step_after_the_run_was_undone(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    seen = undoable(workflows)
     run_id = await test.start("w")
-    paused = Paused(lambda call: (call.collection, call.name) == ("steps", "insert_one"))
+    paused = before_a_step_is_recorded()
     zombie = await advance(test, run_id, paused)
     test.clock.move_s(31)
     await test.engine.control.cancel(run_id, client=CLIENT)
@@ -259,22 +269,13 @@ async def test_a_zombie_cannot_record_a_step_after_the_run_was_undone(
 async def test_a_zombies_step_that_came_first_is_undone_too(
     test: WorkflowTest, workflows: Registry
 ) -> None:
-    seen: list[str] = []
-
-    @workflows.workflow("w")
-    async def w(step: Step, input: Any) -> Any:
-        async def act() -> None:
-            seen.append("act")
-
-        await step.do("act", act, undo=lambda _: seen.append("undo"))
-        await step.wait_for_event("e", type="e")
-
+    seen = undoable(workflows)
     run_id = await test.start("w")
-    late = Paused(lambda call: (call.collection, call.name) == ("steps", "insert_one"))
+    late = before_a_step_is_recorded()
     zombie = await advance(test, run_id, late)
     test.clock.move_s(31)
     await test.engine.control.cancel(run_id, client=CLIENT)
-    burying = Paused(lambda call: (call.collection, call.name) == ("steps", "insert_one"))
+    burying = before_a_step_is_recorded()
     heir = await advance(test, run_id, burying)
     late.let_go()
     await zombie
