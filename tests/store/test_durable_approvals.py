@@ -65,6 +65,21 @@ async def test_a_person_decides(
     assert (await place.post(address, {"approve": True})).status_code == 410
 
 
+@pytest.mark.parametrize("arguments", [{"amount": "a lot"}, {}, {"amount": 5, "to": "me"}])
+async def test_nobody_is_asked_about_a_call_that_cannot_be_made(
+    place: Function, scripted_model: ScriptedModel, arguments: Any
+) -> None:
+    scripted_model.script(Reply.calls(("pay", arguments)), Reply.text("I see."))
+    async with place.client() as client:
+        answer = (await client.post("/chat", json=ASK)).json()
+    assert (answer["finish_reason"], answer["output"]) == ("stop", "I see.")
+    text = await resumed(place, answer["id"])
+    assert outcomes(text)[0].startswith("The arguments are not valid: ")
+    told = scripted_model.generations[1].json["messages"][-1]
+    assert told["content"] == outcomes(text)[0]
+    assert not [one for one in MADE if one[0] == answer["id"]]
+
+
 async def test_others_decide_nothing(place: Function, scripted_model: ScriptedModel) -> None:
     scripted_model.script(PAY)
     _, _, address = await waiting(place)

@@ -11,7 +11,7 @@ from lambent.agents.agent import agent
 from lambent.agents.registry import AgentRegistry
 from lambent.agents.tool_agent import ToolAgent
 from lambent.agents.tool_context import ToolContext
-from lambent.agents.tools import tool
+from lambent.agents.tools import ToolFailed, tool
 from lambent.errors import ConfigError
 from local.services import ScriptedModel
 from local.services.script import Reply
@@ -46,12 +46,18 @@ async def fail() -> str:
 
 
 @tool
+async def rant() -> str:
+    """Fail at length."""
+    raise ToolFailed("no" * 30_000)
+
+
+@tool
 async def who(context: ToolContext, detail: Literal["client", "scopes"] = "client") -> Any:
     """Say who asks."""
     return context.client if detail == "client" else sorted(context.caller.scopes)
 
 
-@agent("adder", description="Adds.", tools=[add, hang, fail, who], rounds=2)
+@agent("adder", description="Adds.", tools=[add, hang, fail, rant, who], rounds=2)
 class AdderAgent(ToolAgent):
     system = "You add."
 
@@ -100,6 +106,7 @@ async def test_a_call_is_run_and_its_result_told_to_model_and_reader(
         "add",
         "hang",
         "fail",
+        "rant",
         "who",
     ]
     assert second.json["messages"][0] == {"role": "system", "content": "You add."}
@@ -114,6 +121,7 @@ async def test_a_call_is_run_and_its_result_told_to_model_and_reader(
         ("add", {"left": 1, "up": 2}, "up: Extra inputs are not permitted"),
         ("hang", {}, "took longer than 0.05 s"),
         ("fail", {}, "The tool failed (ValueError)."),
+        ("rant", {}, "[cut: 20000 characters more]"),
         ("nothing", {}, "There is no tool 'nothing'"),
     ],
 )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lambent.agents.agent import AgentInfo
 from lambent.agents.registry import AgentRegistry
 from lambent.agents.tool_agent import NO_MORE, ToolAgent, call_id, opening
-from lambent.agents.tool_calls import ApprovalAwaited, ToolEnded, ToolStarted, run_tool
+from lambent.agents.tool_calls import ApprovalAwaited, ToolEnded, ToolStarted, fits, run_tool
 from lambent.agents.tool_context import Caller, Means, ToolContext
 from lambent.agents.tools import Tool, by_name
 from lambent.agents.turn_frames import awaited_body, ended_body, started_body, usage_body
@@ -266,7 +266,7 @@ class _Loop:
     async def _one(self, known: Mapping[str, Tool], id: str, call: ToolCall) -> ToolEnded:
         tool = known.get(call.name)
         refused = None
-        if tool is not None and tool.needs_approval:
+        if tool is not None and tool.needs_approval and fits(tool, call.arguments):
             refused = await self._refused(id, call)
         ended = refused or await self._made(known, id, call)
         await self.stream.say(partial(self.stream.once, ended_body(ended)))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from lambent.agents.tool_context import ToolContext
-from lambent.agents.tools import Tool
+from lambent.agents.tools import Tool, ToolFailed
 from lambent.errors import LambentError
 from lambent.models.values import Message, Role, ToolCall
 from lambent.telemetry import log_fields, logger
@@ -61,12 +61,21 @@ async def run_tool(tools: Mapping[str, Tool], call: ToolCall, context: ToolConte
         text = f"The tool took longer than {tool.timeout_s:g} s and was given up."
         return ToolEnded(id, tool.name, text, failed=True)
     except LambentError as error:
-        return ToolEnded(id, tool.name, error.detail, failed=True)
+        return ToolEnded(id, tool.name, as_text(error.detail), failed=True)
     except Exception as error:  # an author's code is an edge: it may raise anything
         fields = log_fields(turn=context.turn, tool=tool.name)
         logger().exception("A tool failed", exc_info=error, **fields)
         text = f"The tool failed ({type(error).__name__})."
         return ToolEnded(id, tool.name, text, failed=True)
+
+
+def fits(tool: Tool, arguments: Mapping[str, Any]) -> bool:
+    """Whether the tool would take the arguments: nobody is asked about a call that it would not."""
+    try:
+        tool.check(arguments)
+    except ToolFailed:
+        return False
+    return True
 
 
 def as_text(value: Any) -> str:

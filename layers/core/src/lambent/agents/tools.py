@@ -21,6 +21,7 @@ _ARGUMENT: Final = re.compile(r"\s*\*{0,2}(\w+)\s*(?:\([^)]*\))?:\s*(.*)")
 TIMEOUT_S: Final = 30.0
 
 Run = Callable[[Mapping[str, Any], ToolContext], Awaitable[Any]]
+Check = Callable[[Mapping[str, Any]], Any]
 
 
 class ToolFailed(LambentError):
@@ -34,7 +35,8 @@ class ToolFailed(LambentError):
 class Tool:
     """Something that a model may call; made by `tool`, or of an MCP server's description.
 
-    `parameters` is the JSON schema of the arguments; `run` checks them and raises `ToolFailed`.
+    `parameters` is the JSON schema of the arguments; `check` raises `ToolFailed` where they do not
+    fit it, and so does `run`.
     `needs_approval`: only a durable agent may have it, and a person decides on each call.
     `at_most_once`: a durable agent never begins the same call twice, whatever dies.
     """
@@ -43,6 +45,7 @@ class Tool:
     description: str
     parameters: Mapping[str, Any]
     run: Run = field(repr=False)
+    check: Check = field(repr=False)
     timeout_s: float = TIMEOUT_S
     needs_approval: bool = False
     at_most_once: bool = False
@@ -92,11 +95,13 @@ def tool(
             raise TypeError(f"the tool name {named!r} must be of A-Z a-z 0-9 _ -, 64 at most")
         description, told = read_docstring(inspect.getdoc(fn) or "")
         arguments, context_name = _arguments_of(fn, named, told)
+        check = _check_of(arguments)
         return Tool(
             name=named,
             description=description,
             parameters=without_titles(arguments.model_json_schema()),
-            run=_checked(fn, arguments, context_name),
+            run=_checked(fn, check, context_name),
+            check=check,
             timeout_s=timeout_s,
             needs_approval=needs_approval,
             at_most_once=at_most_once,
@@ -168,17 +173,26 @@ def _arguments_of(
     return model, context_name
 
 
-def _checked(
-    fn: Callable[..., Awaitable[Any]], arguments: type[BaseModel], context_name: str | None
-) -> Run:
+def _check_of(arguments: type[BaseModel]) -> Callable[[Mapping[str, Any]], BaseModel]:
     from pydantic import ValidationError
 
-    async def run(given: Mapping[str, Any], context: ToolContext) -> Any:
+    def check(given: Mapping[str, Any]) -> BaseModel:
         try:
-            checked = arguments.model_validate(dict(given))
+            return arguments.model_validate(dict(given))
         except ValidationError as error:
             raise ToolFailed(f"The arguments are not valid: {problems_of(error)}.") from None
-        values = {name: getattr(checked, name) for name in arguments.model_fields}
+
+    return check
+
+
+def _checked(
+    fn: Callable[..., Awaitable[Any]],
+    check: Callable[[Mapping[str, Any]], BaseModel],
+    context_name: str | None,
+) -> Run:
+    async def run(given: Mapping[str, Any], context: ToolContext) -> Any:
+        checked = check(given)
+        values = {name: getattr(checked, name) for name in type(checked).model_fields}
         if context_name is not None:
             values[context_name] = context
         return await fn(**values)
