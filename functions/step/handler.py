@@ -11,7 +11,9 @@ async def handler(event: dict[str, Any], context: Any) -> dict[str, int]:
     run_ids = [str(one) for one in event.get("runs", ())]
     left_s = context.get_remaining_time_in_millis() / 1000
     early = event.get("early") is True
-    return {"advanced": await advance_runs(run_ids, left_s=left_s, early=early)}
+    invocation = context.aws_request_id
+    advanced = await advance_runs(run_ids, left_s=left_s, early=early, invocation=invocation)
+    return {"advanced": advanced}
 
 
 # About 300 ms are left then: every slice settles at once instead of leaving its lease to lapse.

@@ -14,7 +14,7 @@ from lambent.first_aid import plainly, started_plainly
 from lambent.invocation import reporting
 from lambent.rotation import RotatingSecret
 from lambent.settings import Settings, load_settings, look_up_again
-from lambent.telemetry import set_level
+from lambent.telemetry import correlated, set_level
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -378,7 +378,9 @@ def admin_pages(parts: Platform, api: ASGIApp) -> ASGIApp:
 
 
 @plainly
-async def advance_runs(run_ids: Sequence[str], *, left_s: float, early: bool = False) -> int:
+async def advance_runs(
+    run_ids: Sequence[str], *, left_s: float, early: bool = False, invocation: str = ""
+) -> int:
     """Advance these runs by a slice each; `left_s` is what the invocation has left. `early`: the
     wake of them may still be on its way."""
     from lambent.engine.tenure import Did
@@ -386,7 +388,8 @@ async def advance_runs(run_ids: Sequence[str], *, left_s: float, early: bool = F
     parts = platform()
     ends_s = parts.clock.monotonic_s() + left_s
     async with reporting():
-        verdicts = await parts.engine.advance(run_ids, ends_s=ends_s, early=early)
+        with correlated(invocation=invocation):
+            verdicts = await parts.engine.advance(run_ids, ends_s=ends_s, early=early)
         taken = [one for one in verdicts.values() if one.did is not Did.NOTHING]
         if taken:
             # After the settles: a run that is due before the next tick must find a poller awake.

@@ -59,11 +59,18 @@ class DueKind:
 
     `levels`: the values of its field `priority`, first served first; empty: it has no such field.
     `wakeable`: what must hold, besides the `_id`, for a wake to reach a document.
+    `unread`: fields that only people look at; they do not travel with a claim.
     """
 
     collection: str
     levels: tuple[int, ...] = ()
     wakeable: Mapping[str, Any] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+
+    @property
+    def read(self) -> Mapping[str, int] | None:
+        """The projection of a document as its owner reads it."""
+        return dict.fromkeys(self.unread, 0) or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +192,8 @@ class DueDocuments:
                 )
             )
         # Read whatever the write answered: the lease may be ours without our having been told.
-        document = await guarded(self.collection.find_one({"_id": document_id, "lease": token}))
+        mine = {"_id": document_id, "lease": token}
+        document = await guarded(self.collection.find_one(mine, self.kind.read))
         if document is None:
             return None
         await self._wait_for(document["due_at"])
@@ -260,6 +268,7 @@ class DueDocuments:
         set: Mapping[str, Any] | None = None,
         unset: Sequence[str] = (),
         where: Mapping[str, Any] | None = None,
+        also: Mapping[str, Any] | None = None,
     ) -> Settled:
         """Give the document back with its next due time and what else changes, in one update.
 
@@ -271,7 +280,7 @@ class DueDocuments:
         if seen_signals is not None and due_at > self._clock.now():
             guard["signals"] = seen_signals
         changes = {**(set or {}), "due_at": due_at, **_FREED, "claims": 0}
-        update: Document = {"$set": changes}
+        update: Document = {"$set": changes, **(also or {})}
         if unset:
             update["$unset"] = dict.fromkeys(unset, "")
         answer = await guarded(self.collection.update_one(guard, update))

@@ -89,6 +89,11 @@ Ending
     concurrency slot to a waiter, an expiry to all it left) and leaves it due; each debt is
     idempotent, and only the last settle forgets them. An ended run is kept 30 days.
 
+For people who look
+    A run keeps its last 50 slices (`slice_history.py`), a step its last ten attempts, each with
+    where the code failed, and both what the code said (`run_log.py`). All of it goes into writes
+    that are made anyway, and none of it is read by a claim or a replay.
+
 Limits
     A name has 256 characters; a value 64 MB (over 1 MB it goes into chunks beside its document); a
     step's timeout what a function has left of its own. All the steps of a run are read when a

@@ -14,6 +14,7 @@ from lambent.codec import encode
 from lambent.engine.context import RunContext, error_document, failure_of
 from lambent.engine.model import FINAL, Kind, StepStatus
 from lambent.engine.options import Retry
+from lambent.engine.tracebacks import traceback_of
 from lambent.errors import (
     BreakerOpen,
     BudgetExceeded,
@@ -72,6 +73,7 @@ class _Try:
         self.started_at: datetime | None = record["started_at"] if record else None
         self.attempts = int(record["attempts"]) if record else 0
         self._own_mark = secrets.token_hex(8)
+        self._begun: tuple[datetime, float] | None = None  # the attempt that goes on
 
     async def to_the_end(self) -> Document:
         record = self.record
@@ -90,7 +92,7 @@ class _Try:
 
     async def _mark(self) -> Document | None:
         """Say that the step begins, before it does; a record that is not our mark comes back."""
-        fields = {"attempts": self.attempts + 1, "mark": self._own_mark}
+        fields: Document = {"attempts": self.attempts + 1, "mark": self._own_mark}
         wanted = await self._write(StepStatus.MARKED, **fields)
         if wanted.get("mark") == self._own_mark:
             return None
@@ -102,8 +104,9 @@ class _Try:
     async def _attempt(self) -> Document | None:
         """One attempt; its final record, or None if there is to be another."""
         execution, plan = self.context.execution, self.plan
-        self.started_at = self.started_at or self.context.clock.now()
-        began_s = execution.clock.monotonic_s()
+        began_at, began_s = execution.clock.now(), execution.clock.monotonic_s()
+        self._begun = began_at, began_s
+        self.started_at = self.started_at or began_at
         try:
             with correlated(step=self.key), span(f"step {self.key}", attempt=self.attempts + 1):
                 product = await execution.body(plan.produce(), plan.timeout_s)
@@ -113,11 +116,12 @@ class _Try:
             output = await execution.persist(lambda: values.place(run_id, encoded))
         except Exception as error:
             return await self._failed(error)
-        extra = {"undo": True} if plan.undoable else {}
+        extra: Document = {"undo": True} if plan.undoable else {}
         if product.spent:
-            extra["spent"] = product.spent  # type: ignore[assignment]
+            extra["spent"] = product.spent
+        tried = self._tried() if self.attempts else None  # alone, it is the step
         return await self._write(
-            StepStatus.COMPLETED, output=output, attempts=self.attempts + 1, **extra
+            StepStatus.COMPLETED, tried, output=output, attempts=self.attempts + 1, **extra
         )
 
     async def _failed(self, error: Exception) -> Document | None:
@@ -129,7 +133,7 @@ class _Try:
             final = _final(error, self.key)
             if self._hides(error):
                 final = StepFailed(_HIDDEN, type=type(error).__name__)
-            return await self._fail(final, attempts=attempts)
+            return await self._fail(final, attempts=attempts, raised=error)
         rest_s = self.plan.retry.delay_s(attempts)
         if isinstance(error, RetryAfter):
             rest_s = max(0.0, error.seconds)
@@ -137,13 +141,14 @@ class _Try:
 
     async def _rest(self, error: Exception, rest_s: float, attempts: int) -> Document | None:
         note(Metric.STEP_RETRIES)
-        words = _HIDDEN if self._hides(error) else str(error)[:2000]
+        kept = self._kept(error)
         # On record before the rest: a crash must not give the step its attempts back.
         record = await self._write(
             StepStatus.RETRYING,
+            self._tried(error) if attempts > self.attempts else None,
             attempts=attempts,
             retry_at=self.context.clock.now() + timedelta(seconds=rest_s),
-            error={"type": type(error).__name__, "message": words},
+            error=kept,
         )
         if record["status"] in FINAL:
             return record
@@ -156,11 +161,34 @@ class _Try:
         """Whether the words of the error may hold what its redacted step would have given."""
         return self.plan.redact and not isinstance(error, (*_NOT_NOW, StepTimedOut))
 
-    async def _fail(self, error: StepFailed, *, attempts: int) -> Document:
-        error.step, error.attempts = self.key, attempts
-        return await self._write(StepStatus.FAILED, attempts=attempts, error=error_document(error))
+    def _kept(self, error: Exception) -> Document:
+        words = _HIDDEN if self._hides(error) else str(error)[:2000]
+        return {"type": type(error).__name__, "message": words}
 
-    async def _write(self, status: StepStatus, **fields: Any) -> Document:
+    def _tried(self, error: Exception | None = None) -> Document:
+        """The attempt that ended just now, for people who look."""
+        assert self._begun is not None
+        began_at, began_s = self._begun
+        took_s = self.context.execution.clock.monotonic_s() - began_s
+        tried: Document = {"at": began_at, "took_s": round(took_s, 6)}
+        if error is not None:
+            trace = traceback_of(error, words=not self._hides(error))
+            tried["error"] = {**self._kept(error), "traceback": trace}
+        return tried
+
+    async def _fail(
+        self, error: StepFailed, *, attempts: int, raised: Exception | None = None
+    ) -> Document:
+        error.step, error.attempts = self.key, attempts
+        kept, tried = error_document(error), None
+        if raised is not None:
+            kept["traceback"] = traceback_of(raised, words=not self._hides(raised))
+            tried = self._tried(raised) if attempts > 1 else None
+        return await self._write(StepStatus.FAILED, tried, attempts=attempts, error=kept)
+
+    async def _write(
+        self, status: StepStatus, tried: Document | None = None, **fields: Any
+    ) -> Document:
         """The record, moved on to `status`; or what another owner made of it."""
         context, now = self.context, self.context.clock.now()
         fields["started_at"] = self.started_at or now
@@ -169,9 +197,13 @@ class _Try:
             fields["redact"] = True
         while True:
             if self.record is None:
-                found = await context.record(self.key, self.plan.kind, status, self.order, **fields)
+                found = await context.record(
+                    self.key, self.plan.kind, status, self.order, tried=tried, **fields
+                )
             else:
-                found = await context.advance(self.record, status=status.value, **fields)
+                found = await context.advance(
+                    self.record, tried=tried, status=status.value, **fields
+                )
             if found["status"] in FINAL:
                 return found
             self.record = found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from lambent.clock import Clock
@@ -130,19 +131,27 @@ class RunContext:
         return Cancelled() if self.execution.unwinding else self.execution.unwind(LeaseLost())
 
     async def record(
-        self, key: str, kind: Kind, status: StepStatus, order: int, **fields: Any
+        self,
+        key: str,
+        kind: Kind,
+        status: StepStatus,
+        order: int,
+        *,
+        tried: Document | None = None,
+        **fields: Any,
     ) -> Document:
         """Insert the step's record, or take the winner's."""
         self.check_lease()
-        write = self.journal.insert
-        record = await self.execution.persist(lambda: write(key, kind, status, order, fields))
-        return self._accept(record, kind)
+        write = partial(self.journal.insert, key, kind, status, order, fields, tried=tried)
+        return self._accept(await self.execution.persist(write), kind)
 
-    async def advance(self, record: Document, **changes: Any) -> Document:
+    async def advance(
+        self, record: Document, *, tried: Document | None = None, **changes: Any
+    ) -> Document:
         """Move a record on, or take the winner's."""
         self.check_lease()
-        write = self.journal.advance
-        found = await self.execution.persist(lambda: write(record, changes))
+        write = partial(self.journal.advance, record, changes, tried=tried)
+        found = await self.execution.persist(write)
         return self._accept(found, Kind(record["kind"]))
 
     def check_lease(self) -> None:

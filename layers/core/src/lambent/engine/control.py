@@ -84,13 +84,13 @@ class RunControl:
         await guarded(runs.create_index([("workflow", 1), ("status", 1), ("_id", 1)]))
         await guarded(runs.create_index("created_at"))
         await guarded(runs.create_index("expire_at", expireAfterSeconds=0))
-        await guarded(steps.create_index([("run", 1), ("epoch", 1)]))
         await guarded(steps.create_index("expire_at", expireAfterSeconds=0))
 
     async def get(self, run_id: str, *, client: str | None) -> RunView:
         """Raises `NotFound`, also for a run of another client."""
         run = await self._read(run_id, client)
-        return await run_view(run, self._values, await self._waits.of_run(run_id))
+        waits = await self._waits.of_run(run_id)
+        return await run_view(run, self._values, waits, inside=client is None)
 
     async def steps(self, run_id: str, *, client: str | None) -> list[StepView]:
         """Everything on record of the run, in the order in which it was begun."""

@@ -18,6 +18,7 @@ from lambent.engine.flow import Gates
 from lambent.engine.model import ENDED, RUNS, Status
 from lambent.engine.options import event_input
 from lambent.engine.registry import Registry, registry
+from lambent.engine.run_records import RunRecords
 from lambent.engine.slices import Slice
 from lambent.engine.starter import Start, Started, Starter
 from lambent.engine.tenure import Did, Parts, Verdict
@@ -90,6 +91,7 @@ class WorkflowEngine:
             nudger=nudger,
             clock=clock,
         )
+        self.records = RunRecords(mongo, due, values=store.values, waits=store.waits, clock=clock)
         self.callbacks = Callbacks(store.waits, events=events, due=due, clock=clock)
         debts = Debts(
             mongo,
@@ -129,6 +131,7 @@ class WorkflowEngine:
         await self._starter.ensure_indexes()
         await self._gates.ensure_indexes()
         await self.control.ensure_indexes()
+        await self.records.ensure_indexes()
 
     async def start(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import DuplicateKeyError
@@ -13,9 +13,14 @@ from pymongo.errors import DuplicateKeyError
 from lambent.due import Database, read_winner
 from lambent.engine.documents import visible
 from lambent.engine.model import OPEN_WAITS, STEPS, Kind, StepStatus, step_id
-from lambent.errors import NonDeterministic
+from lambent.engine.run_log import MOST_LINES, Lines
+from lambent.errors import NonDeterministic, StoreUnavailable
 from lambent.mongo import Document, guarded
 from lambent.waits import WAITS, Waits, WaitStatus
+
+MOST_TRIES: Final = 10
+# Only people look at these: they do not travel with a replay.
+_UNREAD: Final = {"log": 0, "tries": 0, "error.traceback": 0}
 
 
 class Journal:
@@ -28,6 +33,7 @@ class Journal:
         self.waits: dict[str, Document] = {}
         self.asked: set[str] = set()
         self.spent = int(run["spent_before"])
+        self.lines = Lines(int(run.get("lines", 0)))
         self.fresh = 0  # records written by this slice: what counts as progress
         self._next_order = 0
         # How many records in and inside each branch are unasked; None until it matters.
@@ -46,7 +52,7 @@ class Journal:
             of_run["epoch"] = run["epoch"]
         else:
             of_run["epoch"] = {"$gte": run["base_epoch"], "$lte": run["epoch"]}
-        found = self._collection.find(of_run, batch_size=10_000).to_list()
+        found = self._collection.find(of_run, _UNREAD, batch_size=10_000).to_list()
         steps, waiting = await asyncio.gather(guarded(found), waits.of_run(run["_id"]))
         for step in steps:
             self.spent += int(step.get("spent", 0))
@@ -160,11 +166,19 @@ class Journal:
         return None
 
     async def insert(
-        self, key: str, kind: Kind, status: StepStatus, order: int, fields: Mapping[str, Any]
+        self,
+        key: str,
+        kind: Kind,
+        status: StepStatus,
+        order: int,
+        fields: Mapping[str, Any],
+        *,
+        tried: Document | None = None,
     ) -> Document:
         """Record a step; the first writer wins, and the loser gets what the winner wrote.
 
-        Repeating it after a lost acknowledgement is safe: one then loses against oneself.
+        Repeating it after a lost acknowledgement is safe: one then loses against oneself. `tried`:
+        the attempt that led here, for people who look.
         """
         run = self.run
         document: Document = {
@@ -177,17 +191,40 @@ class Journal:
             "order": order,
             **fields,
         }
+        lines = self.lines.take()
+        if lines:
+            document["log"] = lines
+        if tried is not None:
+            document["tries"] = [tried]
         try:
             await guarded(self._collection.insert_one(document))
         except DuplicateKeyError:
             document = await self._winner(document)
+        except StoreUnavailable:
+            self.lines.give_back(lines)
+            raise
         return self._keep(document)
 
-    async def advance(self, record: Document, changes: Mapping[str, Any]) -> Document:
+    async def advance(
+        self, record: Document, changes: Mapping[str, Any], *, tried: Document | None = None
+    ) -> Document:
         """Move a record that is not final on by compare-and-set; the loser gets the winner's."""
         guard = {name: record[name] for name in ("_id", "status")}
         guard["attempts"] = record.get("attempts", 0)
-        answer = await guarded(self._collection.update_one(guard, {"$set": dict(changes)}))
+        update: Document = {"$set": dict(changes)}
+        lines = self.lines.take()
+        # Only with an attempt that is counted: the guard then lets a repeated write add nothing.
+        more = {"log": (lines, MOST_LINES), "tries": ([tried] if tried else [], MOST_TRIES)}
+        pushed = {
+            name: {"$each": items, "$slice": -most} for name, (items, most) in more.items() if items
+        }
+        if pushed:
+            update["$push"] = pushed
+        try:
+            answer = await guarded(self._collection.update_one(guard, update))
+        except StoreUnavailable:
+            self.lines.give_back(lines)
+            raise
         if answer.matched_count == 1:
             return self._keep({**record, **changes})
         return self._keep(await self._winner(record))

@@ -72,6 +72,18 @@ class StepStatus(StrEnum):
 FINAL: Final = (StepStatus.COMPLETED, StepStatus.FAILED, StepStatus.TOMBSTONE)
 
 
+class SliceEnd(StrEnum):
+    """How a slice let go of its run."""
+
+    ENDED = "ended"  # the run came to its end
+    SUSPENDED = "suspended"  # nothing could go on: until a time, an event, a child
+    OUT_OF_TIME = "out of time"  # it goes on in another invocation
+    TERMINATED = "terminated"  # SIGTERM: the environment went away
+    PAUSED = "paused"
+    BLOCKED = "blocked"
+    CRASHED = "crashed"  # it did not let go: its lease lapsed
+
+
 class Kind(StrEnum):
     """What a recorded key was asked for as; another kind under the key is changed code."""
 
@@ -94,6 +106,7 @@ RUNS: Final = DueKind(
     "runs",
     levels=tuple(int(level) for level in Level),
     wakeable={"status": {"$in": [status.value for status in ACTIVE]}},
+    unread=("slices", "log"),
 )
 STEPS: Final = "steps"
 CHUNKS: Final = "chunks"

@@ -27,7 +27,7 @@ from lambent.errors import LeaseLost, StoreUnavailable, Unserialisable
 from lambent.first_aid import explain
 from lambent.metrics import Metric, note
 from lambent.mongo import Document
-from lambent.telemetry import logger
+from lambent.telemetry import logger, trail
 from lambent.tracing import resumed, span
 
 # Rests between tries, `EARLY_FOR_S` of dispatch together and a little more.
@@ -45,6 +45,8 @@ class Slice:
         self._stopped = False
         self._begun = False
         self._beginning: asyncio.Task[bool] | None = None
+        # Asked here: the run goes on under the request that it came from.
+        self._invocation = trail().get("invocation") or trail().get("request_id", "")
         self._tenure: Tenure
 
     def stop(self) -> None:
@@ -192,7 +194,9 @@ class Slice:
         """
         parts, tenure, run = self._parts, self._tenure, self._tenure.run
         self._begun = False
-        begin = partial(parts.transitions.begin, tenure.held.lease, run)
+        begin = partial(
+            parts.transitions.begin, tenure.held.lease, run, invocation=self._invocation
+        )
         if run.get("untidy"):
             await tenure.steady(lambda: tidy(parts.mongo, parts.children, run))
         if run["started_at"] is None and run["epoch"] == 0:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -26,6 +25,7 @@ from lambent.engine.config import Listener
 from lambent.engine.context import RunContext, Undo
 from lambent.engine.model import Kind, Level, StepStatus
 from lambent.engine.options import NO_RETRY, Retry
+from lambent.engine.run_log import ReplayAwareLog
 from lambent.engine.waiting import Callback, Duration, Event, seconds
 from lambent.errors import Cancelled, ConfigError, ContinuedAsNew, OverBudget, WorkflowError
 
@@ -40,7 +40,7 @@ class Step:
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
-        self.log = _ReplayAwareLog(context)
+        self.log = ReplayAwareLog(context)
 
     @property
     def run_id(self) -> str:
@@ -403,31 +403,6 @@ class Step:
         run = self._context.run
         place = f"{run['_id']}/{run['base_epoch']}/{CURRENT.get().key(name)}"
         return hashlib.sha256(place.encode()).digest()
-
-
-class _ReplayAwareLog:
-    """Logs once: silent while the run repeats what it has done in an earlier slice."""
-
-    def __init__(self, context: RunContext) -> None:
-        self._context = context
-        self._logger = logging.getLogger(f"lambent.workflows.{context.workflow.name}")
-
-    def __call__(self, message: str, **fields: Any) -> None:
-        self.info(message, **fields)
-
-    def info(self, message: str, **fields: Any) -> None:
-        self._say(logging.INFO, message, fields)
-
-    def warning(self, message: str, **fields: Any) -> None:
-        self._say(logging.WARNING, message, fields)
-
-    def error(self, message: str, **fields: Any) -> None:
-        self._say(logging.ERROR, message, fields)
-
-    def _say(self, level: int, message: str, fields: Mapping[str, Any]) -> None:
-        if not self._context.journal.replaying:
-            run_id = self._context.run["_id"]
-            self._logger.log(level, message, extra={"run": run_id, "fields": dict(fields)})
 
 
 def _as_is(branch: Awaitable[Any]) -> branches.Start:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -16,9 +16,10 @@ from lambent.engine.context import Children
 from lambent.engine.debts import Debts
 from lambent.engine.flow import Gates
 from lambent.engine.journal import Journal
-from lambent.engine.model import CHUNKS, Control, Reason, Status
+from lambent.engine.model import CHUNKS, Control, Reason, SliceEnd, Status
 from lambent.engine.registry import Registry
-from lambent.engine.transitions import Transitions
+from lambent.engine.slice_history import ended
+from lambent.engine.transitions import Noted, Transitions
 from lambent.engine.values import Values
 from lambent.errors import LeaseLost, StoreUnavailable
 from lambent.leases import Held, Keeper
@@ -102,9 +103,10 @@ class Tenure:
         if self.parts.values.given_to(self.run_id):
             left.append(CHUNKS)
         end = partial(self.parts.transitions.end, self.held.lease, self.run, status)
-        done = await self.steady(
-            lambda: end(output=output, error=error, noted=self.noted(), left=left)
-        )
+        # Nothing is run after this, so what was said since the last record is kept with the run.
+        lines = self.journal.lines.take() if self.journal is not None else ()
+        noted = self.noted(SliceEnd.ENDED, lines=lines)
+        done = await self.steady(lambda: end(output=output, error=error, noted=noted, left=left))
         if not done:
             raise LeaseLost
         note(_ENDS[status])
@@ -112,14 +114,14 @@ class Tenure:
     async def give_way(self) -> Verdict | None:
         """Out of time: due at once, elsewhere."""
         parts, run = self.parts, self.run
-        noted = self.noted()
         got_on = self.journal is None or self.journal.fresh > 0
-        noted["idle"] = 0 if got_on else int(run["idle"]) + 1
-        if noted["idle"] > 1:  # one alone is a deploy, or a short rest of time
+        idle = 0 if got_on else int(run["idle"]) + 1
+        if idle > 1:  # one alone is a deploy, or a short rest of time
             note(Metric.SLICES_WITHOUT_PROGRESS)
-        if noted["idle"] >= parts.config.idle_slices:
-            text = f"{noted['idle']} slices in a row recorded nothing."
+        if idle >= parts.config.idle_slices:
+            text = f"{idle} slices in a row recorded nothing."
             return await self.block(Reason.NO_PROGRESS, text)
+        noted = self.noted(SliceEnd.TERMINATED if self.leaving else SliceEnd.OUT_OF_TIME, idle=idle)
         now = parts.clock.now()
         suspend, lease = parts.transitions.suspend, self.held.lease
         verdict = await self.settled(
@@ -139,14 +141,14 @@ class Tenure:
     ) -> Verdict | None:
         """Park the run until someone does something about it."""
         await self.pass_on()
-        block = self.parts.transitions.block
+        block, noted = self.parts.transitions.block, self.noted(SliceEnd.BLOCKED)
         verdict = await self.settled(
             lambda: block(
                 self.held.lease,
                 reason,
                 detail,
                 seen_signals=self.held.signals,
-                noted=self.noted(),
+                noted=noted,
                 due_at=due_at,
                 tries=tries,
             ),
@@ -159,9 +161,9 @@ class Tenure:
     async def pause(self) -> Verdict | None:
         """Obey a pause."""
         await self.pass_on()
-        pause = self.parts.transitions.pause
+        pause, noted = self.parts.transitions.pause, self.noted(SliceEnd.PAUSED)
         return await self.settled(
-            lambda: pause(self.held.lease, seen_signals=self.held.signals, noted=self.noted()),
+            lambda: pause(self.held.lease, seen_signals=self.held.signals, noted=noted),
             Verdict(Did.PARKED),
         )
 
@@ -189,22 +191,29 @@ class Tenure:
             self.held.lease,
             due_at,
             seen_signals=self.held.signals,
-            noted={**self.noted(), "idle": 0},
+            noted=self.noted(SliceEnd.SUSPENDED, idle=0),
         )
         if settled is Settled.DONE:
             self.run["due_at"] = due_at
         return settled
 
-    def noted(self) -> Document:
-        """What a settle writes down of the journal."""
-        if self.journal is None:
-            return {}
-        return {"spent": self.journal.spent, "records": self.journal.count}
+    def noted(self, end: SliceEnd, *, lines: Sequence[Document] = (), **fields: Any) -> Noted:
+        """What a settle writes down of the journal, and of this slice."""
+        run, token = self.run, self.held.lease.token
+        slices = ended(run, token=token, now=self.parts.clock.now(), end=end)
+        if slices:
+            fields["slice"] = None
+        if (journal := self.journal) is not None:
+            fields |= {"spent": journal.spent, "records": journal.count}
+            if journal.lines.said:
+                fields["lines"] = journal.lines.said
+        return Noted(fields, slices, lines)
 
     async def reread(self) -> Control | None:
         """Read the run again; what its signals are now has then been acted upon."""
         mine = {"_id": self.run_id, "lease": self.held.lease.token}
-        found = await guarded(self.parts.due.collection.find_one(mine))
+        due = self.parts.due
+        found = await guarded(due.collection.find_one(mine, due.kind.read))
         if found is None:
             raise LeaseLost
         self.held.signals = found["signals"]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import traceback
 from datetime import datetime
 
 from lambent.due import Database
 from lambent.engine.context import Children, error_document
 from lambent.engine.documents import visible
 from lambent.engine.model import CHUNKS, STEPS, ErrorRecord, Kind
+from lambent.engine.tracebacks import traceback_of
 from lambent.errors import LambentError, StepFailed
 from lambent.mongo import Document, guarded
 from lambent.waits import WAITS
-
-_FRAMES = 8
 
 
 async def tidy(mongo: Database, children: Children, run: Document) -> None:
@@ -49,12 +47,12 @@ async def expire_epoch(mongo: Database, run: Document, epoch: int, expire_at: da
 
 
 def failure_document(error: Exception) -> Document:
-    """The run's error: what was raised, the step it came from, and the last frames of its trace."""
+    """The run's error: what was raised, the step it came from, and where the code was."""
     if isinstance(error, StepFailed):
-        return error_document(error)
+        return {**error_document(error), "traceback": traceback_of(error)}
     message = error.detail if isinstance(error, LambentError) else str(error)
     document = ErrorRecord(type(error).__name__, message or type(error).__name__).document()
-    document["trace"] = traceback.format_tb(error.__traceback__)[-_FRAMES:]
+    document["traceback"] = traceback_of(error)
     cause = error.__cause__ or error.__context__
     while cause is not None and not isinstance(cause, StepFailed):
         cause = cause.__cause__ or cause.__context__

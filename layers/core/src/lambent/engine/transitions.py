@@ -8,12 +8,13 @@ run looks again. See `lambent.engine` for the table.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
 from lambent.clock import FAR_FUTURE, Clock
 from lambent.due import DueDocuments, Lease, Settled
-from lambent.engine import marks
+from lambent.engine import marks, slice_history
 from lambent.engine.config import EngineConfig
 from lambent.engine.documents import new_cut
 from lambent.engine.model import (
@@ -28,6 +29,8 @@ from lambent.engine.model import (
     Reason,
     Status,
 )
+from lambent.engine.run_log import MOST_LINES
+from lambent.engine.slice_history import MOST_SLICES
 from lambent.mongo import Document, guarded
 from lambent.waits import WAITS
 
@@ -35,6 +38,25 @@ _ACTIVE = [status.value for status in ACTIVE]
 _STOPPED = [status.value for status in (*ENDED, *PARKED)]
 # What a run holds that others wait for; let go in the update that ends it.
 _HELD = ("slot_key", "slot_wait", "active_key")
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What a settle writes down besides the state: fields to set, and items to add to lists that
+    are not read with the run, each list bounded."""
+
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    slices: Sequence[Document] = ()
+    lines: Sequence[Document] = ()
+
+    @property
+    def added(self) -> Document:
+        pushed: Document = {}
+        if self.slices:
+            pushed["slices"] = {"$each": list(self.slices), "$slice": -MOST_SLICES}
+        if self.lines:
+            pushed["log"] = {"$each": list(self.lines), "$slice": -MOST_LINES}
+        return {"$push": pushed} if pushed else {}
 
 
 class Transitions:
@@ -47,15 +69,23 @@ class Transitions:
 
     # By the slice that holds the lease
 
-    async def begin(self, lease: Lease, run: Document, *, records: int | None = None) -> bool:
+    async def begin(
+        self, lease: Lease, run: Document, *, records: int | None = None, invocation: str = ""
+    ) -> bool:
         """pending, waiting, running or blocked (no code) → running.
 
         `records`, given after a lapse: what is recorded now; more than at the last settle means
-        that the dead slice got on, so its death does not count.
+        that the dead slice got on, so its death does not count. `invocation`: whose slice it is.
         """
-        changes: Document = {"status": Status.RUNNING.value, "blocked": None, "untidy": False}
+        now = self._clock.now()
+        changes: Document = {
+            "status": Status.RUNNING.value,
+            "blocked": None,
+            "untidy": False,
+            "slice": slice_history.begun(run, token=lease.token, now=now, invocation=invocation),
+        }
         if run["started_at"] is None:
-            changes["started_at"] = self._clock.now()
+            changes["started_at"] = now
         if records is not None and records > run["records"]:
             changes |= {"claims": 1, "records": records}
         update: Document = {"$set": changes}
@@ -76,11 +106,16 @@ class Transitions:
         return done
 
     async def suspend(
-        self, lease: Lease, due_at: datetime, *, seen_signals: int, noted: Mapping[str, Any]
+        self, lease: Lease, due_at: datetime, *, seen_signals: int, noted: Noted
     ) -> Settled:
         """running → waiting, until `due_at` or a wake."""
-        changes = {**noted, "status": Status.WAITING.value}
-        return await self._due.settle(lease, due_at=due_at, seen_signals=seen_signals, set=changes)
+        return await self._due.settle(
+            lease,
+            due_at=due_at,
+            seen_signals=seen_signals,
+            set={**noted.fields, "status": Status.WAITING.value},
+            also=noted.added,
+        )
 
     async def hold(
         self, lease: Lease, due_at: datetime, *, seen_signals: int, set: Mapping[str, Any]
@@ -88,14 +123,15 @@ class Transitions:
         """Give it back unbegun (no slot, no start free yet), in the status that it has."""
         return await self._due.settle(lease, due_at=due_at, seen_signals=seen_signals, set=set)
 
-    async def pause(self, lease: Lease, *, seen_signals: int, noted: Mapping[str, Any]) -> Settled:
+    async def pause(self, lease: Lease, *, seen_signals: int, noted: Noted) -> Settled:
         """Any active status → paused, obeying `control: pause`."""
         return await self._due.settle(
             lease,
             due_at=FAR_FUTURE,
             seen_signals=seen_signals,
-            set={**noted, "status": Status.PAUSED.value, "control": None},
+            set={**noted.fields, "status": Status.PAUSED.value, "control": None},
             where={"control": Control.PAUSE.value},
+            also=noted.added,
         )
 
     async def block(
@@ -105,7 +141,7 @@ class Transitions:
         detail: str,
         *,
         seen_signals: int,
-        noted: Mapping[str, Any],
+        noted: Noted,
         due_at: datetime = FAR_FUTURE,
         tries: int = 0,
     ) -> Settled:
@@ -116,7 +152,8 @@ class Transitions:
             lease,
             due_at=due_at,
             seen_signals=seen_signals,
-            set={**noted, "status": Status.BLOCKED.value, "blocked": blocked},
+            set={**noted.fields, "status": Status.BLOCKED.value, "blocked": blocked},
+            also=noted.added,
         )
 
     async def decide(self, lease: Lease, status: Status, error: Document | None) -> bool:
@@ -135,7 +172,7 @@ class Transitions:
         *,
         output: Any = None,
         error: Document | None = None,
-        noted: Mapping[str, Any] | None = None,
+        noted: Noted,
         left: Sequence[str] = (),
     ) -> bool:
         """Any active status → completed, failed or cancelled, with all debts, still due.
@@ -144,7 +181,7 @@ class Transitions:
         where there is something of the run (`Journal.left`).
         """
         changes = {
-            **(noted or {}),
+            **noted.fields,
             "status": status.value,
             "output": output,
             "error": error,
@@ -154,7 +191,7 @@ class Transitions:
             "due_at": self._clock.now(),
             "owes": debts_of(run),
         }
-        update: Document = {"$set": changes, **_let_go(run)}
+        update: Document = {"$set": changes, **_let_go(run), **noted.added}
         if left:
             update["$addToSet"] = {"left": {"$each": left}}
         unended = {"status": {"$nin": [one.value for one in ENDED]}}

@@ -9,7 +9,7 @@ from typing import Any
 
 from lambent.clock import FAR_FUTURE
 from lambent.codec import plain
-from lambent.engine.model import Kind
+from lambent.engine.model import Kind, SliceEnd
 from lambent.engine.values import Values
 from lambent.mongo import Document
 from lambent.waits import WaitStatus
@@ -56,8 +56,53 @@ class RunView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptView:
+    """One try of a step that took more than one; `error` is None for the one that went well."""
+
+    started_at: datetime
+    took_s: float
+    error: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventView:
+    """The event that a wait is for; `key` is of the one that came, and asks `/events` for it."""
+
+    type: str
+    subject: str | None
+    key: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineView:
+    """What an author's `step.log` said; `step`: where, if inside a step or a branch."""
+
+    at: datetime
+    level: str
+    text: str
+    step: str | None
+    fields: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceView:
+    """What one invocation had of the run. `ended_at` None: it goes on; that of a crashed one is
+    when it was found, after its lease had lapsed."""
+
+    started_at: datetime
+    ended_at: datetime | None
+    end: str | None
+    invocation: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepView:
-    """A recorded step. `output` is `None` and `redacted` true where nobody may see it."""
+    """A recorded step. `output` is `None` and `redacted` true where nobody may see it.
+
+    `tries` are the last ten attempts of one that took several; `event` is what a wait is for.
+    `log`, and the `traceback` of errors, are only for those who may see everybody's runs.
+    """
 
     key: str
     kind: str
@@ -72,10 +117,18 @@ class StepView:
     started_at: datetime | None
     finished_at: datetime | None
     wake_at: datetime | None
+    tries: tuple[AttemptView, ...] = ()
+    event: EventView | None = None
+    log: tuple[LineView, ...] = ()
 
 
-async def run_view(run: Document, values: Values, waits: list[Document]) -> RunView:
-    """The run with its input and output put together; `waits`: its open wait documents."""
+async def run_view(
+    run: Document, values: Values, waits: list[Document], *, inside: bool = False
+) -> RunView:
+    """The run with its input and output put together; `waits`: its open wait documents.
+
+    `inside`: for operators, who also see where the code failed.
+    """
     progress = run["progress"]
     if progress is not None:
         progress = {**progress, "value": plain(await values.form(progress["value"]))}
@@ -91,7 +144,7 @@ async def run_view(run: Document, values: Values, waits: list[Document]) -> RunV
         priority=run["priority"],
         input=plain(await values.form(run["input"])),
         output=plain(await values.form(run["output"])),
-        error=run["error"] or (run["ending"] or {}).get("error"),
+        error=_error(run["error"] or (run["ending"] or {}).get("error"), inside),
         blocked=run["blocked"],
         progress=progress,
         budget=run["budget"],
@@ -118,7 +171,8 @@ def _wait_view(wait: Document) -> WaitView:
     )
 
 
-async def step_view(step: Document, values: Values) -> StepView:
+async def step_view(step: Document, values: Values, *, inside: bool = False) -> StepView:
+    """The step; `inside`: for operators, who also see where the code failed, and what it said."""
     redacted = bool(step.get("redact", False))
     output = None if redacted else plain(await values.form(step.get("output")))
     return StepView(
@@ -130,17 +184,21 @@ async def step_view(step: Document, values: Values) -> StepView:
         attempts=int(step.get("attempts", 1)),
         output=output,
         redacted=redacted,
-        error=step.get("error"),
+        error=_error(step.get("error"), inside),
         child=step.get("child"),
         started_at=step.get("started_at"),
         finished_at=step.get("finished_at"),
         wake_at=step.get("until") or step.get("retry_at"),
+        tries=tuple(_attempt(one, inside) for one in step.get("tries", ())),
+        log=lines_of(step) if inside else (),
     )
 
 
-def wait_as_step(wait: Document) -> StepView:
+def wait_as_step(wait: Document, *, inside: bool = False) -> StepView:
     """A wait among the steps; the data of its event is its output."""
     record = wait.get("record") or {}
+    came = wait["event"] if wait["status"] == WaitStatus.SATISFIED else None
+    event = EventView(type=wait["type"], subject=wait["subject"], key=came)
     return StepView(
         key=wait["key"],
         kind=wait["kind"],
@@ -155,7 +213,56 @@ def wait_as_step(wait: Document) -> StepView:
         started_at=wait["opened_at"],
         finished_at=wait.get("closed_at"),
         wake_at=_instant(wait["deadline_at"]),
+        event=event if wait["kind"] == Kind.WAIT else None,
+        log=lines_of(wait) if inside else (),
     )
+
+
+def slice_views(run: Document, *, now: datetime) -> tuple[SliceView, ...]:
+    """The last slices of the run, the one that goes on, or that died unfound, at the end."""
+    shown = [_slice(one) for one in run.get("slices", ())]
+    if (there := run.get("slice")) is not None:
+        shown += [_slice(one) for one in there["dead"]]
+        lives = run["lease"] == there["token"] and run["lease_until"] > now
+        end = None if lives else SliceEnd.CRASHED.value
+        shown.append(_slice({**there, "until": None, "end": end}))
+    return tuple(shown)
+
+
+def _slice(kept: Document) -> SliceView:
+    return SliceView(
+        started_at=kept["at"],
+        ended_at=kept["until"],
+        end=kept["end"],
+        invocation=kept["by"],
+        epoch=kept["epoch"],
+    )
+
+
+def lines_of(document: Document) -> tuple[LineView, ...]:
+    """What was said before a record was written, or before a run ended."""
+    return tuple(
+        LineView(
+            at=one["at"],
+            level=one["level"],
+            text=one["text"],
+            step=one["step"],
+            fields=one.get("fields", {}),
+        )
+        for one in document.get("log", ())
+    )
+
+
+def _attempt(tried: Document, inside: bool) -> AttemptView:
+    error = _error(tried.get("error"), inside)
+    return AttemptView(started_at=tried["at"], took_s=tried["took_s"], error=error)
+
+
+def _error(error: Mapping[str, Any] | None, inside: bool) -> Mapping[str, Any] | None:
+    # Where the code is, and what is written there, is nothing for who only uses it.
+    if error is None or inside:
+        return error
+    return {name: value for name, value in error.items() if name not in ("traceback", "trace")}
 
 
 def _instant(at: datetime) -> datetime | None:

@@ -17,6 +17,7 @@ from lambent.engine.attempts import call
 from lambent.engine.context import RunContext, error_document
 from lambent.engine.documents import SINCE_BEFORE_S
 from lambent.engine.model import FINAL, Kind, StepStatus, step_id
+from lambent.engine.tracebacks import traceback_of
 from lambent.errors import CallbackFailed, Cancelled, StepFailed, WaitTimedOut
 from lambent.mongo import Document
 from lambent.tracing import span
@@ -108,6 +109,8 @@ async def _open(
         "deadline_at": deadline_at,
         **extra,
     }
+    if lines := context.journal.lines.take():
+        wait["log"] = lines
     found = await context.execution.persist(lambda: context.waits.open(wait))
     return context.journal.keep_wait(found)
 
@@ -247,8 +250,9 @@ async def _check_once(
         found = await execution.body(call(check), limit_s)
     except Exception as error:
         execution.check()
-        kept = StepFailed(str(error), step=key, type=type(error).__name__)
-        return await _close(context, record, StepStatus.FAILED, error=error_document(kept))
+        failed = StepFailed(str(error), step=key, type=type(error).__name__)
+        kept = {**error_document(failed), "traceback": traceback_of(error)}
+        return await _close(context, record, StepStatus.FAILED, error=kept)
     if found:
         output = await execution.persist(partial(context.values.store, context.run["_id"], found))
         return await _close(context, record, StepStatus.COMPLETED, output=output)

@@ -9,12 +9,12 @@ from fastapi import APIRouter, Depends, Header, Query, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.config import JsonDict
 
-from lambent.admission.decisions import Scope
+from lambent.admission.decisions import Principal, Scope
 from lambent.engine.control import RunFilter
 from lambent.engine.engine import WorkflowEngine
 from lambent.engine.model import Level, Status
 from lambent.engine.registry import Workflow
-from lambent.engine.views import RunView, StepView
+from lambent.engine.views import LineView, RunView, SliceView, StepView
 from lambent.errors import Conflict, RequestError, Unprocessable
 from lambent.http.key_header import checked_key
 from lambent.http.reach import Authorize, Reach, changing, reading
@@ -23,6 +23,29 @@ _EXAMPLE: JsonDict = {
     "workflow": "news-digest",
     "input": {"topic": "science"},
     "key": "digest-2026-03-01",
+}
+
+
+_HISTORY: JsonDict = {
+    "slices": [
+        {
+            "started_at": "2026-03-01T07:00:00Z",
+            "ended_at": "2026-03-01T07:00:01Z",
+            "end": "suspended",
+            "invocation": "5d0f5ef8-2b4c-4f7e-9c5c-0f2b6c3f3a11",
+            "epoch": 0,
+        }
+    ],
+    "log": [
+        {
+            "at": "2026-03-01T07:00:01Z",
+            "level": "info",
+            "text": "The digest is sent.",
+            "step": None,
+            "fields": {"articles": "5"},
+        }
+    ],
+    "pace": ["2026-03-01T07:00:01Z"],
 }
 
 
@@ -82,9 +105,29 @@ class RunList(BaseModel):
 
 
 class StepList(BaseModel):
-    """Everything on record, in the order in which it was begun."""
+    """What is on record, in the order in which it was begun, page by page."""
 
     steps: list[StepView]
+    cursor: str | None = Field(description="Ask with it for the next page; null on the last.")
+    before: str | None = Field(
+        description="Ask with it, as `before`, for the page before; null on the first."
+    )
+    first: int = Field(description="The place of the first one of this page.", examples=[1])
+    total: int = Field(description="How many are on record.", examples=[12])
+
+
+class HistoryView(BaseModel):
+    """How the platform dealt with a run."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_HISTORY]})
+
+    slices: list[SliceView] = Field(description="The last 50, oldest first.")
+    log: list[LineView] = Field(
+        description="What the code said after its last step; the rest is with the steps."
+    )
+    pace: list[AwareDatetime] = Field(
+        description="When each of some 160 of its records, spread evenly over all, was done."
+    )
 
 
 class WorkflowView(BaseModel):
@@ -161,6 +204,7 @@ def _add_starting(router: APIRouter, engine: WorkflowEngine, authorize: Authoriz
 
 def _add_reading(router: APIRouter, engine: WorkflowEngine, authorize: Authorize) -> None:
     reader = Annotated[Reach, Depends(reading(authorize, Scope.RUNS))]
+    operator = Annotated[Principal, Depends(authorize(Scope.ADMIN_READ))]
 
     @router.get("/workflows")
     async def list_workflows(_: reader) -> WorkflowList:
@@ -197,9 +241,42 @@ def _add_reading(router: APIRouter, engine: WorkflowEngine, authorize: Authorize
         return await engine.control.get(run_id, client=reach.client)
 
     @router.get("/runs/{run_id}/steps")
-    async def list_steps(run_id: str, reach: reader) -> StepList:
-        """The steps of a run; the output of redacted ones is shown to nobody."""
-        return StepList(steps=await engine.control.steps(run_id, client=reach.client))
+    async def list_steps(
+        run_id: str,
+        reach: reader,
+        cursor: Annotated[str | None, Query(max_length=100)] = None,
+        before: Annotated[str | None, Query(max_length=100)] = None,
+        newest: Annotated[bool, Query(description="The last page.")] = False,
+        around: Annotated[
+            str | None, Query(max_length=1000, description="The page around this step's key.")
+        ] = None,
+        limit: Annotated[int, Query(ge=1, le=5000)] = 1000,
+    ) -> StepList:
+        """The steps of a run; the output of redacted ones is shown to nobody. Tracebacks and log
+        lines are shown to admins."""
+        page = await engine.records.page(
+            run_id,
+            client=reach.client,
+            limit=limit,
+            cursor=cursor,
+            before=before,
+            newest=newest,
+            around=around,
+        )
+        return StepList(
+            steps=page.steps,
+            cursor=page.cursor,
+            before=page.before,
+            first=page.first,
+            total=page.total,
+        )
+
+    @router.get("/runs/{run_id}/history")
+    async def get_history(run_id: str, _: operator) -> HistoryView:
+        """Which invocations had the run, how each ended (also by a crash), and what its code
+        said last. Needs `admin:read`."""
+        found = await engine.records.history(run_id)
+        return HistoryView(slices=list(found.slices), log=list(found.log), pace=list(found.pace))
 
 
 def _add_commands(router: APIRouter, engine: WorkflowEngine, authorize: Authorize) -> None:
