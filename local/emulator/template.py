@@ -13,6 +13,7 @@ REGION = "us-east-1"
 
 _FUNCTION = "AWS::Serverless::Function"
 _LAYER = "AWS::Serverless::LayerVersion"
+_URL = "AWS::Lambda::Url"
 
 
 class UrlMode(StrEnum):
@@ -142,7 +143,7 @@ class _Reader:
             timeout_s=float(merged.get("Timeout", 3)),
             memory_mb=int(merged.get("MemorySize", 128)),
             reserved_concurrency=_optional_int(merged.get("ReservedConcurrentExecutions")),
-            url=_url_mode(merged.get("FunctionUrlConfig")),
+            url=_url_mode(merged.get("FunctionUrlConfig") or self._url_of(logical_id)),
             alias=alias if isinstance(alias, str) else None,
             schedules=tuple(_schedules(logical_id, merged.get("Events") or {})),
             retry=_retry_policy(merged),
@@ -162,6 +163,21 @@ class _Reader:
             folders.append(folder)
         return folders
 
+    def _url_of(self, function: str) -> Any:
+        """The properties of a Function URL that is a resource of its own, if it is made."""
+        for resource in self._resources.values():
+            if resource.get("Type") != _URL:
+                continue
+            condition = resource.get("Condition")
+            if condition is not None and not self._resolver.condition(condition):
+                continue
+            properties = self._resolver.resolve(resource.get("Properties") or {})
+            # A name, or an ARN whose seventh part is the name.
+            target = str(properties.get("TargetFunctionArn")).split(":")
+            if target[6 if len(target) > 6 else 0] == self._name(function):
+                return properties
+        return None
+
     def _name(self, logical_id: str) -> str:
         properties = self._resources[logical_id].get("Properties") or {}
         return _text(self._resolver.resolve(properties.get("FunctionName")), logical_id)
@@ -175,8 +191,8 @@ class _Reader:
             return name
         owner = self._owner_of_alias(name)
         if owner is not None:
-            alias = self._resources[owner]["Properties"].get("AutoPublishAlias")
-            return f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{self._name(owner)}:{alias}"
+            arn = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:{self._name(owner)}"
+            return f"{arn}:{self._alias_of(owner)}"
         return Unresolved(f"resource {name}")
 
     def _attribute(self, resource: str, attribute: str) -> Any:
@@ -187,10 +203,17 @@ class _Reader:
             return self._reference(f"{resource}.Alias")
         return Unresolved(f"{resource}.{attribute}")
 
+    def _alias_of(self, logical_id: str) -> Any:
+        resource = self._resources[logical_id]
+        if resource.get("Type") != _FUNCTION:
+            return None
+        properties = resource.get("Properties") or {}
+        return properties.get("AutoPublishAlias", self._globals.get("AutoPublishAlias"))
+
     def _owner_of_alias(self, name: str) -> str | None:
         """SAM lets `Fn.Alias` and `FnAlias<name>` stand for the alias that it makes."""
-        for logical_id, resource in self._resources.items():
-            alias = (resource.get("Properties") or {}).get("AutoPublishAlias")
+        for logical_id in self._resources:
+            alias = self._alias_of(logical_id)
             if alias and name in (f"{logical_id}.Alias", f"{logical_id}Alias{alias}"):
                 return logical_id
         return None

@@ -18,7 +18,9 @@ from typing import Any
 
 import pytest
 
+from lambent.metrics import Metric
 from local.aws.transform import read_template, transform
+from local.emulator.intrinsics import Resolver, Unresolved
 from local.front import CHAT_PATHS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +66,23 @@ def resources(kind: str, *, everything: bool = False) -> dict[str, dict[str, Any
 
 def function(name: str, *, everything: bool = False) -> dict[str, Any]:
     return resources("AWS::Lambda::Function", everything=everything)[name]
+
+
+def standing(**parameters: str) -> dict[str, dict[str, Any]]:
+    """The resources that are made with these parameters: those whose condition holds."""
+    template = transformed()
+    values = {"Tracing": "off", **parameters}
+    resolver = Resolver(template, parameters=values, references=Unresolved,
+                        attributes=lambda owner, name: Unresolved(f"{owner}.{name}"))  # fmt: skip
+    return {name: body for name, body in template["Resources"].items()
+            if "Condition" not in body or resolver.condition(body["Condition"])}  # fmt: skip
+
+
+def public(resources: dict[str, dict[str, Any]]) -> set[tuple[str, str]]:
+    """What everybody may do, and to which alias."""
+    return {(body["Properties"]["FunctionName"]["Ref"], body["Properties"]["Action"])
+            for body in resources.values() if body["Type"] == "AWS::Lambda::Permission"
+            and body["Properties"]["Principal"] == "*"}  # fmt: skip
 
 
 def statements() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -187,10 +206,11 @@ def test_urls_stream_or_buffer_as_their_functions_do() -> None:
     urls = resources("AWS::Lambda::Url")
     assert urls["ChatUrl"]["InvokeMode"] == "RESPONSE_STREAM"
     assert urls["GatewayUrl"]["InvokeMode"] == "BUFFERED"
+    assert urls["ChatUrl"]["TargetFunctionArn"] == {"Ref": "ChatAliaslive"}
     # Both grants are needed since October 2025.
-    actions = [p["Action"] for p in resources("AWS::Lambda::Permission").values()
-               if p["Principal"] == "*"]  # fmt: skip
-    assert sorted(actions) == ["lambda:InvokeFunction"] * 2 + ["lambda:InvokeFunctionUrl"] * 2
+    grants = ("lambda:InvokeFunctionUrl", "lambda:InvokeFunction")
+    aliases = ("ChatAliaslive", "GatewayAliaslive")
+    assert public(standing()) == {(alias, grant) for alias in aliases for grant in grants}
 
 
 def test_only_chat_and_gateway_shift_traffic_slowly() -> None:
@@ -242,13 +262,25 @@ def test_outputs_are_curls_that_go_through_the_front_where_there_is_one() -> Non
 
 
 def test_in_a_vpc_chats_stream_through_a_rest_api() -> None:
-    (method,) = resources("AWS::ApiGateway::Method").values()
+    made = standing(SubnetIds="subnet-1", SecurityGroupIds="sg-1")
+    method = made["ChatApiMethod"]["Properties"]
     assert method["Integration"]["ResponseTransferMode"] == "STREAM"
     assert method["Integration"]["Uri"]["Fn::Sub"].endswith(
         "-chat:live/response-streaming-invocations"
     )
+    assert method["HttpMethod"] == "ANY"
+    allowed = made["ChatApiPermission"]["Properties"]
+    assert allowed["FunctionName"] == {"Ref": "ChatAliaslive"}
+    assert allowed["Principal"] == "apigateway.amazonaws.com"
     for name in NAMES:
         assert function(name)["VpcConfig"]["Fn::If"][0] == "InVpc"
+
+
+def test_in_a_vpc_nobody_reaches_chat_but_through_that_api() -> None:
+    made = standing(SubnetIds="subnet-1", SecurityGroupIds="sg-1")
+    assert [n for n, body in made.items() if body["Type"] == "AWS::Lambda::Url"] == ["GatewayUrl"]
+    assert {alias for alias, _ in public(made)} == {"GatewayAliaslive"}
+    assert not [n for n, body in standing().items() if body["Type"].startswith("AWS::ApiGateway")]
 
 
 def test_arm64_is_the_default_and_one_parameter_says_otherwise() -> None:
@@ -272,14 +304,43 @@ def test_every_function_logs_to_a_group_that_forgets() -> None:
         assert groups[f"{name}Logs"]["RetentionInDays"] == {"Ref": "LogRetentionDays"}
 
 
+ALARMS = {
+    **{f"{name}Errors": ("AWS/Lambda", "Errors") for name in NAMES},
+    **{f"{name}Throttles": ("AWS/Lambda", "Throttles") for name in NAMES if name != "Setup"},
+    "PollerSilent": ("AWS/Lambda", "Invocations"),
+    "DueLag": ("Lambent", "DueLagSeconds"),
+    "BreakerOpen": ("Lambent", "BreakerOpened"),
+    "StuckRuns": ("Lambent", "SlicesWithoutProgress"),
+    "DeliveriesDead": ("Lambent", "DeliveriesDeadLettered"),
+    "DeadInvokes": ("AWS/SQS", "ApproximateNumberOfMessagesVisible"),
+}
+
+
 def test_alarms_watch_what_an_operator_must_know() -> None:
     alarms = resources("AWS::CloudWatch::Alarm")
-    for name in NAMES:
-        assert f"{name}Errors" in alarms
+    assert {n: (a["Namespace"], a["MetricName"]) for n, a in alarms.items()} == ALARMS
     assert alarms["PollerSilent"]["TreatMissingData"] == "breaching"
-    wanted = {"DueLag", "BreakerOpen", "StuckRuns", "DeliveriesDead", "DeadInvokes"}
-    assert wanted <= set(alarms)
-    assert all(alarm["AlarmDescription"] for alarm in alarms.values())
+    assert alarms["PollerSilent"]["ComparisonOperator"] == "LessThanThreshold"
+    for alarm in alarms.values():
+        assert alarm["AlarmDescription"]
+        assert alarm["AlarmActions"]["Fn::If"][0] == alarm["OKActions"]["Fn::If"][0]
+
+
+def test_a_metric_that_is_watched_is_one_that_is_written() -> None:
+    """Else an alarm is silent for ever: nobody misses a metric that never was."""
+    written = {str(metric) for metric in Metric}
+    (dashboard,) = resources("AWS::CloudWatch::Dashboard").values()
+    shown = set(re.findall(r'"Lambent", "(\w+)"', dashboard["DashboardBody"]["Fn::Sub"]))
+    watched = {name for namespace, name in ALARMS.values() if namespace == "Lambent"}
+    assert watched | shown <= written
+
+
+def test_the_readme_says_what_each_alarm_means() -> None:
+    readme = (ROOT / "README.md").read_text()
+    for alarm in resources("AWS::CloudWatch::Alarm").values():
+        name = alarm["AlarmName"]["Fn::Sub"].removeprefix("${AWS::StackName}-")
+        one_of_many = re.sub(r"^\w+-(errors|throttles)$", r"<function>-\1", name)
+        assert f"| `{one_of_many}` |" in readme
 
 
 def test_the_dashboard_is_json_once_its_names_are_filled_in() -> None:

@@ -108,6 +108,29 @@ def test_a_function_under_a_false_condition_does_not_exist(tmp_path: Path) -> No
     assert [f.short for f in read(tmp_path, FULL).functions] == ["worker", "other"]
 
 
+@pytest.mark.parametrize(
+    ("condition", "target", "mode"),
+    [
+        ("IsProd", "!Ref Other", UrlMode.RESPONSE_STREAM),
+        ("IsProd", "!GetAtt Other.Arn", UrlMode.RESPONSE_STREAM),
+        ("IsTest", "!Ref Other", None),
+        ("IsProd", "!Ref Absent", None),
+    ],
+)
+def test_a_url_may_be_a_resource_of_its_own(
+    tmp_path: Path, condition: str, target: str, mode: UrlMode | None
+) -> None:
+    url = f"""
+      OtherUrl:
+        Type: AWS::Lambda::Url
+        Condition: {condition}
+        Properties: {{TargetFunctionArn: {target}, AuthType: NONE, InvokeMode: RESPONSE_STREAM}}
+    """
+    other = read(tmp_path, FULL + url[1:]).function("other")
+    assert other is not None
+    assert other.url == mode
+
+
 def test_values_that_only_aws_knows_must_be_supplied(worker: Function, tmp_path: Path) -> None:
     with pytest.raises(TemplateError, match=r"TABLE \(needs Table\.Arn\), SECRET"):
         declared_environment(worker, EmulatorSettings(log_folder=tmp_path))
@@ -147,3 +170,11 @@ def test_the_platforms_own_template_is_readable() -> None:
     template = read_template(Path(__file__).parents[2] / "template.yaml")
     names = {function.short for function in template.functions}
     assert names == {"chat", "gateway", "step", "deliver", "poller", "setup"}
+    urls = {function.short: function.url for function in template.functions if function.url}
+    assert urls == {"chat": UrlMode.RESPONSE_STREAM, "gateway": UrlMode.BUFFERED}
+
+
+def test_in_a_vpc_the_platform_s_chat_has_no_url() -> None:
+    path = Path(__file__).parents[2] / "template.yaml"
+    template = read_template(path, parameters={"SubnetIds": "subnet-1"})
+    assert [function.short for function in template.functions if function.url] == ["gateway"]
