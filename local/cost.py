@@ -39,7 +39,11 @@ class Counts:
     """What the platform does; held against the running code by a test."""
 
     chat_invocations: float = 1
-    chat_postgres_calls: float = 2  # admit, finish
+    chat_postgres_calls: float = 3  # admit, the first token's verdict, finish
+    chat_second_postgres_calls: float = 1  # what was used so far is booked
+    chat_mongo_writes: float = 4  # a stream's beginning and end
+    chat_second_mongo_writes: float = 5  # its frames
+    chat_second_mongo_reads: float = 1.5  # whether somebody stops it
     step_mongo_writes: float = 1  # the checkpoint
     run_mongo_writes: float = 6  # from its insert to its last settle, without its steps
     run_mongo_reads: float = 1
@@ -60,7 +64,7 @@ class Load:
     architecture: str = "arm64"
     memory_gb: float = 0.5
     small_memory_gb: float = 0.25
-    custom_metrics: int = 18
+    custom_metrics: int = 25  # all there are; one that is not written in an hour costs nothing
     alarms: int = 17
     log_bytes: int = 1200  # a request, with Lambda's own lines
     poller_tick_s: float = 0.25
@@ -80,6 +84,7 @@ class Bill:
     mongo: float
     postgres: float
     postgres_connections: int
+    postgres_calls: int  # by chats
     mongo_writes: int
     mongo_reads: int
     durable_functions: float
@@ -104,12 +109,12 @@ def bill(load: Load, *, prices: Prices | None = None, counts: Counts | None = No
     invocations = load.chats * count.chat_invocations
     run_invocations = load.runs * (count.run_invocations + load.waits)
     run_s = load.runs * load.steps * load.step_s
+    chats_s = load.chats * load.chat_s
     ticks_s = MINUTES_A_MONTH * load.poller_tick_s
     requests = invocations + run_invocations + MINUTES_A_MONTH
     operations = load.runs * (load.steps + load.waits + 1)
     return Bill(
-        chat_functions=invocations * price.lambda_request
-        + load.chats * load.chat_s * load.memory_gb * gb_s,
+        chat_functions=invocations * price.lambda_request + chats_s * load.memory_gb * gb_s,
         run_functions=run_invocations * price.lambda_request + run_s * load.memory_gb * gb_s,
         poller=MINUTES_A_MONTH * price.lambda_request + ticks_s * load.small_memory_gb * gb_s,
         logs=requests * load.log_bytes / 1e9 * price.log_gb,
@@ -118,10 +123,18 @@ def bill(load: Load, *, prices: Prices | None = None, counts: Counts | None = No
         mongo=price.mongo_month,
         postgres=price.postgres_month,
         postgres_connections=load.peak_at_once,
+        postgres_calls=round(
+            load.chats
+            * (count.chat_postgres_calls + load.chat_s * count.chat_second_postgres_calls)
+        ),
         mongo_writes=round(
             load.runs * (count.run_mongo_writes + load.steps * count.step_mongo_writes)
+            + load.chats * count.chat_mongo_writes
+            + chats_s * count.chat_second_mongo_writes
         ),
-        mongo_reads=round(load.runs * count.run_mongo_reads),
+        mongo_reads=round(
+            load.runs * count.run_mongo_reads + chats_s * count.chat_second_mongo_reads
+        ),
         durable_functions=operations * price.durable_operation,
         step_functions=operations * price.state_transition,
         always_on=price.server_month,
@@ -147,8 +160,9 @@ def table(load: Load, *, prices: Prices | None = None) -> str:
     lines = [f"{name:<48}{dollars:>10.2f} $" for name, dollars in rows]
     lines += [
         "",
-        f"MongoDB: {one.mongo_writes:,} writes, {one.mongo_reads:,} reads by runs.",
-        f"Postgres: {one.postgres_connections} connections at the peak, one an environment; "
+        f"MongoDB: {one.mongo_writes:,} writes, {one.mongo_reads:,} reads by runs and streams.",
+        f"Postgres: {one.postgres_calls:,} calls by chats.",
+        f"  {one.postgres_connections} connections at the peak, one an environment; "
         f"db.t4g.micro takes about 80.",
         f"  Beyond: RDS Proxy {price.rds_proxy_month:.2f} $, or a pgbouncer of your own.",
         "",

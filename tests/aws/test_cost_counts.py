@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import httpx
@@ -13,21 +13,23 @@ import pymongo.monitoring
 import pytest
 
 from lambent.admission.migrate import migrate
+from lambent.agents.booking import METER_S
 from lambent.app import Platform
 from lambent.engine.config import EngineConfig
 from lambent.engine.engine import MongoStore, WorkflowEngine
 from lambent.engine.registry import Registry
 from lambent.engine.step import Step
 from lambent.http.chat_app import build_chat_app
+from lambent.metrics import Metric
 from lambent.settings import load_settings
 from local.aws.transform import ROOT, read_template
 from local.cost import Counts, Load, bill, table
-from local.services import ScriptedModel
+from local.services import Reply, ScriptedModel
 
 WRITES = {"insert", "update", "delete", "findAndModify"}
 READS = {"find", "aggregate", "getMore", "count"}
 CHATS = 10
-BOOKED_EACH_S = 1.0
+Chat = Callable[[str], Awaitable[float]]
 STEPS = 6
 
 
@@ -92,26 +94,61 @@ async def parts(
     await parts.models.close()
 
 
-async def test_a_chat_asks_postgres_twice(parts: Platform, statements: list[str]) -> None:
-    """Counted where they are sent: the server's own counter has its vacuum's transactions, too."""
+@pytest.fixture
+async def chat(parts: Platform) -> AsyncIterator[Chat]:
+    """Sends a chat as a client would and gives the seconds that it took."""
     admin = (await parts.keys.ensure_admin()).text
     headers = {"Authorization": f"Bearer {admin}"}
     transport = httpx.ASGITransport(app=build_chat_app(parts.chats))
-    at_once = 0
     async with httpx.AsyncClient(transport=transport, base_url="http://chat") as client:
-        for _ in range(CHATS):
-            statements.clear()
+
+        async def ask(path: str) -> float:
             began_s = time.monotonic()
             body = {"agent": "chat", "input": "Hi"}
-            answer = await client.post("/chat", json=body, headers=headers)
-            took_s = time.monotonic() - began_s
+            answer = await client.post(path, json=body, headers=headers, timeout=60)
             assert answer.status_code == 200, answer.text
-            assert statements[0].startswith("SELECT lambent.decide(")
-            assert statements[-1].startswith("SELECT lambent.judge(")
-            if took_s < BOOKED_EACH_S:  # a longer one is booked, and its lease renewed, meanwhile
-                assert len(statements) == Counts().chat_postgres_calls, statements
-                at_once += 1
+            return time.monotonic() - began_s
+
+        yield ask
+
+
+async def test_a_chat_asks_postgres_three_times(
+    chat: Chat, statements: list[str], scripted_model: ScriptedModel
+) -> None:
+    """Counted where they are sent: the server's own counter has its vacuum's transactions, too."""
+    scripted_model.default = Reply.many(4, delay_s=0.1)
+    at_once = 0
+    for _ in range(CHATS):
+        statements.clear()
+        took_s = await chat("/chat")
+        assert statements[0].startswith("SELECT lambent.decide(")
+        assert statements[1].startswith("SELECT lambent.judge(")  # the first token
+        assert statements[-1].startswith("SELECT lambent.judge(")  # the end, with what was used
+        if took_s < METER_S:
+            assert len(statements) == Counts().chat_postgres_calls, statements
+            at_once += 1
     assert at_once > 0
+
+
+async def test_a_long_stream_is_booked_and_kept_meanwhile(
+    chat: Chat, statements: list[str], commands: Commands, scripted_model: ScriptedModel
+) -> None:
+    """What goes by time is bounded by it, from above and, for it must happen at all, from below."""
+    scripted_model.default = Reply.many(40, delay_s=0.1)
+    commands.on = True
+    took_s = await chat("/chat/stream")
+    commands.on = False
+    count = Counts()
+    booked = len([one for one in statements if one.startswith("SELECT lambent.book_usage(")])
+    assert len(statements) - booked == count.chat_postgres_calls, statements
+    writes, reads = commands.count(WRITES), commands.count(READS)
+    print(f"{took_s:.2f} s: {booked} bookings, {writes} writes, {reads} reads of MongoDB")
+    for seen, base, a_second in (
+        (booked, 0.0, count.chat_second_postgres_calls),
+        (writes, count.chat_mongo_writes, count.chat_second_mongo_writes),
+        (reads, 0.0, count.chat_second_mongo_reads),
+    ):
+        assert 2 <= seen <= base + a_second * took_s, (seen, took_s)
 
 
 async def test_a_step_costs_one_write(parts: Platform, commands: Commands) -> None:
@@ -164,15 +201,16 @@ def test_twice_the_load_is_twice_the_functions() -> None:
     assert two.mongo_writes == 2 * one.mongo_writes
 
 
-def test_the_alarms_that_are_paid_for_are_the_template_s() -> None:
+def test_the_alarms_and_metrics_that_are_paid_for_are_all_there_are() -> None:
     kinds = [body["Type"] for body in read_template()["Resources"].values()]
     assert Load().alarms == kinds.count("AWS::CloudWatch::Alarm")
+    assert Load().custom_metrics == len(Metric)
 
 
 def test_the_readme_s_example_is_what_the_calculator_says() -> None:
     shown = table(Load(chats=100_000, runs=20_000, steps=6))
     readme = (ROOT / "README.md").read_text()
-    for value in ("13.83", "1.28", "4.00", "7.57", "7.10", "21.90"):
+    for value in ("15.93", "1.28", "4.00", "9.67", "9.20", "21.90"):
         assert f"{value} $" in shown
         assert f"${value}" in readme
 
