@@ -440,6 +440,40 @@ async def _retry_check(world: World) -> None:
     assert await outcome(world) == ("completed", [1, "well"])
 
 
+# A run that its starters take at once, while somebody cancels it: begun and owned by one insert.
+
+
+def _taken(workflows: Registry, world: Callable[[], World]) -> None:
+    @workflows.workflow("taken")
+    async def taken(step: Step, input: Any) -> Any:
+        first = await step.do("a", world().effect, "a")
+        return first + await step.do("b", world().effect, "b")
+
+
+async def _taken_setup(world: World) -> dict[str, Act]:
+    names: dict[str, Any] = {"client": world.client, "key": "k", "version": 1}
+
+    async def take() -> None:
+        started = await world.engine.take_internal("taken", None, **names)
+        run = started.run["_id"]
+        await world.engine.advance([run], taken=started.claimed)
+
+    async def cancel() -> None:
+        for run in await world.mongo.db["runs"].find({"client": world.client}).to_list():
+            with contextlib.suppress(Conflict):
+                await world.engine.control.cancel(run["_id"], client=world.client)
+
+    return {"taker": take, "second": take, "canceller": cancel, "poller": world.poll}
+
+
+async def _taken_check(world: World) -> None:
+    assert len(world.last) == 1
+    if not world.faulty:
+        assert world.effects in ([], ["a"], ["a", "b"])
+    if (await outcome(world))[0] != "cancelled":
+        assert await outcome(world) == ("completed", "ab")
+
+
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
@@ -456,5 +490,6 @@ SCENARIOS = {
         Scenario("batch", _batch, _batch_setup, _batch_check),
         Scenario("single", _single, _single_setup, _single_check),
         Scenario("retry", _retry, _retry_setup, _retry_check),
+        Scenario("taken", _taken, _taken_setup, _taken_check),
     )
 }

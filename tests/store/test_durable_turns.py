@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from lambent.agents.durable import turn_input, workflow_name
+from lambent.ids import new_ulid
+from lambent.models.values import Message, Role
 from local.services import ScriptedModel
 from local.services.script import Reply
 from local.services.scripted import Recorded
@@ -143,6 +146,30 @@ async def test_a_finished_call_is_not_made_again_and_an_unclear_one_is_told(
         told = frames((await client.get(f"/chat/streams/{turn}")).text)
     assert [word for at, word in MADE if at == turn] == ["once", "stall"]
     assert any("whether it took effect is not known" in one for one in results(told))
+
+
+async def test_a_turn_whose_beginner_died_at_once_is_told_by_whoever_takes_it_over(
+    pair: list[Function], scripted_model: ScriptedModel
+) -> None:
+    first, second = pair
+    scripted_model.script(Reply.text("All the same."))
+    info, turn = first.parts.registry.info("clerk"), new_ulid(first.parts.clock)
+    asked = {"messages": [Message(role=Role.user, content="Do it.")], "model": "m"}
+    input = turn_input(
+        info, turn=turn, **asked, options={}, think=None, scopes=frozenset(), key=None
+    )
+    began = {"client": "ann", "key": f"turn:{turn}", "version": info.version}
+    started = await first.parts.engine.take_internal(workflow_name("clerk"), input, **began)
+    assert started.claimed is not None
+    assert (started.run["status"], started.run["claims"]) == ("running", 1)
+    run_id = started.run["_id"]
+    assert (await second.parts.engine.advance([run_id]))[run_id].did == "nothing"
+    await first.die()
+    await second.parts.engine.advance([run_id])
+    async with second.client() as client:
+        text = (await client.get(f"/chat/streams/{turn}")).text
+    assert said(text) == "All the same."
+    assert frames(text)[-1] == "[DONE]"
 
 
 async def test_a_function_that_goes_away_costs_no_word(

@@ -200,6 +200,17 @@ class DueDocuments:
         lease = Lease(self.kind, document_id, token, begun_s + LEASE_S)
         return Claimed(document, lease)
 
+    def hold(self, document: Document) -> Lease:
+        """Make a document that is about to be inserted its inserter's, as if it had been claimed.
+
+        The insert is then the claim. Whoever dies after it leaves the document due, under a lease
+        that lapses, as every owner does.
+        """
+        begun_s = self._clock.monotonic_s()
+        token = secrets.token_hex(12)
+        document |= {"lease": token, "lease_until": _lapse(self._clock.now()), "claims": 1}
+        return Lease(self.kind, document["_id"], token, begun_s + LEASE_S)
+
     async def _wait_for(self, due_at: datetime) -> None:
         early_s = (due_at - self._clock.now()).total_seconds()
         if early_s > 0:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +24,7 @@ from lambent.agents.tool_context import Caller, Means, ToolContext
 from lambent.agents.tools import Tool, by_name
 from lambent.agents.turn_frames import awaited_body, ended_body, started_body, usage_body
 from lambent.agents.turn_stream import TurnStream, error_body
+from lambent.clock import FAR_FUTURE
 from lambent.engine.registry import Workflow
 from lambent.engine.step import Step
 from lambent.errors import (
@@ -37,7 +39,7 @@ from lambent.errors import (
     WaitTimedOut,
 )
 from lambent.models.values import Message, Role, ToolCall, Usage
-from lambent.streams.values import StreamStatus
+from lambent.streams.values import RUN_LEASE, Dialect, Stream, StreamStatus
 
 if TYPE_CHECKING:
     from lambent.models.values import Embeddings
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from lambent.streams.store import StreamStore
 
 APPROVAL_S: Final = 7 * 86400.0
+_KEPT_AFTER: Final = timedelta(days=1)
 _AT_ONCE: Final = 4
 # A model call's limit; a slice with less than that left begins none.
 _MODEL_S: Final = 300.0
@@ -101,6 +104,8 @@ class DurableTurns:
         self._means = means
         self._embed = embed
         self.logs: dict[str, StreamLog] = {}
+        # Turns that were begun here just now, and of which nobody was told anything yet.
+        self.fresh: set[str] = set()
 
     def workflows(self) -> list[Workflow]:
         """One for each durable agent."""
@@ -119,9 +124,15 @@ class DurableTurns:
     async def _run(self, step: Step, input: Mapping[str, Any]) -> dict[str, Any]:
         """One turn of a durable agent; its readers are told as it goes on."""
         turn = input["turn"]
-        store, clock = self._streams(), self._means.clock
-        log = self.logs.get(turn)
-        stream = TurnStream(store, turn, clock=clock, log=log, on_stop=partial(self._poke, step))
+        stream = TurnStream(
+            self._streams(),
+            stream_of(turn, step.run_id, client=step.client),
+            clock=self._means.clock,
+            log=self.logs.get(turn),
+            fresh=turn in self.fresh,
+            on_stop=partial(self._poke, step),
+        )
+        self.fresh.discard(turn)
         loop = _Loop(self, step, input, stream)
         try:
             return await loop.to_the_end()
@@ -311,6 +322,18 @@ class _Loop:
         except StepFailed as error:
             return ToolEnded(id, call.name, f"The tool failed: {error.detail}", failed=True)
         return ToolEnded(**record)
+
+
+def stream_of(turn: str, run_id: str, *, client: str) -> Stream:
+    """The stream that a turn's run tells, as it is opened."""
+    return Stream(
+        id=turn,
+        client=client,
+        dialect=Dialect.LAMBENT,
+        lease=f"{RUN_LEASE}{run_id}",
+        lease_until=FAR_FUTURE,
+        kept_after=_KEPT_AFTER,
+    )
 
 
 def approval_step(call: str) -> str:

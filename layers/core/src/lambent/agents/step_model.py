@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import asdict
@@ -24,6 +25,7 @@ from lambent.engine.config import Generated, Listener
 from lambent.errors import BudgetExceeded, StoreUnavailable
 from lambent.models.manager import ModelManager
 from lambent.models.values import Embeddings, Message, ModelRequest, Role, ToolCall, Usage
+from lambent.telemetry import logger
 
 _BUDGET_LOOK_S: Final = 300.0
 # A repetition shorter than this may as well be what the model means to say next.
@@ -60,10 +62,19 @@ class StepModel:
         booking = Booking(self._gate, grant, payer=payer, access=access, among=among)
         try:
             async with booking.keeping():
-                return await _collect(asked, access, listener, before)
-        finally:
-            # Before the checkpoint: what is on record as spent has been booked.
+                value, usage = await _collect(asked, access, listener, before)
+        except BaseException:
             await booking.finish()
+            raise
+        # Beside what is written of the answer; the step is done once both are.
+        booked = asyncio.create_task(_book(booking))
+        try:
+            if listener is not None:
+                await listener.end()
+        except BaseException:
+            await asyncio.wait({booked})
+            raise
+        return Generated(value, usage.total_tokens, booked)
 
     async def _admitted(self, client: str, among: Candidates) -> Grant:
         asked = AdmissionRequest(
@@ -107,9 +118,16 @@ class StepModel:
             await booking.finish()
 
 
+async def _book(booking: Booking) -> None:
+    try:
+        await booking.finish()
+    except Exception:  # the answer is there; what was granted lapses with its lease
+        logger().exception("A model call could not be booked")
+
+
 async def _collect(
     request: ModelRequest, access: ModelAccess, listener: Listener | None, before: str
-) -> Generated:
+) -> tuple[dict[str, Any], Usage]:
     text: list[str] = []
     thinking: list[str] = []
     calls: list[ToolCall] = []
@@ -125,8 +143,6 @@ async def _collect(
             calls.extend(piece.tool_calls)
             if piece.end is not None:
                 finish_reason, usage = piece.end.finish_reason, piece.end.usage
-    if listener is not None:
-        await listener.end()
     value = {
         "text": before + "".join(text),
         "thinking": "".join(thinking),
@@ -137,7 +153,7 @@ async def _collect(
         "model": request.model,
         "usage": asdict(usage),
     }
-    return Generated(value, usage.total_tokens)
+    return value, usage
 
 
 class _Again:

@@ -80,27 +80,34 @@ class TurnStream:
     def __init__(
         self,
         store: StreamStore,
-        turn: str,
+        stream: Stream,
         *,
         clock: Clock,
         log: StreamLog | None = None,
+        fresh: bool = False,
         on_stop: Callable[[], None] = lambda: None,
     ) -> None:
-        """`on_stop` is called, perhaps more than once, where somebody wants the turn to end."""
+        """`stream`: as it is opened if it is not yet. `fresh`: it is not, and nothing was told.
+
+        `on_stop` is called, perhaps more than once, where somebody wants the turn to end.
+        """
         self._store = store
-        self._turn = turn
+        self._turn = stream.id
+        self._opens = stream
         self._clock = clock
         self._log = log
         self._on_stop = on_stop
         self._look_at_s = clock.monotonic_s() + _LOOK_EVERY_S
-        self._stream: Stream | None = None
+        self._stream: Stream | None = stream if fresh else None
         self._pending: list[bytes] = []
         self._written = 0
-        self._lost = True  # nothing has been read yet
+        self._lost = not fresh  # nothing has been read yet
         self._wake = asyncio.Event()
         self._hurry = asyncio.Event()
         self._idle = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
+        # Beside the first step, which has nothing to say before it.
+        self._opening = asyncio.create_task(self._open()) if fresh else None
         self.told = Told()
 
     async def ready(self) -> None:
@@ -109,7 +116,7 @@ class TurnStream:
             return
         await self._stop_writer()
         self.told, self._pending = Told(), []
-        self._stream = await self._steady(lambda: self._store.look(self._turn))
+        self._stream = await self._found()
         while batches := await self._steady(self._next):
             for batch in batches:
                 events = batch.after(self.told.frames)
@@ -121,9 +128,23 @@ class TurnStream:
         self._lost = False
         self._idle.set()
 
+    async def _found(self) -> Stream | None:
+        """The stream; opened here where whoever began the turn died before he could."""
+        found = await self._steady(lambda: self._store.look(self._turn))
+        if found is None and await self._open():
+            return self._opens
+        return found
+
+    async def _open(self) -> bool:
+        try:
+            await self._steady(lambda: self._store.open(self._opens))
+        except FramesTaken:
+            return False
+        return True
+
     @property
     def open(self) -> bool:
-        """Whether anything can still be told: not where it has expired or has ended."""
+        """Whether anything can still be told: not where it is another's, or has ended."""
         return self._stream is not None and self._stream.status is StreamStatus.LIVE
 
     def delta(self, text: str) -> None:
@@ -234,6 +255,10 @@ class TurnStream:
         stream, first = self._stream, self._written + 1
         assert stream is not None
         try:
+            # Before the first frame: who has seen one can come back, and can stop the turn.
+            if self._opening is not None and not await self._opening:
+                raise FramesTaken(self._turn)
+            self._opening = None
             self._written = await self._steady(
                 lambda: self._store.append(stream, first, events, kept=_KEPT)
             )

@@ -11,20 +11,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
-from datetime import datetime, timedelta
+from contextlib import aclosing, suppress
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from lambent.agents.agent import AgentInfo, Chunk
-from lambent.agents.durable import DurableTurns, turn_input, workflow_name
+from lambent.agents.durable import DurableTurns, stream_of, turn_input, workflow_name
 from lambent.agents.tool_context import Means
 from lambent.agents.turn import Turn
 from lambent.agents.turn_frames import DONE, Body, chunk_of, decode_frame, is_error
 from lambent.clock import FAR_FUTURE, Clock
-from lambent.errors import LambentError, ModelRefused, StoreUnavailable, StreamStopped, UnknownModel
+from lambent.engine.model import ENDED
+from lambent.errors import (
+    LambentError,
+    ModelRefused,
+    NotFound,
+    StoreUnavailable,
+    StreamStopped,
+    UnknownModel,
+)
 from lambent.streams.log import StreamLog
-from lambent.streams.values import RUN_LEASE, Dialect, Stream, StreamStatus
+from lambent.streams.values import Stream, StreamStatus
 from lambent.telemetry import log_fields, logger
 
 if TYPE_CHECKING:
@@ -33,6 +41,7 @@ if TYPE_CHECKING:
     from lambent.agents.step_model import StepModel
     from lambent.bus.events import EventBus
     from lambent.chat.service import ChatService
+    from lambent.due import Claimed
     from lambent.engine.engine import WorkflowEngine
     from lambent.settings import Settings
     from lambent.streams.reader import Followed
@@ -48,7 +57,6 @@ _FIRST_SILENCE_S: Final = 1.0
 _LONGEST_SILENCE_S: Final = 5.0
 _STOPPING_S: Final = 3.0
 _LOOK_S: Final = 0.5
-_KEPT_AFTER: Final = timedelta(days=1)
 _KNOWN: Final = {one.code: one for one in (StreamStopped, UnknownModel, ModelRefused)}
 
 
@@ -137,8 +145,9 @@ class DurableChats:
     ) -> AsyncGenerator[Chunk, None]:
         """Start the turn and tell its answer. Not `patient`: only up to where it waits for a
         person, with the finish reason "waiting"."""
-        run_id = await self._start(turn, agent)
-        async with aclosing(self.follow(turn.id, run_id, after=0)) as followed:
+        run_id, taken = await self._start(turn, agent)
+        # Nothing is awaited between the two: what was taken must come into hands.
+        async with aclosing(self.follow(turn.id, run_id, after=0, taken=taken)) as followed:
             async for events in followed:
                 for event in events:
                     if (body := decode_frame(event)) is None:
@@ -152,13 +161,14 @@ class DurableChats:
                         return
 
     async def follow(
-        self, turn: str, run_id: str, *, after: int
+        self, turn: str, run_id: str, *, after: int, taken: Claimed | None = None
     ) -> AsyncGenerator[list[bytes], None]:
         """Its events above `after` as they come, an empty list after some silence; ends with the
-        turn. All readers in this process share one look at the store."""
+        turn. All readers in this process share one look at the store. `taken`: the hold on a run
+        that was begun here just now."""
         feed = self._feeds.get(turn)
         if feed is None:
-            feed = self._feeds[turn] = _Feed(self, turn, run_id)
+            feed = self._feeds[turn] = _Feed(self, turn, run_id, taken)
         feed.readers += 1
         try:
             while True:
@@ -201,7 +211,7 @@ class DurableChats:
         await self.engine().control.cancel(run_id, client=stream.client)
         self.engine().poke_run(run_id)
 
-    async def _start(self, turn: Turn, agent: AgentInfo) -> str:
+    async def _start(self, turn: Turn, agent: AgentInfo) -> tuple[str, Claimed | None]:
         input = turn_input(
             agent,
             turn=turn.id,
@@ -213,7 +223,7 @@ class DurableChats:
             key=turn.key,
         )
         client = turn.client or "anonymous"
-        started = await self.engine().start_internal(
+        started = await self.engine().take_internal(
             workflow_name(agent.name),
             input,
             client=client,
@@ -221,29 +231,26 @@ class DurableChats:
             version=agent.version,
         )
         run_id = str(started.run["_id"])
-        stream = Stream(
-            id=turn.id,
-            client=client,
-            dialect=Dialect.LAMBENT,
-            lease=f"{RUN_LEASE}{run_id}",
-            lease_until=FAR_FUTURE,
-            kept_after=_KEPT_AFTER,
-        )
-        await self.streams().open(stream)
-        return run_id
+        if started.claimed is None:
+            # Its stream, else, is opened by the slice that begins here.
+            await self.streams().open(stream_of(turn.id, run_id, client=client))
+        return run_id, started.claimed
 
 
 class _Feed:
     """One turn as this process follows it: slices of it here, looks at the store between them."""
 
-    def __init__(self, chats: DurableChats, turn: str, run_id: str) -> None:
+    def __init__(self, chats: DurableChats, turn: str, run_id: str, taken: Claimed | None) -> None:
         self.log = StreamLog()
         self.readers = 0
         self._chats = chats
         self._turn = turn
         self._run_id = run_id
         self._stopped = False
+        self._taken = taken
         chats.turns.logs[turn] = self.log
+        if taken is not None:
+            chats.turns.fresh.add(turn)
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
@@ -277,13 +284,16 @@ class _Feed:
     async def _advance(self) -> None:
         chats = self._chats
         ends_s = chats.clock.monotonic_s() + _SLICE_S
+        taken, self._taken = self._taken, None
         try:
-            verdicts = await chats.engine().advance([self._run_id], ends_s=ends_s)
+            verdicts = await chats.engine().advance([self._run_id], ends_s=ends_s, taken=taken)
         except Exception as error:  # the run goes on elsewhere
             logger().exception(
                 "A slice failed", exc_info=error, **log_fields(turn=self._turn, run=self._run_id)
             )
             return
+        finally:
+            chats.turns.fresh.discard(self._turn)
         due_at = verdicts[self._run_id].due_at
         if chats.ring is not None and due_at < FAR_FUTURE:
             await chats.ring(due_at)
@@ -300,14 +310,13 @@ class _Feed:
             except StoreUnavailable:
                 stream, came = None, False
             else:
-                if not came and (stream is None or stream.status is not StreamStatus.LIVE):
-                    self.log.end(StreamStatus.FAILED if stream is None else stream.status)
+                if not came and stream is not None and stream.status is not StreamStatus.LIVE:
+                    self.log.end(stream.status)
                     break
             if came:
                 until_s, pause_s, heard = clock.monotonic_s() + silence_s, _FIRST_PAUSE_S, True
             elif clock.monotonic_s() >= until_s:
-                if stream is not None:
-                    await self._end_if_over(store, stream)
+                await self._end_if_over(store, stream)
                 break
             await clock.sleep(pause_s)
             pause_s = min(1.5 * pause_s, _LONGEST_PAUSE_S)
@@ -319,12 +328,17 @@ class _Feed:
             self.log.add(batch.after(self.log.last))
         return self.log.last > at
 
-    async def _end_if_over(self, store: StreamStore, stream: Stream) -> None:
+    async def _end_if_over(self, store: StreamStore, stream: Stream | None) -> None:
         """A run that was ended before it began has told nobody."""
         control = self._chats.engine().control
         try:
-            run = await control.get(self._run_id, client=stream.client)
-            if run.status in {"failed", "cancelled", "completed"}:
+            with suppress(NotFound):
+                run = await control.get(self._run_id, client=None)
+                if run.status not in ENDED:
+                    return
+            if stream is None:  # its time is over, or it was never opened
+                self.log.end(StreamStatus.FAILED)
+            else:
                 await store.finish(stream, StreamStatus.STOPPED)
         except StoreUnavailable:
             return

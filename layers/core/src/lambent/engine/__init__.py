@@ -27,6 +27,8 @@ Transitions (each is one compare-and-set)
         continue_as_new                        running                   running, next epoch
         end                                    active                    ended, with debts
         forget (debts are paid)                ended                     ended, never due again
+    by whoever starts a run and advances it at once
+        take                                   none                      running, under his lease
     by a command
         cancel     active: `control: cancel`; parked: waiting with it; ended: refused
         pause      active: `control: pause`, unless it is being ended; else refused

@@ -42,10 +42,14 @@ _FOR_GOOD: Final = (NonRetryable, RequestError, Unserialisable, ConcurrentSteps)
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """What a step's code gave: its value, and what it spent."""
+    """What a step's code gave: its value, and what it spent.
+
+    `beside` is under way already, and never fails: the step is not done before it is.
+    """
 
     value: Any
     spent: int = 0
+    beside: asyncio.Task[None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,13 +114,24 @@ class _Try:
         try:
             with correlated(step=self.key), span(f"step {self.key}", attempt=self.attempts + 1):
                 product = await execution.body(plan.produce(), plan.timeout_s)
-            note(Metric.STEP_TIME, (execution.clock.monotonic_s() - began_s) * 1000)
-            encoded = encode(product.value)
-            values, run_id = self.context.values, self.context.run["_id"]
-            output = await execution.persist(lambda: values.place(run_id, encoded))
         except Exception as error:
             return await self._failed(error)
-        extra: Document = {"undo": True} if plan.undoable else {}
+        note(Metric.STEP_TIME, (execution.clock.monotonic_s() - began_s) * 1000)
+        try:
+            return await self._keep(product)
+        finally:
+            if product.beside is not None:
+                await asyncio.wait({product.beside})
+
+    async def _keep(self, product: Product) -> Document | None:
+        """Record what the attempt gave; a value that cannot be kept fails it."""
+        try:
+            encoded = encode(product.value)
+            values, run_id = self.context.values, self.context.run["_id"]
+            output = await self.context.execution.persist(lambda: values.place(run_id, encoded))
+        except Exception as error:
+            return await self._failed(error)
+        extra: Document = {"undo": True} if self.plan.undoable else {}
         if product.spent:
             extra["spent"] = product.spent
         tried = self._tried() if self.attempts else None  # alone, it is the step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -45,10 +46,14 @@ class Nudger(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A model's answer: `value` is JSON (text, tool calls, ...), `tokens` what it cost."""
+    """A model's answer: `value` is JSON (text, tool calls, ...), `tokens` what it cost.
+
+    `beside`: what is still written down of the call elsewhere; it never fails.
+    """
 
     value: Any
     tokens: int
+    beside: asyncio.Task[None] | None = None
 
 
 class Listener(Protocol):

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from lambent.clock import Clock, SystemClock
-from lambent.due import Database, DueDocuments
+from lambent.due import Claimed, Database, DueDocuments
 from lambent.engine.callbacks import Callbacks
 from lambent.engine.config import EngineConfig, EventPort, ModelPort, NoNudges, Nudger
 from lambent.engine.context import ChildSpec
@@ -174,6 +174,15 @@ class WorkflowEngine:
         )
         return await self._starter.start(wanted, nudge=nudge)
 
+    async def take_internal(
+        self, workflow: str, input: Any, *, client: str, key: str, version: int
+    ) -> Started:
+        """The same, and the run, if it is made here, is this caller's, to `advance` at once."""
+        wanted = Start(
+            workflow=workflow, client=client, input=input, key=key, version=version, internal=True
+        )
+        return await self._starter.take(wanted)
+
     async def start_for_event(self, event: Mapping[str, Any]) -> list[Started]:
         """Start each workflow that names the event's type, once for this event.
 
@@ -208,18 +217,27 @@ class WorkflowEngine:
         return await self.store.due.wake(run_id)
 
     async def advance(
-        self, run_ids: Sequence[str], *, ends_s: float | None = None, early: bool = False
+        self,
+        run_ids: Sequence[str],
+        *,
+        ends_s: float | None = None,
+        early: bool = False,
+        taken: Claimed | None = None,
     ) -> dict[str, Verdict]:
         """Advance a batch by one slice each, side by side on this event loop.
 
         `ends_s`: the end of this invocation by the monotonic clock. A run whose last owner died
         goes alone: from a batch of several it is released and nudged by itself. `early`: what
-        makes them due may still be on its way to the store.
+        makes them due may still be on its way to the store. `taken`: the hold on one of them that
+        was started by `take_internal`.
         """
         if ends_s is None:
             ends_s = self.store.clock.monotonic_s() + self.config.longest_step_s
         unique = list(dict.fromkeys(run_ids))
-        slices = [Slice(self._parts, run_id, ends_s=ends_s) for run_id in unique]
+        held = {} if taken is None else {taken.lease.id: taken}
+        slices = [
+            Slice(self._parts, run_id, ends_s=ends_s, taken=held.get(run_id)) for run_id in unique
+        ]
         self._slices.update(slices)
         try:
             alone = len(slices) == 1

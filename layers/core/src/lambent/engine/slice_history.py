@@ -14,11 +14,17 @@ from typing import Any, Final
 
 from lambent.engine.model import SliceEnd
 from lambent.mongo import Document
+from lambent.telemetry import trail
 
 MOST_SLICES: Final = 50
 # Of one row of deaths: a run that gets on between them never becomes poison.
 _MOST_DEAD: Final = 10
 _LONGEST_NAME: Final = 64
+
+
+def this_invocation() -> str:
+    """Whose slice it is that begins now."""
+    return trail().get("invocation") or trail().get("request_id", "")
 
 
 def begun(run: Mapping[str, Any], *, token: str, now: datetime, invocation: str) -> Document:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Final
 
 from lambent.due import Claimed, Settled
+from lambent.engine import slice_history
 from lambent.engine.context import RunContext
 from lambent.engine.execution import Ended, Execution, Outcome, Settling
 from lambent.engine.journal import Journal
@@ -27,7 +28,7 @@ from lambent.errors import LeaseLost, StoreUnavailable, Unserialisable
 from lambent.first_aid import explain
 from lambent.metrics import Metric, note
 from lambent.mongo import Document
-from lambent.telemetry import logger, trail
+from lambent.telemetry import logger
 from lambent.tracing import resumed, span
 
 # Rests between tries, `EARLY_FOR_S` of dispatch together and a little more.
@@ -37,16 +38,20 @@ _EARLY_S: Final = (0.004, 0.008, 0.016, 0.032)
 class Slice:
     """One run in the hands of this environment, from its claim to its settle."""
 
-    def __init__(self, parts: Parts, run_id: str, *, ends_s: float) -> None:
+    def __init__(
+        self, parts: Parts, run_id: str, *, ends_s: float, taken: Claimed | None = None
+    ) -> None:
+        """`taken`: the claim, where the run was inserted with it."""
         self._parts = parts
         self.run_id = run_id
         self._ends_s = ends_s
+        self._taken = taken
         self._execution: Execution | None = None
         self._stopped = False
         self._begun = False
         self._beginning: asyncio.Task[bool] | None = None
         # Asked here: the run goes on under the request that it came from.
-        self._invocation = trail().get("invocation") or trail().get("request_id", "")
+        self._invocation = slice_history.this_invocation()
         self._tenure: Tenure
 
     def stop(self) -> None:
@@ -63,7 +68,7 @@ class Slice:
     async def advance(self, *, alone: bool, early: bool = False) -> Verdict:
         """Do what can be done. `alone`: nobody else goes down with this run if it kills us."""
         try:
-            claimed = await self._claim(_EARLY_S if early else ())
+            claimed = self._taken or await self._claim(_EARLY_S if early else ())
             if claimed is None:
                 return Verdict(Did.NOTHING)
             if claimed.document["claims"] > 1 and not alone:
@@ -194,6 +199,10 @@ class Slice:
         """
         parts, tenure, run = self._parts, self._tenure, self._tenure.run
         self._begun = False
+        if self._taken is not None:
+            # Inserted as begun; nothing is on record. Not so at a second look.
+            self._taken, tenure.journal = None, Journal(parts.mongo, run)
+            return True
         begin = partial(
             parts.transitions.begin, tenure.held.lease, run, invocation=self._invocation
         )

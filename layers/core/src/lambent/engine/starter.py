@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 
@@ -12,8 +12,8 @@ from pymongo.errors import DuplicateKeyError
 
 from lambent.clock import Clock
 from lambent.codec import encode
-from lambent.due import DueDocuments, read_winner
-from lambent.engine import marks
+from lambent.due import Claimed, DueDocuments, read_winner
+from lambent.engine import marks, slice_history
 from lambent.engine.config import Nudger
 from lambent.engine.documents import new_run
 from lambent.engine.flow import slot_group
@@ -58,11 +58,15 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The run, and whether this call made it, or was joined to it (debounced or batched)."""
+    """The run, and whether this call made it, or was joined to it (debounced or batched).
+
+    `claimed`: the caller's hold on a run that he asked to `take`, and that this call made.
+    """
 
     run: Document
     created: bool
     joined: bool = False
+    claimed: Claimed | None = None
 
 
 class Starter:
@@ -114,6 +118,35 @@ class Starter:
             elif started.run.get("gathers"):
                 await self._nudger.ring(started.run["due_at"])
         return started
+
+    async def take(self, wanted: Start) -> Started:
+        """The same for a caller who advances the run at once: what he makes is begun and his by
+        the insert itself, without claim and begin. A workflow without flow control only.
+
+        Whoever dies with it leaves it as any slice does that dies before its first checkpoint.
+        """
+        workflow = self._registry.named(wanted.workflow, wanted.version)
+        assert workflow.flow == Flow()
+        run = await self._new(workflow, wanted)
+        run |= {"status": Status.RUNNING.value, "started_at": run["created_at"]}
+        lease = self._due.hold(run)
+        run["slice"] = slice_history.begun(
+            run,
+            token=lease.token,
+            now=run["created_at"],
+            invocation=slice_history.this_invocation(),
+        )
+        try:
+            started = await self._insert(run) or await self._known(run)
+        except RequestError:
+            await self._values.discard(run["input"])
+            raise
+        # Its lease is unique: an insert that was repeated because its answer was lost is ours.
+        if started.run["lease"] != lease.token:
+            await self._values.discard(run["input"])
+            return started
+        note(Metric.RUNS_STARTED)
+        return replace(started, created=True, claimed=Claimed(started.run, lease))
 
     async def _by_flow(self, run: Document, wanted: Start, flow: Flow) -> Started:
         match flow.debounce or flow.batch or flow.singleton:

@@ -327,7 +327,7 @@ class Step:
                 text = f"{context.journal.spent} of {budget} tokens are spent."
                 raise context.execution.unwind(OverBudget(text))
             answer = await port.generate(request, client=context.run["client"], listener=listener)
-            return Product(answer.value, answer.tokens)
+            return Product(answer.value, answer.tokens, answer.beside)
 
         plan = Plan(
             kind=Kind.GENERATE,
