@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
+
+from pymongo.errors import OperationFailure
 
 from lambent.clock import EPOCH, FAR_FUTURE, Clock
 from lambent.due import Database, DueDocuments
 from lambent.engine.config import Nudger
 from lambent.engine.documents import ulid_floor, visible
-from lambent.engine.listing import count_newest, newest
+from lambent.engine.listing import count_newest, newest, newest_of
 from lambent.engine.model import (
     ACTIVE,
     CHUNKS,
@@ -31,6 +34,8 @@ from lambent.mongo import Document, guarded
 from lambent.waits import WAITS, Waits
 
 _BULK: Final = 1000
+# Of releases before: each is written at every change of a run, and nothing asks by it any more.
+_FORMER_INDEXES: Final = ("workflow_1__id_1", "parent.run_1__id_1", "created_at_1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,13 +83,20 @@ class RunControl:
     async def ensure_indexes(self) -> None:
         runs, steps = self._due.collection, self._mongo.db[STEPS]
         await guarded(runs.create_index([("client", 1), ("_id", 1)]))
-        # For people who look: by each filter, and by the instant of making where there is none.
-        for name in ("status", "workflow", "parent.run"):
-            await guarded(runs.create_index([(name, 1), ("_id", 1)]))
+        # For people who look; see `listing`.
+        await guarded(runs.create_index([("status", 1), ("_id", 1)]))
         await guarded(runs.create_index([("workflow", 1), ("status", 1), ("_id", 1)]))
-        await guarded(runs.create_index("created_at"))
         await guarded(runs.create_index("expire_at", expireAfterSeconds=0))
         await guarded(steps.create_index("expire_at", expireAfterSeconds=0))
+        await self._drop_former_indexes()
+
+    async def _drop_former_indexes(self) -> None:
+        runs = self._due.collection
+        kept = await guarded(runs.index_information())
+        for name in _FORMER_INDEXES:
+            if name in kept:
+                with suppress(OperationFailure):  # another setup was quicker
+                    await guarded(runs.drop_index(name))
 
     async def get(self, run_id: str, *, client: str | None) -> RunView:
         """Raises `NotFound`, also for a run of another client."""
@@ -112,6 +124,8 @@ class RunControl:
 
     async def count(self, wanted: RunFilter, *, most: int = 1000) -> int:
         """How many runs fit; counting stops at `most`, which stands for "and more"."""
+        if wanted.parent is not None:
+            return len(await self._find(wanted, most, None))
         now = self._clock.now()
         return await count_newest(self._due.collection, _query(wanted), most=most, now=now)
 
@@ -283,7 +297,14 @@ class RunControl:
         query = _query(wanted)
         if cursor is not None:
             query["_id"]["$lt"] = _place_of(cursor)
-        return await newest(self._due.collection, query, limit=limit, now=self._clock.now())
+        runs = self._due.collection
+        if wanted.parent is not None:
+            # By what the parent has on record of its children, which takes no index of `runs`.
+            wanted_steps = {"run": wanted.parent, "child": {"$gt": ""}}
+            begun = self._mongo.db[STEPS].find(wanted_steps, {"child": 1})
+            ids = [step["child"] for step in await guarded(begun.to_list())]
+            return await newest_of(runs, ids, query, limit=limit)
+        return await newest(runs, query, limit=limit, now=self._clock.now())
 
 
 def _query(wanted: RunFilter) -> Document:
