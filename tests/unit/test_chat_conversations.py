@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lambent.chat.conversations import ConversationStore
+from lambent.chat.messages import messages_of, records_of
 from lambent.clock import SystemClock
 from lambent.models.values import Message, Role
 from lambent.mongo import Mongo
@@ -136,3 +137,24 @@ async def test_history_may_not_be_sent_along_with_a_kept_conversation(sites: Sit
         body = {"messages": [message, message], "conversation": "x"}
         answer = await one.post("/chat", json=body)
     assert answer.status_code == 422
+
+
+async def test_a_turn_as_large_as_a_request_may_be_is_kept_in_any_script(
+    sites: Sites, store: ConversationStore, scripted_model: ScriptedModel
+) -> None:
+    # As ASCII with six bytes a letter this would be more than one document of MongoDB holds.
+    long = "\U0001f600" * 1_400_000
+    made = await store.create("tests")
+    one, _ = sites.clients()
+    async with one:
+        answer = await one.post("/chat", json={"input": long, "conversation": made.id})
+    assert answer.status_code == 200, answer.text[:500]
+    (entry,) = await store.entries(made.id, client="tests")
+    assert entry.messages[0].content == long
+
+
+def test_half_a_letter_is_kept_as_it_came_in_text_that_mongodb_takes() -> None:
+    said = (Message(role=Role.assistant, content="cut \ud83d", thinking="\U0001f600é"),)
+    records = records_of(said)
+    records.encode()
+    assert messages_of(records) == said

@@ -71,6 +71,18 @@ async def test_the_same_key_with_another_request_is_422(sites: Sites) -> None:
     assert other.headers["ratelimit"]
 
 
+async def test_the_same_key_with_another_request_is_422_under_openais_rules_too(
+    sites: Sites,
+) -> None:
+    one, two = sites.clients()
+    body = {"model": "smollm2:135m", "input": "Why?"}
+    async with one, two:
+        first = await one.post("/v1/responses", json=body, headers=KEY)
+        other = await two.post("/v1/responses", json={**body, "input": "No"}, headers=KEY)
+    assert (first.status_code, other.status_code) == (200, 422)
+    assert other.json()["error"]["code"] == "idempotency_key_reused"
+
+
 async def test_a_retry_attaches_to_the_stream_that_still_runs(
     sites: Sites, scripted_model: ScriptedModel
 ) -> None:

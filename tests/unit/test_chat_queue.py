@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -11,13 +13,15 @@ import pytest
 from lambent.admission.decisions import AdmissionRequest, Admitted, Outcome
 from local.services import Reply, ScriptedModel
 from tests.store.admission_kit import stand
-from tests.unit.chat_site import ChatSite, chat_site
+from tests.unit.chat_site import CHAT, ChatSite, chat_site
+from tests.unit.openai_site import ASKED
+from tests.unit.stream_sites import two_sites
 
 
 @pytest.fixture
 async def site(postgres_dsn: str, scripted_model: ScriptedModel) -> AsyncIterator[ChatSite]:
     scripted_model.default = Reply.many(3)
-    brisk = {"ollama_max_inflight": 1, "slot_wait_s": 60.0}
+    brisk = {"ollama_max_inflight": 1, "slot_wait_s": 60.0, "keep_alive_s": 60.0}
     async with chat_site(postgres_dsn, scripted_model.host, **brisk) as site:
         yield site
 
@@ -32,22 +36,17 @@ async def test_a_client_that_floods_does_not_keep_another_from_its_turns(
     site: ChatSite, scripted_model: ScriptedModel
 ) -> None:
     modest = await site.new_key()
-    asked = AdmissionRequest(
-        credential=None, scope=None, host=scripted_model.host, slot=True, on_behalf_of="holder"
-    )
-    holder = await site.gate.admit(asked)
-    assert isinstance(holder, Admitted)
     async with site.client() as flooding, site.client(modest) as other:
 
         async def ask(client: httpx.AsyncClient, said: str) -> None:
             answer = await client.post("/chat", json={"input": said})
             assert answer.status_code == 200
 
-        flood = [asyncio.create_task(ask(flooding, "flood")) for _ in range(9)]
-        await until_waiting(site, 9)
-        late = [asyncio.create_task(ask(other, "modest")) for _ in range(3)]
-        await until_waiting(site, 12)
-        await site.gate.finish(holder.grant, Outcome.SUCCESS)
+        async with taken(site, scripted_model.host):
+            flood = [asyncio.create_task(ask(flooding, "flood")) for _ in range(9)]
+            await until_waiting(site, 9)
+            late = [asyncio.create_task(ask(other, "modest")) for _ in range(3)]
+            await until_waiting(site, 12)
         await asyncio.gather(*late)
         served = [one.json["messages"][-1]["content"] for one in scripted_model.generations]
         assert served.count("modest") == 3
@@ -55,6 +54,58 @@ async def test_a_client_that_floods_does_not_keep_another_from_its_turns(
         for one in flood:
             one.cancel()
         await asyncio.wait(flood)
+
+
+@asynccontextmanager
+async def taken(site: ChatSite, model_host: str) -> AsyncIterator[None]:
+    """The only slot is somebody else's for as long as this lasts."""
+    asked = AdmissionRequest(
+        credential=None, scope=None, host=model_host, slot=True, on_behalf_of="holder"
+    )
+    holder = await site.gate.admit(asked)
+    assert isinstance(holder, Admitted)
+    yield
+    await site.gate.finish(holder.grant, Outcome.SUCCESS)
+
+
+async def test_a_waiting_stream_shows_its_place_at_once_and_not_with_its_answer(
+    site: ChatSite, scripted_model: ScriptedModel
+) -> None:
+    got = ""
+    async with (
+        site.client() as client,
+        asyncio.timeout(15),
+        taken(site, scripted_model.host),
+        client.stream("POST", "/chat/stream", json=CHAT) as answer,
+    ):
+        async for text in answer.aiter_text():
+            got += text
+            if "\n\n" in got:  # while nobody else gives the slot back
+                break
+    assert answer.status_code == 200
+    assert got.startswith('id: 1\nevent: queued\ndata: {"position": 1')
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-stream-lease": "30"}])
+async def test_no_slot_in_time_is_a_status_to_openais_clients_which_then_try_again(
+    postgres_dsn: str,
+    scripted_model: ScriptedModel,
+    mongo_uri: str,
+    mongo_db_name: str,
+    headers: dict[str, str],
+) -> None:
+    # As the settings come: a wait for a slot may last as long as a silence.
+    even: Any = {"ollama_max_inflight": 1, "slot_wait_s": 1.0, "keep_alive_s": 1.0}
+    host = scripted_model.host
+    async with (
+        two_sites(postgres_dsn, host, mongo_uri, mongo_db_name, **even) as sites,
+        taken(sites.one, host),
+        sites.one.client() as client,
+    ):
+        asked = {**ASKED, "stream": True}
+        late = await client.post("/v1/chat/completions", json=asked, headers=headers)
+    assert (late.status_code, late.json()["error"]["code"]) == (503, "no_slot")
+    assert int(late.headers["retry-after"]) >= 1
 
 
 async def test_the_wait_is_estimated_from_how_long_slots_were_held(postgres_dsn: str) -> None:

@@ -154,3 +154,31 @@ async def test_no_route_lets_anybody_else_in(site: Site) -> None:
     assert tried == 6
     assert (await stranger.get("/conversations")).json()["conversations"] == []
     assert len((await acme.get(at)).json()["messages"]) == 1
+
+
+@pytest.mark.parametrize("at", ["1", "1.0", "01.1", "1.01", "x.1", "1.1 ", "-1.1"])
+async def test_a_message_is_named_only_as_it_is_told(site: Site, at: str) -> None:
+    async with await site.caller("ada") as ada:
+        id = (await ada.post("/conversations", json=HI)).json()["id"]
+        answer = await ada.post(f"/conversations/{id}/fork", json={"at": at})
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("said", "title"),
+    [
+        ("Hi there", "Hi there"),
+        ("word " * 20, "word " * 11 + "word…"),
+        (
+            "https://example.org/" + "x" * 60 + " please read",
+            "https://example.org/" + "x" * 40 + "…",
+        ),
+    ],
+)
+async def test_a_title_is_the_first_words_even_where_the_first_is_long(
+    site: Site, said: str, title: str
+) -> None:
+    async with await site.caller("ada") as ada:
+        messages = [{"role": "user", "content": said}]
+        made = await ada.post("/conversations", json={"messages": messages})
+    assert made.json()["title"] == title

@@ -270,3 +270,25 @@ async def test_any_body_gets_an_answer_or_openais_error(
     if answer.status_code != 200:
         assert answer.status_code in {400, 404}
         assert error_of(answer, answer.status_code)["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("/v1/chat/completions", '"response_format": {"type": "json_schema", "json_schema": '
+         '{"name": "a", "schema": {"maximum": 1e400}}}'),
+        ("/v1/responses", '"input": "x", "text": {"format": {"type": "json_schema", "name": "a", '
+         '"schema": {"maximum": -1' + "0" * 400 + '.0}}}'),
+        ("/v1/chat/completions", '"messages": [{"role": "assistant", "tool_calls": [{"id": "1", '
+         '"function": {"name": "f", "arguments": "{\\"x\\": NaN}"}}]}]'),
+        ("/v1/chat/completions", '"n": true'),
+    ],
+)  # fmt: skip
+async def test_a_number_that_json_does_not_have_reaches_nobody(
+    site: ChatSite, scripted_model: ScriptedModel, path: str, more: str
+) -> None:
+    known = '"messages": [{"role": "user", "content": "x"}], '
+    body = f'{{"model": "{MODEL}", {known if path == COMPLETIONS else ""}{more}}}'
+    async with site.client() as client:
+        error_of(await client.post(path, content=body), 400)
+    assert scripted_model.generations == []

@@ -200,6 +200,28 @@ async def test_a_response_is_its_clients_alone(site: ChatSite, openai: AsyncOpen
     assert await site.slots_taken() == 0
 
 
+async def test_a_kept_response_is_told_whole_and_no_wish_is_lost(openai: AsyncOpenAI) -> None:
+    made = await openai.responses.create(model=MODEL, input="Why?")
+    assert (await openai.responses.retrieve(made.id, stream=False)).output_text
+    with pytest.raises(BadRequestError) as caught:
+        await openai.responses.retrieve(made.id, stream=True)
+    assert (caught.value.param, caught.value.code) == ("stream", "unsupported_value")
+
+
+@pytest.mark.parametrize("letter", ["é", "\U0001f600"])
+async def test_what_may_be_sent_may_be_kept_in_any_script(
+    openai: AsyncOpenAI, scripted_model: ScriptedModel, letter: str
+) -> None:
+    # As ASCII with six bytes a letter this would be more than one document of MongoDB holds.
+    long = letter * (5_600_000 // len(letter.encode()))
+    made = await openai.responses.create(
+        model=MODEL, input=long[:1_900_000], instructions=long[1_900_000:]
+    )
+    assert made.store is True  # type: ignore[attr-defined]
+    await openai.responses.create(model=MODEL, input="More", previous_response_id=made.id)
+    assert told(scripted_model)[0] == ("user", long[:1_900_000])
+
+
 async def test_what_shall_not_be_stored_is_not(openai: AsyncOpenAI) -> None:
     answer = await openai.responses.create(model="agent:chat", input="Why?", store=False)
     assert answer.output_text == "Hello from the script."
@@ -220,6 +242,8 @@ async def test_what_shall_not_be_stored_is_not(openai: AsyncOpenAI) -> None:
          "input[0].content[0].type"),
         ({"model": "agent:chat", "tools": [WEATHER]}, "tools"),
         ({"previous_response_id": "resp_none"}, "previous_response_id"),
+        ({"text": {"verbosity": "low"}}, "text.verbosity"),
+        ({"text": {"verbosity": []}}, "text.verbosity"),
     ],
 )  # fmt: skip
 async def test_what_cannot_be_kept_is_refused_by_name(

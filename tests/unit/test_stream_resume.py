@@ -108,9 +108,19 @@ async def test_the_answer_names_its_stream(sites: Sites, scripted_model: Scripte
     assert answer.headers["content-location"] == f"/chat/streams/{id}"
 
 
-@pytest.mark.parametrize("after", ["-1", "x", "1.5", "9" * 30, "²"])
+@pytest.mark.parametrize("after", ["-1", "x", "1.5", "9" * 30, "0" * 20 + "9" * 5000, "²"])
 async def test_a_last_event_that_is_no_number_is_refused(sites: Sites, after: str) -> None:
     one, _ = sites.clients()
     async with one:
         answer = await one.get("/chat/streams/x", headers={"last-event-id": after.encode()})
     assert answer.status_code == 400
+
+
+@pytest.mark.parametrize(("method", "more"), [("GET", ""), ("DELETE", ""), ("POST", "/lease")])
+async def test_an_id_of_the_far_future_is_not_waited_for(
+    sites: Sites, method: str, more: str
+) -> None:
+    one, _ = sites.clients()
+    async with one, asyncio.timeout(10):
+        answer = await one.request(method, f"/chat/streams/7{'Z' * 25}{more}")
+    assert answer.status_code == 404

@@ -37,9 +37,11 @@ async def test_any_function_stops_the_model(
         await until_kept(sites.store, part.id, "stopped")
         rest = (await read(two, id=part.id, after=2)).text
         again = await two.delete(f"/chat/streams/{part.id}")
+        renewed = await two.post(f"/chat/streams/{part.id}/lease")
     assert frames(rest)[-1]["type"] == "urn:lambent:problem:stopped"
     assert "[DONE]" not in rest
     assert (again.status_code, again.json()["status"]) == (200, "stopped")
+    assert renewed.json() == {"id": part.id, "status": "stopped", "lease_until": None}
     await sites.one.until_no_slot_is_taken()
 
 
@@ -118,7 +120,9 @@ async def test_a_plain_stream_goes_on_while_somebody_else_reads_it(
     assert frames(whole)[-1] == "[DONE]"
 
 
-@pytest.mark.parametrize("wish", ["0", "901", "-1", "1.5", "x", "", "9" * 20])
+@pytest.mark.parametrize(
+    "wish", ["0", "901", "-1", "1.5", "x", "", "9" * 20, "000000015" + "9" * 12]
+)
 async def test_a_lease_that_makes_no_sense_is_refused(sites: Sites, wish: str) -> None:
     one, _ = sites.clients()
     async with one:

@@ -11,14 +11,13 @@ before its model is paid for, not after.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from lambent.chat.messages import message_of, record_of
+from lambent.chat.messages import messages_of, records_of
 from lambent.clock import EPOCH, Clock
 from lambent.errors import Conflict, NotFound, RequestError
 from lambent.ids import new_ulid
@@ -300,7 +299,8 @@ def shortened(text: str) -> str:
     words = " ".join(text.split())
     if len(words) <= _TITLE_LENGTH:
         return words
-    return words[:_TITLE_LENGTH].rpartition(" ")[0] + "…" if " " in words else words[:60] + "…"
+    cut = words[:_TITLE_LENGTH]
+    return (cut.rpartition(" ")[0] or cut) + "…"
 
 
 def message_id(entry: Entry, index: int) -> str:
@@ -310,9 +310,11 @@ def message_id(entry: Entry, index: int) -> str:
 
 def _place_of(id: str) -> tuple[int, int]:
     number, _, index = id.partition(".")
-    if not (id.isascii() and number.isdecimal() and index.isdecimal() and len(id) <= 20):
+    numbers = id.isascii() and number.isdecimal() and index.isdecimal() and len(id) <= 20
+    # Only as `message_id` writes it: the fork tells the place it began at.
+    if not numbers or id != f"{int(number)}.{int(index)}" or index == "0":
         raise RequestError("A message's id is two numbers with a point between them.")
-    return int(number), max(0, int(index) - 1)
+    return int(number), int(index) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,13 +364,13 @@ def _entry_document(id: str, client: str, entry: Entry) -> dict[str, Any]:
         "client": client,
         "number": entry.number,
         "turn": entry.turn,
-        "messages": json.dumps([record_of(one) for one in entry.messages]),
+        "messages": records_of(entry.messages),
         "created_at": entry.created_at,
     }
 
 
 def _entry(found: Document) -> Entry:
-    messages = tuple(message_of(one) for one in json.loads(found["messages"]))
+    messages = messages_of(found["messages"])
     return Entry(found["number"], messages, found["turn"], found["created_at"])
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lambent.models.values import Message, Role, ToolCall
@@ -34,3 +35,21 @@ def message_of(record: Mapping[str, Any]) -> Message:
         tool_name=record.get("tool_name"),
         tool_call_id=record.get("tool_call_id"),
     )
+
+
+def kept_json(value: object) -> str:
+    """JSON as small as it came: six bytes for each letter beyond ASCII would make a request that
+    may be sent into a document that MongoDB refuses, after its model was paid for."""
+    # Half of a pair, which a model may say, is no UTF-8: it alone stays escaped.
+    text = json.dumps(value, ensure_ascii=False)
+    return text.encode(errors="backslashreplace").decode()
+
+
+def records_of(messages: Sequence[Message]) -> str:
+    """All of them as one text; `messages_of` reads it."""
+    return kept_json([record_of(one) for one in messages])
+
+
+def messages_of(records: str) -> tuple[Message, ...]:
+    """The messages that `records_of` wrote."""
+    return tuple(message_of(one) for one in json.loads(records))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from lambent.chat.messages import message_of, record_of
+from lambent.chat.messages import kept_json, messages_of, records_of
 from lambent.clock import Clock
 from lambent.errors import NotFound
 from lambent.models.values import Message
@@ -70,8 +70,8 @@ class ResponseStore:
             "_id": kept.id,
             "client": kept.client,
             "chain": list(kept.chain),
-            "messages": json.dumps([record_of(one) for one in kept.messages]),
-            "body": json.dumps(kept.body),
+            "messages": records_of(kept.messages),
+            "body": kept_json(kept.body),
             "created_at": now,
             "expire_at": now + _RETENTION,
         }
@@ -92,7 +92,7 @@ class ResponseStore:
         for turn in chain:
             if turn not in turns:
                 raise NotFound(f"The response {turn!r} before {id!r} is no longer there.")
-            messages.extend(message_of(one) for one in json.loads(turns[turn]["messages"]))
+            messages.extend(messages_of(turns[turn]["messages"]))
         return Recalled(chain, tuple(messages))
 
     async def get(self, id: str, *, client: str) -> dict[str, Any]:

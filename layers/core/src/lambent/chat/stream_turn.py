@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from lambent.agents.agent import Chunk
 from lambent.chat.live_turn import LiveTurn, outlast
-from lambent.chat.values import Failed, Finished, Frame
+from lambent.chat.values import Failed, Finished, Frame, Queued
 from lambent.errors import LambentError, StreamStopped, Unavailable
 from lambent.streams.keeper import StreamKeeper, Why
 from lambent.streams.log import StreamLog
@@ -67,6 +67,7 @@ class StreamTurn:
         self.log = StreamLog()
         self.refused: LambentError | None = None
         self.begun = False
+        self.queued = False
         self.at_end: AtEnd | None = None
         self._encoder = encoder
         self._lasting = lasting and keeper_of is not None
@@ -138,6 +139,7 @@ class StreamTurn:
             # This telling broke off, not the turn: a reader who comes back must not have a number
             # that the next frame has.
             data = _ERROR_ID.sub(b"event: error", data)
+        self.queued = self.queued or isinstance(frames[0], Queued)
         begun = self.begun or any(isinstance(one, Chunk | Finished) for one in frames)
         if isinstance(last, Failed) and not begun:
             self.refused = last.error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any, Final
 
 from pydantic_core import from_json
@@ -11,6 +13,8 @@ from lambent.errors import RequestError, TooLarge, UnsupportedMedia
 
 # What a Function URL takes at most (6 MB); it answers 413 beyond by itself.
 MAX_BODY_BYTES: Final = 6 * 1024 * 1024
+# How a number has to be written to be beyond a double: only then is it looked for.
+_VAST: Final = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{309}")
 
 
 async def read_json(request: Request) -> Any:
@@ -47,9 +51,25 @@ def parse_json(body: bytes) -> Any:
     except UnicodeDecodeError as error:
         raise RequestError(f"The body is no UTF-8: byte {error.start} does not fit.") from None
     try:
-        return from_json(body, allow_inf_nan=False)
+        value = from_json(body, allow_inf_nan=False)
     except ValueError as error:
         raise RequestError(f"The body is no JSON: {error}.") from None
+    if _VAST.search(body) and not is_finite(value):
+        raise RequestError("The body has a number that is too large for a double.")
+    return value
+
+
+def is_finite(value: Any) -> bool:
+    """Whether no number in it, at any depth, is infinite: JSON has no word for that."""
+    match value:
+        case float():
+            return math.isfinite(value)
+        case dict():
+            return all(is_finite(one) for one in value.values())
+        case list():
+            return all(is_finite(one) for one in value)
+        case _:
+            return True
 
 
 def _check_type(content_type: str) -> None:

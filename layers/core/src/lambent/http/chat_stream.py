@@ -19,6 +19,10 @@ from lambent.errors import LambentError
 from lambent.http import sse
 from lambent.http.problems import Rejected, encode_headers, problem, send_json
 
+# A place in the queue that changes hands sooner than this is not worth beginning an answer for.
+_QUEUED_S: Final = 1.0
+# How much longer than a silence an answer to OpenAI's clients waits for its status.
+_PATIENCE: Final = 1.2
 # A turn that produces nothing is looked at this often where no comment has to be sent.
 _LOOK_S: Final = 60.0
 
@@ -70,8 +74,19 @@ class EventEncoder:
         return sse.json_event(self._id, data, event=event)
 
 
+def begins_within_s(keep_alive_s: float, *, queued: bool, openai: bool) -> float:
+    """How long an answer may wait for its first frame, so that what fails early has its status.
+
+    A reader is shown its place in the queue soon. OpenAI's clients would not show it; they try a
+    503 again by themselves, so their answer begins a little later than a wait for a slot may end.
+    """
+    if not queued:
+        return keep_alive_s
+    return keep_alive_s * _PATIENCE if openai else min(_QUEUED_S, keep_alive_s)
+
+
 class EventStreamAnswer:
-    """An ASGI application that streams one turn.
+    """An ASGI application that streams one turn, as OpenAI's clients want it.
 
     It begins with the first frame or, while the model is silent, after `keep_alive_s`: so what
     fails early has its own status, and a front sees a sign of life in time.
@@ -111,14 +126,17 @@ class EventStreamAnswer:
 
     async def _first_frames(self) -> list[Frame]:
         """What is ready once the answer begins; a place in the queue does not begin it."""
-        begin_by_s = self._clock.monotonic_s() + self._keep_alive_s
+        began_s = self._clock.monotonic_s()
         waiting: list[Frame] = []
-        while (left_s := begin_by_s - self._clock.monotonic_s()) > 0:
+        while True:
+            within_s = begins_within_s(self._keep_alive_s, queued=bool(waiting), openai=True)
+            left_s = began_s + within_s - self._clock.monotonic_s()
+            if left_s <= 0:
+                return waiting
             frames = await self._live.take(within_s=left_s)
             if any(not isinstance(frame, Queued) for frame in frames):
                 return frames
             waiting = frames[-1:] or waiting
-        return waiting
 
 
 class WholeBody(Protocol):

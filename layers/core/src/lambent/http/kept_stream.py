@@ -13,6 +13,7 @@ from lambent.chat.stream_turn import StreamTurn
 from lambent.clock import Clock
 from lambent.errors import ModelUnavailable
 from lambent.http import sse
+from lambent.http.chat_stream import begins_within_s
 from lambent.http.openai_errors import openai_error
 from lambent.http.problems import Rejected, encode_headers, problem
 from lambent.streams.reader import Broken
@@ -90,13 +91,16 @@ class StreamAnswer:
                 await send_more(send, keep_alive_of(turn.dialect))
 
     async def _until_begun(self) -> None:
-        """A place in the queue does not begin an answer."""
+        """A place in the queue alone begins an answer only after a while."""
         turn, at = self.turn, 0
-        begin_by_s = self._clock.monotonic_s() + self._keep_alive_s
+        openai = turn.dialect is not Dialect.LAMBENT
+        began_s = self._clock.monotonic_s()
         while not (turn.begun or turn.log.ended):
-            left_s = begin_by_s - self._clock.monotonic_s()
-            if left_s <= 0 or not await turn.log.news(at, within_s=left_s):
+            within_s = begins_within_s(self._keep_alive_s, queued=turn.queued, openai=openai)
+            left_s = began_s + within_s - self._clock.monotonic_s()
+            if left_s <= 0:
                 return
+            await turn.log.news(at, within_s=left_s)
             at = turn.log.last
 
 

@@ -12,6 +12,12 @@ KEY_HEADER: Final = "idempotency-key"
 _LONGEST: Final = 255
 
 
+class KeyReused(Unprocessable):
+    """The key was sent with another request before; 422 also where OpenAI's rules hold."""
+
+    code = "idempotency_key_reused"
+
+
 def key_of(headers: Headers) -> str | None:
     """The request's idempotency key; raises `Unprocessable`."""
     key = headers.get(KEY_HEADER)

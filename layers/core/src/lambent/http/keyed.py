@@ -16,11 +16,11 @@ from lambent.chat.live_turn import outlast
 from lambent.chat.service import ChatService
 from lambent.chat.stream_turn import StreamTurn
 from lambent.chat.values import Known
-from lambent.errors import LambentError, RequestError, Unavailable, revived
+from lambent.errors import LambentError, RequestError, Unavailable, Unprocessable, revived
 from lambent.http.bodies import parse_json, read_body
 from lambent.http.chat_callers import KNOWN, Caller, LimitHeaders
 from lambent.http.kept_stream import FOR_GOOD, StreamAnswer
-from lambent.http.key_header import KEY_HEADER, key_of
+from lambent.http.key_header import KEY_HEADER, KeyReused, key_of
 from lambent.http.problems import Rejected, as_lambent, encode_headers
 from lambent.http.stream_following import follow_stream
 from lambent.streams.values import StreamStatus
@@ -111,8 +111,7 @@ class _KeyedAnswer:
 
     async def _settled(self) -> tuple[KeyRecord, bool]:
         """The record once it can be told, or once this request owns it."""
-        claim = (self._key, self._asked)
-        record, owned = await self._keys.claim(*claim, client=self._known.client)
+        record, owned = await self._claim()
         waited_for, pause_s = "", _FIRST_PAUSE_S
         while not owned:
             failed = record.status is KeyStatus.FAILED
@@ -127,9 +126,15 @@ class _KeyedAnswer:
                 pause_s = min(1.5 * pause_s, _LONGEST_PAUSE_S)
             found = await self._keys.look(record)
             if found is None:
-                return await self._keys.claim(*claim, client=self._known.client)
+                return await self._claim()
             record = found
         return record, owned
+
+    async def _claim(self) -> tuple[KeyRecord, bool]:
+        try:
+            return await self._keys.claim(self._key, self._asked, client=self._known.client)
+        except Unprocessable as error:
+            raise KeyReused(error.detail) from None
 
     async def _tell(self, record: KeyRecord, scope: Scope, receive: Receive, send: Send) -> None:
         headers = {**self._headers, **_REPLAYED}

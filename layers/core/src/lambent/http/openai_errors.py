@@ -22,6 +22,7 @@ from lambent.errors import (
     UnknownModel,
     Unprocessable,
 )
+from lambent.http.key_header import KeyReused
 from lambent.http.problems import as_lambent, error_headers, request_id_of, send_json
 from lambent.telemetry import log_fields, logger, redact
 
@@ -62,7 +63,7 @@ def openai_status(error: LambentError) -> int:
     match error:
         case UnknownAgent():
             return 404  # a 501 is tried again, twice
-        case Unprocessable():
+        case Unprocessable() if not isinstance(error, KeyReused):
             return 400
         case _:
             return error.status
@@ -73,7 +74,7 @@ def openai_error(error: LambentError) -> dict[str, Any]:
     kind, code = _kind(error)
     message = redact(error.detail)
     if isinstance(error, UnknownAgent):
-        message = f"{message}; GET /v1/models lists models and agents."
+        message = f"{message.partition(';')[0]}; GET /v1/models lists models and agents."
     param = "model" if code == "model_not_found" else error.fields.get("param")
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 

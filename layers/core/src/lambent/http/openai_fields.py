@@ -86,7 +86,17 @@ def settle(
             continue
         if name not in refused:
             left[name] = value
-        elif value not in refused[name].neutral:
+        elif not any(value == one and type(value) is type(one) for one in refused[name].neutral):
             why = refused[name].why
             raise Unsupported(f"{name} {shown(value)} is not supported: {why}.", param=name)
     return left
+
+
+def check_query(query: Mapping[str, str]) -> None:
+    """Raises `Unsupported`: a kept response is told whole, and no parameter is lost silently."""
+    for name, value in query.items():
+        if (name, value) != ("stream", "false"):
+            raise Unsupported(
+                f"{name[:60]} is not supported: a kept response is told whole, as it is.",
+                param=name[:60],
+            )

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from lambent.http.bodies import is_finite
 from lambent.http.openai_errors import BadParam, MissingParam, Unsupported
 from lambent.http.openai_shapes import a_list, a_name, a_text, an_object, one_of, only
 from lambent.models.values import Message, Role, ToolCall
@@ -100,6 +101,8 @@ def read_arguments(value: Any, at: str) -> dict[str, Any]:
         raise BadParam(f"{at} holds no JSON.", param=at) from None
     if not isinstance(arguments, dict):
         raise BadParam(f"{at} must hold a JSON object.", param=at)
+    if not is_finite(arguments):  # NaN and such, which Python reads
+        raise BadParam(f"{at} holds a number that JSON does not have.", param=at)
     return arguments
 
 

@@ -150,7 +150,7 @@ def _read_format(value: Any) -> str | Mapping[str, Any] | None:
         return None
     text = an_object(value, "text")
     only(text, {"format", "verbosity"}, "text")
-    if text.get("verbosity") not in {None, "medium"}:
+    if text.get("verbosity") not in (None, "medium"):
         raise Unsupported(
             "text.verbosity is not supported: ask for it in the prompt.", param="text.verbosity"
         )

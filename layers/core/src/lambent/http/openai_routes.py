@@ -106,10 +106,13 @@ class OpenAiRoutes:
         return self._streamed(live, encoder, Dialect.RESPONSES, wish=wish, headers=headers)
 
     async def response(self, request: Request) -> Any:
+        from lambent.http.openai_fields import check_query
+
         caller = self._caller(request)
         known = await caller.known()
         headers, id = caller.headers(known.limit), request.path_params["id"]
         try:
+            check_query(request.query_params)
             if request.method == "DELETE":
                 await self._service.responses.delete(id, client=known.client)
                 return Json({"id": id, "object": "response", "deleted": True}, headers)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from lambent.streams.reader import Followed
     from lambent.streams.values import Stream
 
-_LARGEST_ID: Final = 1 << 50
+# Digits of an event's number: far more than any stream has, and within 64 bits.
+_LONGEST_ID: Final = 15
 # A stream gets its document with its first writing: whoever asks sooner waits a little.
 _FRESH: Final = timedelta(seconds=1.5)
 _LOOK_AGAIN_S: Final = 0.1
@@ -28,7 +29,8 @@ _LOOK_AGAIN_S: Final = 0.1
 async def find_stream(service: ChatService, id: str, *, client: str) -> Stream:
     """Raises `NotFound`, also for another client's stream, and `StoreUnavailable`."""
     store, clock = service.streams, service.clock
-    fresh_until = ulid_time(id) + _FRESH
+    # From now at the most: an id may name any time, and a clock elsewhere may be ahead.
+    fresh_until = min(ulid_time(id), clock.now()) + _FRESH
     while (found := await store.look(id)) is None and clock.now() < fresh_until:
         await clock.sleep(_LOOK_AGAIN_S)
     if found is None or found.client != client:
@@ -72,6 +74,6 @@ async def follow_stream(
 def last_event_of(request: Request) -> int:
     """The last event that the reader has seen; raises `RequestError`."""
     text = request.headers.get("last-event-id", "").strip() or "0"
-    if not (text.isascii() and text.isdecimal() and int(text[:20]) < _LARGEST_ID):
+    if not (text.isascii() and text.isdecimal() and len(text) <= _LONGEST_ID):
         raise RequestError("Last-Event-ID is the number of an event of this stream.")
     return int(text)

@@ -49,7 +49,8 @@ class StreamRoutes:
         known = await Caller(self._service, request).known(limited=False)
         stream = await find_stream(self._service, request.path_params["id"], client=known.client)
         until = await self._service.streams.renew_readers(stream)
-        told = None if until is None else until.isoformat().replace("+00:00", "Z")
+        live = stream.status is StreamStatus.LIVE
+        told = None if until is None or not live else until.isoformat().replace("+00:00", "Z")
         return Json({"id": stream.id, "status": stream.status.value, "lease_until": told}, {})
 
     async def _stop(self, request: Request) -> Any:

@@ -26,6 +26,7 @@ def wish_of(headers: Headers) -> StreamWish:
     text = headers.get(LEASE_HEADER)
     if text is None:
         return keyed
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= _LONGEST_LEASE_S):
+    seconds = int(text) if text.isascii() and text.isdecimal() and len(text) <= 9 else 0
+    if not 1 <= seconds <= _LONGEST_LEASE_S:
         raise Unprocessable(f"X-Stream-Lease is seconds, from 1 to {_LONGEST_LEASE_S}.")
-    return replace(keyed, lease_s=int(text), lasting=True)
+    return replace(keyed, lease_s=seconds, lasting=True)
