@@ -20,7 +20,8 @@ _LONGEST: Final = 5_000
 
 
 def traceback_of(error: BaseException, *, words: bool = True) -> str:
-    """The frames that raised it, the innermost last, after those of what it was raised from.
+    """The frames that raised it, the innermost last, after those of what it was raised from, with
+    the words of these: its own stand beside it.
 
     Frames of the platform are left out while there are others, paths begin below `sys.path`.
     `words` False: what the errors say is left out, and so is the code (the step is redacted).
@@ -28,11 +29,10 @@ def traceback_of(error: BaseException, *, words: bool = True) -> str:
     told = list(_causes(error))
     parts: list[str] = []
     for place, one in enumerate(told):
-        if place:
-            parts.append("\nwhich led to\n")
         parts.extend(_frames(one, code=words))
-        said = f": {one}" if words and str(one) else ""
-        parts.append(f"{type(one).__name__}{said[:500]}")
+        if place < len(told) - 1:
+            said = f": {one}" if words and str(one) else ""
+            parts.append(f"{type(one).__name__}{said[:500]}\n\nwhich led to\n")
     text = redact("\n".join(parts))
     return text if len(text) <= _LONGEST else f"…{text[-_LONGEST:]}"
 

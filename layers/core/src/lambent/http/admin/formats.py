@@ -11,12 +11,14 @@ from urllib.parse import quote, urlencode
 from lambent.clock import Clock
 
 # A page has to stay light; the API has the whole value.
-_LONGEST_SHOWN: Final = 12_000
+_LONGEST_SHOWN: Final = 8_000
 
 _TONES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("completed", "delivered", "closed", "active", "ok", "200s"), "good"),
-    **dict.fromkeys(("failed", "dead", "tombstone", "revoked", "gone"), "bad"),
+    **dict.fromkeys(("failed", "dead", "tombstone", "revoked", "gone", "crashed", "error"), "bad"),
     **dict.fromkeys(("blocked", "half_open", "retrying", "expired", "disabled"), "warn"),
+    **dict.fromkeys(("terminated", "out of time", "warning", "timed out"), "warn"),
+    **dict.fromkeys(("satisfied", "ended"), "good"),
     **dict.fromkeys(("running", "pending", "marked"), "busy"),
 }
 
@@ -31,6 +33,7 @@ def formats(clock: Clock) -> dict[str, Callable[..., Any]]:
         "short": lambda text: f"…{str(text)[-8:]}" if len(str(text)) > 12 else str(text),
         "segment": lambda text: quote(str(text), safe=""),
         "took": took,
+        "since": since,
         "count": lambda number: f"{number:,}",
         "with": with_query,
         "without": without_query,
@@ -65,6 +68,14 @@ def span(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def since(text: str, begun: str) -> str:
+    """How long after the beginning, as in +1.2 s."""
+    at, zero = instant(text), instant(begun)
+    if at is None or zero is None:
+        return ""
+    return f"+{took(max(0.0, (at - zero).total_seconds()))}"
+
+
 def took(seconds: float | None) -> str:
     """A duration, with as many figures as it deserves."""
     if seconds is None:
@@ -78,12 +89,11 @@ def took(seconds: float | None) -> str:
     return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} m"
 
 
-def pretty(value: Any) -> str:
+def pretty(value: Any, most: int = _LONGEST_SHOWN) -> str:
     """JSON for reading; long values are cut, and say so."""
     text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
-    if len(text) > _LONGEST_SHOWN:
-        left = len(text) - _LONGEST_SHOWN
-        return f"{text[:_LONGEST_SHOWN]}\n… {left:,} more characters; the API has them."
+    if len(text) > most:
+        return f"{text[:most]}\n… {len(text) - most:,} more characters; the API has them."
     return text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from starlette.responses import RedirectResponse, Response
@@ -15,6 +16,9 @@ from lambent.http.admin.view import View
 _FILTERS: Final = ("status", "workflow", "client", "parent", "created_from", "created_to")
 _STATUSES: Final = tuple(status.value for status in Status)
 _SHOWN: Final = 50
+_STEPS: Final = 50
+_LINES: Final = 100
+_CHILDREN: Final = 10
 
 
 async def runs(view: View) -> Response:
@@ -63,17 +67,46 @@ async def run(view: View) -> Response:
     """One run: where it stands, what it did and when, and what can be done about it."""
     run_id = view.request.path_params["run"]
     found = await view.api.get(path("runs", run_id))
-    steps = (await view.api.get(path("runs", run_id, "steps")))["steps"]
-    children = (await view.api.get("/runs", parent=run_id, limit=_SHOWN))["runs"]
+    page = await _steps(view, run_id)
+    history = await view.api.get(path("runs", run_id, "history"))
+    children = (await view.api.get("/runs", parent=run_id, limit=_CHILDREN))["runs"]
     status = found["status"]
     return view.page(
         "run.html",
         run=found,
-        timeline=timeline(found, steps, now=view.clock.now()),
+        page=page,
+        timeline=timeline(found, page, history, now=view.clock.now()),
+        lines=_lines(page, history),
+        # Together the outputs of a page's steps stay light; one step's page has more of it.
+        most=8_000 if len(page["steps"]) == 1 else max(300, 24_000 // (len(page["steps"]) or 1)),
         children=children,
         commands=_commands(status),
         live="" if status in _ENDED else f"run:{run_id}",
     )
+
+
+async def _steps(view: View, run_id: str) -> dict[str, Any]:
+    """A page of its steps: the one that is asked for, else the newest."""
+    query = view.query
+    asked: dict[str, Any] = {"limit": _STEPS}
+    if query.get("step"):
+        asked["around"] = query["step"]
+    elif query.get("before"):
+        asked["before"] = query["before"]
+    elif query.get("cursor"):
+        asked["cursor"] = query["cursor"]
+    elif query.get("from") != "start":
+        asked["newest"] = "true"
+    found: dict[str, Any] = await view.api.get(path("runs", run_id, "steps"), **asked)
+    return found
+
+
+def _lines(page: Mapping[str, Any], history: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the code said, up to these steps; after the last of them, what it said at its end."""
+    lines = [line for step in page["steps"] for line in step["log"]]
+    if page["cursor"] is None:
+        lines += history["log"]
+    return sorted(lines, key=lambda line: str(line["at"]))[-_LINES:]
 
 
 _ENDED: Final = frozenset(status.value for status in ENDED)

@@ -1,0 +1,187 @@
+"""A run's page in a real Chromium: retries, lanes, a killed process, a wait, a child, logs."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.functions.stack import Stack
+from tests.functions.storm.deployed import deployed
+from tests.functions.test_dashboard_browser import (
+    VARIANTS,
+    Operator,
+    chromium,
+    problems_of,
+)
+
+pytestmark = pytest.mark.browser
+__all__ = ["chromium"]
+
+LAYER = Path(__file__).resolve().parent / "dashboard_layer"
+RECOVERED_MS = 60_000  # a killed slice is taken up once its lease has lapsed
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    data = tmp_path_factory.mktemp("trial") / "data"
+    with deployed(data, layer=LAYER, module="trial_workflows", environments=1) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def killed(stack: Stack) -> str:
+    """A run whose process was killed in the middle of a step; taken up again, it waits."""
+    run = started(stack, "trial", slow=True)
+    until(stack, run, lambda steps: any("result of sums" in one["key"] for one in steps))
+    time.sleep(0.5)
+    pids = stack.pids()["functions"]["step"]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    until(stack, run, lambda steps: any(one["kind"] == "wait" for one in steps), RECOVERED_MS)
+    return run
+
+
+def started(stack: Stack, workflow: str, **input: Any) -> str:
+    with stack.client() as client:
+        answer = client.post("/runs", json={"workflow": workflow, "input": input})
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["id"])
+
+
+def until(stack: Stack, run: str, seen: Any, within_ms: int = 20_000) -> None:
+    with stack.client() as client:
+        for _ in range(within_ms // 100):
+            found = client.get(f"/runs/{run}/steps").json()["steps"]
+            if seen(found):
+                return
+            time.sleep(0.1)
+    raise AssertionError([one["key"] for one in found])
+
+
+@pytest.fixture
+def page(chromium: Browser, stack: Stack) -> Iterator[Page]:
+    who = Operator(chromium, stack)
+    yield who.sign_in(stack.admin_key)
+    who.context.close()
+    assert who.complaints == []
+
+
+def lane(page: Page, name: str) -> Any:
+    has = page.locator("b", has_text=re.compile(f"^{name}$"))
+    return page.locator(".steps details").filter(has=has)
+
+
+def test_a_killed_process_its_retries_and_its_log_are_shown(page: Page, killed: str) -> None:
+    page.goto(f"/admin/runs/{killed}")
+    slices = page.get_by_role("region", name="Table: Slices")
+    expect(slices.locator(".badge", has_text="crashed")).to_have_count(1)
+    assert len(re.findall(r"[0-9a-f]{8}-[0-9a-f]{4}", slices.inner_text())) >= 2
+    assert page.locator(".bands .crashed").count() == 1
+    charge = lane(page, "charge")
+    assert charge.locator("rect.failed").count() == 2  # to scale: a bar an attempt
+    assert charge.locator("rect.completed").count() == 1
+    charge.locator("summary").click()
+    expect(charge.get_by_text("ConnectionError: attempt 1: <b>the till</b>")).to_be_visible()
+    expect(charge.locator("pre.code").first).to_contain_text("in _shaky")
+    expect(charge.locator("pre.code").first).to_contain_text("trial_workflows.py")
+    log = page.get_by_role("region", name="Table: Log")
+    said = [log.locator(".said").nth(n).inner_text() for n in range(log.locator(".said").count())]
+    assert said == ["An order came in", "Waits for somebody"]
+    expect(log).to_contain_text("made=42")
+
+
+def test_lanes_side_by_side_overlap_and_are_as_long_as_they_took(page: Page, killed: str) -> None:
+    page.goto(f"/admin/runs/{killed}?from=start")
+    expect(lane(page, "label")).to_be_visible()
+    # All at one look: the page is drawn again while it is live.
+    boxes = page.evaluate(
+        """() => Object.fromEntries([...document.querySelectorAll(".steps details")].map((one) => {
+            const rect = one.querySelector("rect:not(.dead)").getBoundingClientRect();
+            return [one.querySelector("b").textContent, [rect.left, rect.right]];
+        }))"""
+    )
+    assert abs(boxes["pack"][0] - boxes["label"][0]) < 10
+    assert boxes["charge"][1] <= boxes["pack"][0] + 5
+    assert boxes["slow"][0] > boxes["pack"][1]
+
+
+def test_child_parent_and_the_event_that_came_are_linked(page: Page, stack: Stack) -> None:
+    run = started(stack, "trial")
+    until(stack, run, lambda steps: any(one["kind"] == "wait" for one in steps))
+    page.goto(f"/admin/runs/{run}")
+    expect(page.get_by_role("heading", name="Waits for trial.approved")).to_be_visible()
+    page.locator("textarea[name=data]").fill('{"by": "ann"}')
+    page.get_by_role("button", name="Send the event").click()
+    expect(page.locator(".head .badge").first).to_have_text("completed")
+    wait = lane(page, "approval")
+    wait.locator("summary").click()
+    wait.get_by_role("link", name="the event that came").click()
+    expect(page.get_by_role("heading", name="trial.approved")).to_be_visible()
+    page.goto(f"/admin/runs/{run}")
+    children = page.get_by_role("region", name="Table: Children")
+    children.locator("a").first.click()
+    expect(page.get_by_role("heading", name="trial.child")).to_be_visible()
+    page.locator("dl.facts a").click()
+    page.wait_for_url(f"**/admin/runs/{run}")
+
+
+def test_a_failed_run_shows_where_the_code_was(page: Page, stack: Stack) -> None:
+    run = started(stack, "trial", fails=True)
+    until(stack, run, lambda steps: any(one["kind"] == "wait" for one in steps))
+    with stack.client() as client:
+        event = {"specversion": "1.0", "id": run, "source": "/x", "type": "trial.approved"}
+        client.post("/events", json={**event, "subject": run}).raise_for_status()
+    until(stack, run, lambda steps: any(one["status"] == "failed" for one in steps))
+    page.goto(f"/admin/runs/{run}")
+    error = page.get_by_role("region", name="Error")
+    expect(error).to_contain_text("KeyError")
+    error.get_by_role("link", name="ship").click()
+    ship = lane(page, "ship")
+    expect(ship).to_have_attribute("open", "")
+    expect(ship.locator("pre.code")).to_contain_text("raise KeyError(order")
+    expect(ship.locator("pre.code")).to_contain_text("in _ship")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_pages_of_runs_are_sound_in_every_variant(
+    chromium: Browser, stack: Stack, killed: str, variant: str
+) -> None:
+    who = Operator(chromium, stack, variant=variant)
+    who.sign_in(stack.admin_key)
+    addresses = {"run-killed": f"/admin/runs/{killed}", "trial": "/admin/workflows/trial"}
+    addresses |= {"workflows-trial": "/admin/workflows", "overview-trial": "/admin"}
+    found: list[str] = []
+    for name, path in addresses.items():
+        answer = who.page.goto(path)
+        assert answer is not None
+        assert answer.status == 200
+        found += [f"{name}: {one}" for one in problems_of(who, name, variant)]
+    who.context.close()
+    assert not found, "\n".join(found)
+
+
+def test_a_run_of_thousands_of_steps_opens_light_and_fast(page: Page, stack: Stack) -> None:
+    count = 1_000
+    run = started(stack, "trial.many", steps=count)
+    with stack.client() as client:
+        for _ in range(1_200):
+            if client.get(f"/runs/{run}").json()["status"] == "completed":
+                break
+            time.sleep(0.1)
+    for query in ("", "?from=start", "?step=n500"):
+        answer = page.goto(f"/admin/runs/{run}{query}")
+        assert answer is not None
+        assert len(answer.body()) < 100_000
+        assert page.locator(".steps > li").count() == 50
+    expect(page.get_by_text("of 1,000")).to_be_visible()
+    expect(lane(page, "n500")).to_have_attribute("open", "")
+    page.get_by_role("link", name="Earlier").click()
+    expect(lane(page, "n474")).to_be_visible()
