@@ -21,7 +21,7 @@ from tests.unit.stream_sites import two_sites
 @pytest.fixture
 async def site(postgres_dsn: str, scripted_model: ScriptedModel) -> AsyncIterator[ChatSite]:
     scripted_model.default = Reply.many(3)
-    brisk = {"ollama_max_inflight": 1, "slot_wait_s": 60.0, "keep_alive_s": 60.0}
+    brisk: Any = {"ollama_max_inflight": 1, "slot_wait_s": 60.0, "keep_alive_s": 60.0}
     async with chat_site(postgres_dsn, scripted_model.host, **brisk) as site:
         yield site
 

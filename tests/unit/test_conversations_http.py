@@ -182,3 +182,29 @@ async def test_a_title_is_the_first_words_even_where_the_first_is_long(
         messages = [{"role": "user", "content": said}]
         made = await ada.post("/conversations", json={"messages": messages})
     assert made.json()["title"] == title
+
+
+async def test_what_is_too_long_for_one_answer_is_read_and_exported_in_several(site: Site) -> None:
+    # A Function URL takes 6 MB of JSON, in which the answer's own quotes count twice.
+    words = [f"#{n} " + "é" * 240_000 for n in range(15)]
+    acme = await site.caller("acme")
+    at = (await acme.post("/conversations")).headers["location"]
+    for start in range(0, 15, 5):
+        said = [{"role": "user", "content": one} for one in words[start : start + 5]]
+        assert (await acme.post(f"{at}/messages", json={"messages": said})).status_code == 201
+    read: list[str] = []
+    after: dict[str, str] = {}
+    while after is not None:
+        answer = await acme.get(at, params=after)
+        assert len(answer.content) < 3_000_000
+        read += [one["content"] for one in answer.json()["messages"]]
+        after = {"after": cursor} if (cursor := answer.json()["cursor"]) else None
+    assert read == words
+    url, text = f"{at}/export?format=markdown", ""
+    while url:
+        answer = await acme.get(url)
+        text += answer.text
+        url = answer.links.get("next", {}).get("url", "")
+    assert [text.count(one) for one in words] == [1] * 15
+    assert (await acme.get(at, params={"after": "x"})).status_code == 400
+    assert (await acme.get(at, params={"after": "99.1"})).json()["messages"] == []

@@ -113,7 +113,7 @@ class ConversationStore:
         Raises `NotFound` for the conversation, and for the message.
         """
         source = await self.get(id, client=client)
-        number, index = _place_of(at)
+        number, index = place_of(at)
         entries = [one for one in await self.entries(id, client=client) if one.number <= number]
         if not entries or entries[-1].number != number or index >= len(entries[-1].messages):
             raise NotFound(f"There is no message {at[:40]!r} in this conversation.")
@@ -137,11 +137,11 @@ class ConversationStore:
         """Raises `NotFound`."""
         return _conversation(await self._find(id, client))
 
-    async def entries(self, id: str, *, client: str) -> list[Entry]:
-        """All that was said, in order."""
+    async def entries(self, id: str, *, client: str, since: int = 0) -> list[Entry]:
+        """All that was said, in order, from entry `since` on."""
         from lambent.mongo import guarded
 
-        wanted = {"conversation": id, "number": {"$gt": 0, "$lt": _NUMBERS}}
+        wanted = {"conversation": id, "number": {"$gte": max(1, since), "$lt": _NUMBERS}}
         found = (
             self._entries.find(wanted)
             .sort([("conversation", 1), ("number", 1)])
@@ -308,7 +308,8 @@ def message_id(entry: Entry, index: int) -> str:
     return f"{entry.number}.{index + 1}"
 
 
-def _place_of(id: str) -> tuple[int, int]:
+def place_of(id: str) -> tuple[int, int]:
+    """The entry's number and the place within it, from 0, of a message; raises `RequestError`."""
     number, _, index = id.partition(".")
     numbers = id.isascii() and number.isdecimal() and index.isdecimal() and len(id) <= 20
     # Only as `message_id` writes it: the fork tells the place it began at.

@@ -11,10 +11,22 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from lambent.admission.decisions import Principal, Scope
-from lambent.chat.conversations import Conversation, ConversationStore, Entry, message_id
+from lambent.chat.conversations import (
+    Conversation,
+    ConversationStore,
+    Entry,
+    message_id,
+    place_of,
+)
 from lambent.http.reach import Authorize
 from lambent.models.values import Message, Role
 
+# A Function URL answers 6 MB at most, in which a byte of text may take two.
+_PAGE_BYTES = 2_500_000
+_MESSAGE_BYTES = 300
+_After = Annotated[
+    str | None, Query(max_length=20, description="Only what was said after this message.")
+]
 _SAID: JsonDict = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
@@ -70,6 +82,7 @@ class MessageView(BaseModel):
 
 class WholeConversation(ConversationView):
     messages: list[MessageView]
+    cursor: str | None = Field(description="Read on with it as `after`; null with the last.")
 
 
 class ConversationList(BaseModel):
@@ -129,36 +142,37 @@ def _add_reading(router: APIRouter, store: ConversationStore, caller: Any) -> No
         )
 
     @router.get("/{id}")
-    async def get_conversation(id: str, who: caller) -> WholeConversation:
-        """One conversation, with all that was said."""
-        return await whole(id, who.client)
+    async def get_conversation(id: str, who: caller, after: _After = None) -> WholeConversation:
+        """One conversation, with all that was said; of a very long one, a page of that."""
+        return await read(id, who.client, after)
 
     @router.get("/{id}/export", response_model=None)
     async def export_conversation(
-        id: str, who: caller, format: Literal["json", "markdown"] = "json"
+        id: str, who: caller, format: Literal["json", "markdown"] = "json", after: _After = None
     ) -> Response:
-        """The same as a file, for a program or for people."""
-        found = await whole(id, who.client)
-        name = f"attachment; filename=conversation-{found.id}"
+        """The same as a file, for a program or for people; `Link` names the next one, if any."""
+        found = await read(id, who.client, after)
+        ending = "json" if format == "json" else "md"
+        headers = {"content-disposition": f"attachment; filename=conversation-{id}.{ending}"}
+        if found.cursor is not None:
+            rest = f"/conversations/{id}/export?format={format}&after={found.cursor}"
+            headers["link"] = f'<{rest}>; rel="next"'
         if format == "json":
-            return Response(
-                found.model_dump_json(indent=2),
-                media_type="application/json",
-                headers={"content-disposition": f"{name}.json"},
-            )
-        return Response(
-            markdown_of(found),
-            media_type="text/markdown; charset=utf-8",
-            headers={"content-disposition": f"{name}.md"},
-        )
+            data, media_type = found.model_dump_json(indent=2), "application/json"
+        else:
+            data, media_type = markdown_of(found), "text/markdown; charset=utf-8"
+        return Response(data, media_type=media_type, headers=headers)
 
-    async def whole(id: str, client: str) -> WholeConversation:
+    async def read(id: str, client: str, after: str | None) -> WholeConversation:
         found = await store.get(id, client=client)
-        entries = await store.entries(id, client=client)
-        return WholeConversation(
-            **_view(found).model_dump(),
-            messages=[view for entry in entries for view in _entry_views(entry)],
-        )
+        number, index = (0, 0) if after is None else place_of(after)
+        entries = await store.entries(id, client=client, since=number)
+        views = [view for entry in entries for view in _entry_views(entry)]
+        if entries and entries[0].number == number:
+            views = views[index + 1 :]
+        page = _page(views)
+        cursor = page[-1].id if len(page) < len(views) else None
+        return WholeConversation(**_view(found).model_dump(), messages=page, cursor=cursor)
 
 
 def _add_changing(router: APIRouter, store: ConversationStore, caller: Any) -> None:
@@ -186,6 +200,16 @@ def markdown_of(found: WholeConversation) -> str:
         parts.append(f"## {one.role.value.capitalize()}, {one.created_at:%Y-%m-%d %H:%M} UTC\n")
         parts.append(f"{one.content}\n")
     return "\n".join(parts)
+
+
+def _page(views: Sequence[MessageView]) -> list[MessageView]:
+    """As many as one answer may hold, and at least one."""
+    size = 0
+    for count, one in enumerate(views):
+        size += _MESSAGE_BYTES + len(one.content.encode()) + len((one.thinking or "").encode())
+        if size > _PAGE_BYTES and count:
+            return list(views[:count])
+    return list(views)
 
 
 def _messages(said: Sequence[SaidMessage]) -> tuple[Message, ...]:
