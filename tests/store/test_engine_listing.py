@@ -14,7 +14,7 @@ from lambent.engine.control import RunControl, RunFilter
 from lambent.engine.documents import new_run, ulid_floor
 from lambent.engine.engine import MongoStore, WorkflowEngine
 from lambent.engine.listing import lanes, spans
-from lambent.engine.model import Status
+from lambent.engine.model import STEPS, Status
 from lambent.mongo import Mongo
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -79,6 +79,33 @@ async def test_counting_stops_where_it_is_told_to(control: RunControl) -> None:
     assert await control.count(completed) == 297
     assert await control.count(completed, most=100) == 100
     assert await control.count(RunFilter(client=None, status=Status.PAUSED)) == 0
+
+
+async def test_a_parents_children_are_found_by_what_it_has_on_record(control: RunControl) -> None:
+    parent = run(100)["_id"]
+    place = {"run": parent, "epoch": 0, "key": "child"}
+    children = [run(number, parent=place) for number in range(5)]
+    stranger = run(50, parent={**place, "run": "another"})  # a singleton that was there before
+    await control._due.collection.insert_many([run(100), *children, stranger])
+    steps = control._mongo.db[STEPS]
+    for number, child in enumerate([*children, stranger]):
+        made = {"_id": f"{parent}/0/{number}", "run": parent, "epoch": 0, "child": child["_id"]}
+        await steps.insert_one(made)
+    wanted = RunFilter(client=None, parent=parent)
+    first = await control.list_runs(wanted, limit=3)
+    rest = await control.list_runs(wanted, limit=3, cursor=first.cursor)
+    assert [one.key for one in first.runs + rest.runs] == ["0", "1", "2", "3", "4"]
+    assert rest.cursor is None
+    assert await control.count(wanted) == 5
+    assert await control.count(RunFilter(client=None, parent=parent, status=Status.FAILED)) == 1
+
+
+async def test_setup_drops_the_indexes_of_releases_before(control: RunControl) -> None:
+    runs = control._due.collection
+    await runs.create_index("created_at")
+    await runs.create_index([("parent.run", 1), ("_id", 1)])
+    await control.ensure_indexes()
+    assert not {"created_at_1", "parent.run_1__id_1"} & set(await runs.index_information())
 
 
 @pytest.mark.parametrize(

@@ -280,12 +280,14 @@ class DueDocuments:
         unset: Sequence[str] = (),
         where: Mapping[str, Any] | None = None,
         also: Mapping[str, Any] | None = None,
+        lasting: bool = True,
     ) -> Settled:
         """Give the document back with its next due time and what else changes, in one update.
 
         `seen_signals`: the `signals` that the owner acted upon; None for documents that are never
         woken. Not asked for where the document stays due at once. `where`: further conditions;
         failing them answers SIGNALLED, for the document is then not what the owner thought.
+        `lasting`: as for `write`; one that the store forgets leaves the document due again.
         """
         guard: Document = {"_id": lease.id, "lease": lease.token, **(where or {})}
         if seen_signals is not None and due_at > self._clock.now():
@@ -294,7 +296,8 @@ class DueDocuments:
         update: Document = {"$set": changes, **(also or {})}
         if unset:
             update["$unset"] = dict.fromkeys(unset, "")
-        answer = await guarded(self.collection.update_one(guard, update))
+        collection = self.collection if lasting else self._fleeting
+        answer = await guarded(collection.update_one(guard, update))
         if answer.matched_count == 1:
             return Settled.DONE
         mine = {"_id": lease.id, "lease": lease.token}

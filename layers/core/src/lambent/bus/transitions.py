@@ -85,13 +85,18 @@ async def save_cursor(events: DueDocuments, lease: Lease, cursor: Document) -> L
 async def mark_delivered(
     events: DueDocuments, lease: Lease, *, at: datetime, expire_at: datetime
 ) -> Settled:
-    """pending → delivered. Its retention begins only here: an undelivered event never expires."""
+    """pending → delivered. Its retention begins only here: an undelivered event never expires.
+
+    Need not outlive a crash of the store: one that is forgotten costs one more delivery, which
+    changes nothing, while whoever was woken now works with the same store.
+    """
     return await events.settle(
         lease,
         due_at=FAR_FUTURE,
         seen_signals=None,
         set={"status": EventStatus.DELIVERED, "delivered_at": at, "expire_at": expire_at},
         unset=("cursor", "problem"),
+        lasting=False,
     )
 
 
