@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lambent.clock import EPOCH, FAR_FUTURE, SystemClock
 from lambent.due import DueDocuments, DueKind, Settled, new_due_fields
+from lambent.intercept import Intercepted, StoreCall
 from lambent.mongo import Mongo
 
 KIND = DueKind("things", levels=(0, 1, 2), wakeable={"status": "open"})
@@ -170,3 +173,21 @@ async def test_the_next_due_time_is_the_earlier_of_a_timer_and_a_lapsing_lease(
     assert lapse is not None
     assert lapse < now + timedelta(seconds=40)
     assert await due.next_due_at(now + timedelta(seconds=5)) is None
+
+
+async def test_what_is_put_off_while_it_is_claimed_is_given_back(due: DueDocuments) -> None:
+    await put(due, "tick", due_at=SystemClock().now())
+    later = SystemClock().now() + timedelta(days=1)
+
+    async def put_off(call: StoreCall, make: Callable[[], Awaitable[Any]]) -> Any:
+        if call.name == "find_one":  # the claim is written, and about to be read back
+            await due.collection.update_one({"_id": "tick"}, {"$set": {"due_at": later}})
+        return await make()
+
+    mongo = SimpleNamespace(db={KIND.collection: due.collection})
+    claimer = DueDocuments(Intercepted(mongo, put_off), KIND, clock=SystemClock())
+    async with asyncio.timeout(5):
+        assert await claimer.claim("tick") is None
+    document = await due.collection.find_one({"_id": "tick"})
+    assert document is not None
+    assert (document["lease"], document["claims"]) == (None, 0)

@@ -183,7 +183,8 @@ class DueDocuments:
         now = self._clock.now()
         begun_s = self._clock.monotonic_s()
         token = secrets.token_hex(12)
-        due = {"$gte": EPOCH, "$lte": now + timedelta(seconds=ahead_s)}
+        horizon = now + timedelta(seconds=ahead_s)
+        due = {"$gte": EPOCH, "$lte": horizon}
         with suppress(StoreUnavailable):
             await guarded(
                 self._fleeting.update_one(
@@ -196,8 +197,12 @@ class DueDocuments:
         document = await guarded(self.collection.find_one(mine, self.kind.read))
         if document is None:
             return None
-        await self._wait_for(document["due_at"])
         lease = Lease(self.kind, document_id, token, begun_s + LEASE_S)
+        if document["due_at"] > horizon:
+            # Put off between the two (a schedule changed, a debounced run joined): not due at all.
+            await self.release(lease)
+            return None
+        await self._wait_for(document["due_at"])
         return Claimed(document, lease)
 
     def hold(self, document: Document) -> Lease:
