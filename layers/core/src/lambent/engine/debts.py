@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 
 from lambent.clock import Clock
-from lambent.due import Database, DueDocuments, Lease
+from lambent.due import Database, DueDocuments, Lease, Settled
 from lambent.engine.config import EngineConfig, Nudger
 from lambent.engine.flow import Gates
-from lambent.engine.model import CHUNKS, OPEN_WAITS, STEPS, Debt
+from lambent.engine.model import CHUNKS, ENDED_IN, OPEN_WAITS, STEPS, Debt
 from lambent.engine.transitions import Transitions
 from lambent.mongo import Document, guarded
 from lambent.waits import WAITS, Waits
@@ -53,7 +53,9 @@ class Debts:
                 case Debt.RETENTION:
                     await self._set_expiry(run)
         keep = timedelta(seconds=self._config.retention_s)
-        await self._transitions.forget(lease, run["finished_at"] + keep)
+        settled = await self._transitions.forget(lease, run["finished_at"] + keep)
+        if settled is Settled.LOST:
+            await self._take_back(run)
         if woken:
             await self._nudger.nudge(woken)
 
@@ -64,9 +66,18 @@ class Debts:
             await self._waits.close_run(run["_id"])
         stay_s = self._config.retention_s + self._config.leftovers_s
         expire_at = run["finished_at"] + timedelta(seconds=stay_s)
+        # With the epoch that ended, so that a late owner changes nothing of a later one.
+        expiry = {"expire_at": expire_at, ENDED_IN: run["epoch"]}
+        not_later = {"run": run["_id"], ENDED_IN: {"$not": {"$gt": run["epoch"]}}}
         for name in sorted(left & {STEPS, WAITS, CHUNKS}):
-            await guarded(
-                self._mongo.db[name].update_many(
-                    {"run": run["_id"]}, {"$set": {"expire_at": expire_at}}
-                )
-            )
+            await guarded(self._mongo.db[name].update_many(not_later, {"$set": expiry}))
+
+    async def _take_back(self, run: Document) -> None:
+        """The expiry that a late owner set, if the run goes on in a later epoch by now."""
+        found = await guarded(self._due.collection.find_one({"_id": run["_id"]}, {"epoch": 1}))
+        if found is None or found["epoch"] == run["epoch"]:
+            return
+        mine = {"run": run["_id"], ENDED_IN: run["epoch"]}
+        for name in (STEPS, WAITS, CHUNKS):
+            expiry = {"expire_at": "", ENDED_IN: ""}
+            await guarded(self._mongo.db[name].update_many(mine, {"$unset": expiry}))

@@ -110,6 +110,8 @@ RUNS: Final = DueKind(
 )
 STEPS: Final = "steps"
 CHUNKS: Final = "chunks"
+# Of what an ended run left: the epoch whose end set its expiry.
+ENDED_IN: Final = "ended_in"
 # Among what a run left: waits that nobody has closed yet.
 OPEN_WAITS: Final = "open waits"
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from lambent.due import Database
 from lambent.engine.context import Children, error_document
 from lambent.engine.documents import visible
-from lambent.engine.model import CHUNKS, STEPS, ErrorRecord, Kind
+from lambent.engine.model import CHUNKS, ENDED_IN, STEPS, ErrorRecord, Kind
 from lambent.engine.tracebacks import traceback_of
 from lambent.errors import LambentError, StepFailed
 from lambent.mongo import Document, guarded
@@ -16,10 +16,11 @@ from lambent.waits import WAITS
 
 async def tidy(mongo: Database, children: Children, run: Document) -> None:
     """After a retry or restart: nothing of the run expires, and children that were cut off stop."""
+    # Not what the end of this very epoch set: then this owner is a late one.
+    earlier_end = {"run": run["_id"], ENDED_IN: {"$not": {"$gte": run["epoch"]}}}
     for name in (STEPS, WAITS, CHUNKS):
-        await guarded(
-            mongo.db[name].update_many({"run": run["_id"]}, {"$unset": {"expire_at": ""}})
-        )
+        expiry = {"expire_at": "", ENDED_IN: ""}
+        await guarded(mongo.db[name].update_many(earlier_end, {"$unset": expiry}))
     if not run["cuts"] and run["base_epoch"] != run["epoch"]:
         return
     cut_off = {"run": run["_id"], "kind": Kind.CHILD.value}
