@@ -125,14 +125,18 @@ class _Collection:
     async def insert_one(self, document: Document) -> None:
         self._wire.run({"insert": self._name, "documents": [document]})
 
-    async def update_one(self, query: Document, update: Document) -> _Counted:
-        return self._update(query, update, many=False)
+    async def update_one(
+        self, query: Document, update: Document, *, upsert: bool = False
+    ) -> _Counted:
+        return self._update(query, update, many=False, upsert=upsert)
 
     async def update_many(self, query: Document, update: Document) -> _Counted:
         return self._update(query, update, many=True)
 
-    def _update(self, query: Document, update: Document, *, many: bool) -> _Counted:
-        change = {"q": query, "u": update, "multi": many}
+    def _update(
+        self, query: Document, update: Document, *, many: bool, upsert: bool = False
+    ) -> _Counted:
+        change = {"q": query, "u": update, "multi": many, "upsert": upsert}
         reply = self._wire.run({"update": self._name, "updates": [change]})
         return _Counted(matched_count=reply["n"])
 
@@ -144,6 +148,19 @@ class _Collection:
         self, query: Document, shown: Mapping[str, Any] | None = None
     ) -> Document | None:
         return next(iter(await self.find(query, shown).limit(1).to_list()), None)
+
+    async def delete_many(self, query: Document) -> _Counted:
+        reply = self._wire.run({"delete": self._name, "deletes": [{"q": query, "limit": 0}]})
+        return _Counted(deleted_count=reply["n"])
+
+    async def count_documents(self, query: Document, *, limit: int = _ALL) -> int:
+        return len(await self.find(query, {"_id": 1}).limit(limit).to_list())
+
+    async def aggregate(self, pipeline: list[Document]) -> _Cursor:
+        cursor = {"batchSize": _ALL}
+        return _Cursor(
+            self._wire, {"aggregate": self._name, "pipeline": pipeline, "cursor": cursor}
+        )
 
     def find(
         self, query: Document, shown: Mapping[str, Any] | None = None, *, batch_size: int = _ALL

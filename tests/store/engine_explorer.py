@@ -1,8 +1,9 @@
 """Owns the order of every store call of several actors, and explores the orders there are.
 
-An actor is one process of production: a slice, a publisher with its delivery, somebody who cancels.
-Each of its store calls stops at a gate; the scheduler lets one through, waits until nothing moves
-any more, and chooses again. A schedule is the list of choices: a failing one can be played again.
+An actor is one process of production: a slice, a publisher with its delivery, somebody who cancels,
+a poller. Each of its store calls and short rests stops at a gate; the scheduler lets one through,
+waits until nothing moves any more, and chooses again. An actor may call others into being, as a
+nudge does. A schedule is the list of choices: a failing one can be played again.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ Make = Callable[[], Awaitable[Any]]
 CRASH = "crash"  # the actor dies before its call is sent
 CRASH_AFTER = "crash after"  # the call is done, its answer is lost, the actor is dead
 STALL = "stall"  # a lease's time passes: whoever holds one has become a zombie
+CLOCK = "clock"  # in the place of a collection: a short rest, over when it is let through
 
 
 @dataclass
@@ -33,6 +35,10 @@ class Point:
     actor: str
     call: StoreCall
     go: asyncio.Future[str]
+
+    @property
+    def rests(self) -> bool:
+        return self.call.collection == CLOCK
 
 
 @dataclass
@@ -83,7 +89,12 @@ class Scheduler:
             raise Crash(actor)
         point = Point(actor, call, asyncio.get_running_loop().create_future())
         self._points.append(point)
-        order = await point.go
+        try:
+            order = await point.go
+        except asyncio.CancelledError:  # a timer that is not needed any more
+            if point in self._points:
+                self._points.remove(point)
+            raise
         if order == CRASH:
             raise Crash(actor)
         self._making += 1
@@ -99,7 +110,7 @@ class Scheduler:
     async def run(self, actors: dict[str, Act]) -> None:
         """All actors at once, one store call at a time."""
         for name, act in actors.items():
-            self._tasks[name] = asyncio.create_task(self._live(name, act))
+            self.call_up(name, act)
         await self._quiet()
         while self._points:
             await self._next()
@@ -109,6 +120,11 @@ class Scheduler:
         for task in self._tasks.values():
             task.result()
 
+    def call_up(self, name: str, act: Act) -> None:
+        """One actor more, from here on."""
+        assert name not in self._tasks, name
+        self._tasks[name] = asyncio.create_task(self._live(name, act))
+
     async def _live(self, name: str, act: Act) -> None:
         _ACTOR.set(name)
         with contextlib.suppress(Crash):
@@ -117,12 +133,12 @@ class Scheduler:
             await act()
 
     async def _next(self) -> None:
-        running = any(point.actor == self._last for point in self._points)
+        running = any(one.actor == self._last and not one.rests for one in self._points)
         options: list[tuple[str, Point, str]] = []
         for point in self._points:
             options.append((f"{point.actor}: {point.call.collection}.{point.call.name}", point, ""))
-        # The one that ran last first: no preemption is the default.
-        options.sort(key=lambda option: option[1].actor != self._last)
+        # The one that ran last first: no preemption is the default. Whoever rests comes last.
+        options.sort(key=lambda option: (option[1].rests, option[1].actor != self._last))
         if self._faults:
             for _, point, _ in list(options):
                 options.append((f"{point.actor} dies before {point.call}", point, CRASH))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 from lambent.engine.options import NO_RETRY, Batch, Concurrency, Retry, Singleton
@@ -12,39 +11,10 @@ from lambent.engine.registry import Registry
 from lambent.engine.step import Step
 from lambent.errors import Conflict, Interrupted, NonRetryable, StepFailed, WaitTimedOut
 from tests.store.engine_explorer import Act
+from tests.store.engine_scenario import Scenario, canceller, outcome, publish_again
+from tests.store.engine_scenarios_polled import POLLED
+from tests.store.engine_scenarios_values import VALUES
 from tests.store.engine_world import World
-
-Setup = Callable[[World], Awaitable[dict[str, Act]]]
-Check = Callable[[World], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """`setup` makes what is there before and names the actors; `check` what must have come of it.
-
-    `weight`: its share of the schedules.
-    """
-
-    name: str
-    register: Callable[[Registry, Callable[[], World]], None]
-    setup: Setup
-    check: Check
-    weight: int = 1
-
-
-async def publish_again(world: World, *numbers: int) -> None:
-    """A publisher that died, or was told nothing, publishes again: duplicates do not count."""
-    if not world.faulty:
-        return
-    for number in numbers:
-        await world.publish("e", number)
-    await world.drain()
-
-
-async def outcome(world: World, number: int = 0) -> tuple[str, Any]:
-    run = world.last[number]
-    return run["status"], run["output"]
-
 
 # An event, published while the run gets to its wait: never lost, never twice.
 
@@ -83,13 +53,9 @@ def _cancel(workflows: Registry, world: Callable[[], World]) -> None:
 async def _cancel_setup(world: World) -> dict[str, Act]:
     run = await world.start("cancel")
 
-    async def cancel() -> None:
-        with contextlib.suppress(Conflict):
-            await world.engine.control.cancel(run, client=world.client)
-
     return {
         "slice": lambda: world.advance(run),
-        "canceller": cancel,
+        "canceller": canceller(world, run),
         "publisher": lambda: world.publish("e", 1),
     }
 
@@ -113,13 +79,9 @@ async def _cancel_check(world: World) -> None:
 async def _bury_setup(world: World) -> dict[str, Act]:
     run = await world.start("cancel")
 
-    async def cancel() -> None:
-        with contextlib.suppress(Conflict):
-            await world.engine.control.cancel(run, client=world.client)
-
     return {
         "slice": lambda: world.advance(run),
-        "canceller": cancel,
+        "canceller": canceller(world, run),
         "second": lambda: world.advance(run),
     }
 
@@ -474,6 +436,44 @@ async def _taken_check(world: World) -> None:
         assert await outcome(world) == ("completed", "ab")
 
 
+# A run that is retried and then waits for long: what it needs must not expire meanwhile.
+
+
+def _revived(workflows: Registry, world: Callable[[], World]) -> None:
+    @workflows.workflow("revived", retry=NO_RETRY)
+    async def revived(step: Step, input: Any) -> Any:
+        here = world()
+
+        async def once_bad() -> None:
+            await here.effect("try")
+            if here.effects.count("try") == 1:
+                raise NonRetryable("the first time")
+
+        await step.do("a", here.effect, "a")
+        await step.do("act", once_bad)
+        await step.sleep(100_000)
+
+
+async def _revived_setup(world: World) -> dict[str, Act]:
+    run = await world.start("revived")
+
+    async def retry() -> None:
+        with contextlib.suppress(Conflict):
+            await world.engine.control.retry(run, client=world.client)
+        await world.advance(run)
+
+    return {
+        "slice": lambda: world.advance(run),
+        "second": lambda: world.advance(run),
+        "retrier": retry,
+    }
+
+
+async def _revived_check(world: World) -> None:
+    run = world.last[0]
+    assert run["status"] in {"failed", "waiting"}
+
+
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
@@ -491,5 +491,8 @@ SCENARIOS = {
         Scenario("single", _single, _single_setup, _single_check),
         Scenario("retry", _retry, _retry_setup, _retry_check),
         Scenario("taken", _taken, _taken_setup, _taken_check),
+        Scenario("revived", _revived, _revived_setup, _revived_check),
+        *POLLED,
+        *VALUES,
     )
 }

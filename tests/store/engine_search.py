@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import io
 import os
 import secrets
 import time
 import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 
 from lambent.clock import SystemClock
@@ -28,7 +29,8 @@ from tests.store.engine_explorer import (
     Walk,
     successors,
 )
-from tests.store.engine_scenarios import SCENARIOS, Scenario
+from tests.store.engine_scenario import CONFIG, Scenario
+from tests.store.engine_scenarios import SCENARIOS
 from tests.store.engine_world import LAPSE_S, World
 
 PREEMPTIONS = 2
@@ -62,14 +64,15 @@ class Search:
 
     async def play(self, walk: Walk) -> Failure | None:
         """One schedule; None: everything held."""
-        world = self._world = World(self._mongo, self._registry)
+        world = self._world = World(self._mongo, self._registry, config=self._scenario.config)
         scheduler = Scheduler(walk.choose, lambda: world.clock.move_s(LAPSE_S))
         try:
             actors = await self._scenario.setup(world)
-            world.gate = scheduler.gate
+            world.begin(scheduler)
             await scheduler.run(actors)
-            world.gate = None
-            world.faulty = scheduler.faulty
+            world.stop(faulty=scheduler.faulty)
+            if self._scenario.prompt is not None and not world.faulty:
+                await self._scenario.prompt(world)
             await world.drain()
             await self._scenario.check(world)
             await world.check()
@@ -165,7 +168,9 @@ _NEEDED = {
 async def _prepare(mongo: BlockingMongo) -> None:
     from lambent.bus.events import ensure_event_indexes
 
-    await World(mongo, Registry()).engine.ensure_indexes()
+    world = World(mongo, Registry(), config=CONFIG)
+    await world.engine.ensure_indexes()
+    await world.schedules.ensure_indexes()
     await ensure_event_indexes(mongo, clock=SystemClock())
     for collection in ("runs", "steps", "waits", "events", "chunks"):
         indexes = await mongo.db[collection].index_information()
@@ -181,7 +186,8 @@ def work(
     """For a process of its own."""
     mongo = BlockingMongo(uri, db_name)
     try:
-        tried, failures = asyncio.run(search(mongo, name, share, shares, budget, seed))
+        with redirect_stdout(io.StringIO()):  # what functions tell of themselves
+            tried, failures = asyncio.run(search(mongo, name, share, shares, budget, seed))
     finally:
         mongo.close()
     return name, tried, [str(one) for one in failures]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -12,15 +12,18 @@ from lambent.bus.delivery import Deliverer
 from lambent.bus.events import EventBus, StepEvents
 from lambent.bus.webhooks import WebhookQueue
 from lambent.clock import EPOCH, FAR_FUTURE
-from lambent.due import Database
+from lambent.due import LEASE_S, Database
 from lambent.engine.config import EngineConfig
 from lambent.engine.engine import MongoStore, WorkflowEngine
 from lambent.engine.model import ACTIVE, ENDED, FINAL
 from lambent.engine.registry import Registry
+from lambent.engine.values import is_chunked
 from lambent.intercept import Gate, Intercepted, StoreCall
 from lambent.leases import NoKeeper
 from lambent.mongo import Document
-from lambent.testing import VirtualClock
+from lambent.schedules.schedules import Schedules
+from tests.store.engine_explorer import Scheduler
+from tests.store.engine_fleet import Fleet, RestingClock, Scoped
 
 LAPSE_S = 31.0
 
@@ -35,19 +38,22 @@ class _Nobody:
 class World:
     """A client of its own, so that thousands of worlds share one database."""
 
-    def __init__(self, mongo: Database, workflows: Registry) -> None:
+    def __init__(self, mongo: Database, workflows: Registry, *, config: EngineConfig) -> None:
         self.mongo = mongo
-        self.clock = VirtualClock()
-        self.client = secrets.token_hex(6)
         self.gate: Gate | None = None
+        self.clock = RestingClock(lambda: self.gate)
+        self.client = secrets.token_hex(6)
         self.undelivered: set[str] = set()
+        self.events = 0
         self.faulty = False  # whether an actor died or stalled in this schedule
         self.last: list[Document] = []  # the runs, as the last drain found them at rest
         self.effects: list[str] = []
         self.ends: dict[str, int] = {}
         self.finals: dict[str, Document] = {}
-        config = EngineConfig(warm_s=0.0)
-        gated = Intercepted(mongo, self._watch)
+        self.settled: set[str] = set()  # waits that are open no more
+        self.chunks: set[str] = set()
+        self.told: dict[str, Any] = {}  # what a scenario's parts tell each other
+        gated = Intercepted(Scoped(mongo, self.client), self._watch)
         store = MongoStore(gated, clock=self.clock, config=config, keeper=NoKeeper())
         self.engine = WorkflowEngine(
             store, workflows=workflows, config=config, events=StepEvents(lambda: self.bus)
@@ -63,6 +69,20 @@ class World:
         )
         self.deliverer = deliverer
         self.bus = EventBus(gated, clock=self.clock, deliverer=deliverer)
+        self.schedules = Schedules(gated, clock=self.clock)
+        self.fleet = Fleet(gated, clock=self.clock, engine=self.engine, deliverer=deliverer)
+
+    def begin(self, scheduler: Scheduler) -> None:
+        """From here on the scheduler has every store call, and every function that is invoked."""
+        self.gate = scheduler.gate
+        self.fleet.call_up = scheduler.call_up
+        self._began_s = self.clock.monotonic_s()
+
+    def stop(self, *, faulty: bool) -> None:
+        """Nobody else is about any more."""
+        self.gate = self.fleet.call_up = None
+        # Rests that took a lease's time together are as good as a stall.
+        self.faulty = faulty or self.clock.monotonic_s() - self._began_s > LEASE_S / 2
 
     async def _watch(self, call: StoreCall, make: Callable[[], Awaitable[Any]]) -> Any:
         async def watched() -> Any:
@@ -78,11 +98,17 @@ class World:
             self._final(call.about, call.args[0])
         if call.name == "insert_one" and call.collection == "events":
             self.undelivered.add(call.about)
+            self.events += 1
+        if call.name == "insert_one" and call.collection == "chunks":
+            self.chunks.add(call.about)
         if call.name != "update_one" or not answer.matched_count:
             return
         changes = call.args[1].get("$set", {})
         if call.collection == "steps":
             self._final(call.about, changes)
+        if call.collection == "waits" and "status" in changes:
+            assert call.about not in self.settled, f"a wait was settled twice: {call.about}"
+            self.settled.add(call.about)
         if call.collection == "events" and changes.get("status", "pending") != "pending":
             self.undelivered.discard(call.about)
         if call.collection == "runs":
@@ -122,6 +148,10 @@ class World:
 
     async def drain(self) -> None:
         """Let every lease lapse and every timer go off, until nothing of this client is due."""
+        if self.fleet.polls:
+            await self.fleet.drain(LAPSE_S)
+            self.last = await self.runs()
+            return
         for _ in range(14):
             self.clock.move_s(LAPSE_S)
             now = self.clock.now()
@@ -149,12 +179,13 @@ class World:
                 assert "active_key" not in run, f"an active key is left: {about}"
                 assert self.ends.get(run["_id"], 1) <= 1, f"a run ended twice: {about}"
             elif run["status"] in ACTIVE:
-                raise AssertionError(f"a run sleeps for ever: {about}")
+                assert run["due_at"] != FAR_FUTURE, f"a run sleeps for ever: {about}"
         await self._check_records()
 
     async def _check_records(self) -> None:
         of_runs = {"run": {"$in": [run["_id"] for run in self.last]}}
         ended = {run["_id"] for run in self.last if run["status"] in ENDED}
+        bases = {run["_id"]: run["base_epoch"] for run in self.last}
         waits = await self.mongo.db["waits"].find(of_runs).to_list()
         taken = [(one["run"], one["event"]) for one in waits if one["status"] == "satisfied"]
         assert len(taken) == len(set(taken)), "an event was taken twice"
@@ -164,3 +195,45 @@ class World:
             assert now == was, f"a checkpoint changed: {was} -> {now}"
         left = [one for one in waits if one["status"] == "open" and one["run"] in ended]
         assert not left, f"a wait is left open: {left}"
+        for one in [*waits, *steps.values()]:
+            if one["run"] in ended:
+                assert "expire_at" in one, f"it stays for ever: {one}"
+            elif one["epoch"] >= bases[one["run"]]:
+                assert "expire_at" not in one, f"it goes while it is needed: {one}"
+        if self.events:
+            await self._check_events()
+        if self.chunks:
+            await self._check_chunks(steps.values(), ended)
+
+    async def _check_events(self) -> None:
+        for one in await self.mongo.db["events"].find({"client": self.client}).to_list():
+            about = {name: one[name] for name in ("_id", "type", "status", "due_at", "lease")}
+            assert (one["lease"], one["due_at"]) == (None, FAR_FUTURE), f"not over: {about}"
+            assert one["status"] == "delivered", f"not over: {about}"
+            assert "expire_at" in one, f"it stays for ever: {about}"
+
+    async def _check_chunks(self, steps: Iterable[Document], ended: set[str]) -> None:
+        """Each chunk is of a value that is pointed at, or goes with its run; none is missing."""
+        found = await self.mongo.db["chunks"].find({"_id": {"$in": sorted(self.chunks)}}).to_list()
+        pointed = {
+            form["v"]["set"]: form["v"]["count"]
+            for document in [*self.last, *steps]
+            for name in ("input", "output", "progress")
+            for form in _chunked(document.get(name))
+        }
+        known = {run["_id"] for run in self.last}
+        for chunk in found:
+            if chunk["run"] not in known:
+                continue
+            about = {name: value for name, value in chunk.items() if name != "data"}
+            goes = chunk["run"] in ended and "expire_at" in chunk
+            stays = chunk["run"] not in ended and chunk["set"] in pointed
+            assert goes or stays, f"orphan: {about}"
+        for name, count in pointed.items():
+            assert count == sum(one["set"] == name for one in found), f"chunks of {name} are gone"
+
+
+def _chunked(form: Any) -> list[Document]:
+    if isinstance(form, dict) and "value" in form and "order" in form:  # progress
+        form = form["value"]
+    return [one for one in (form if isinstance(form, list) else [form]) if is_chunked(one)]

@@ -21,6 +21,8 @@ _CALLS: Final = {
     "find_one",
     "delete_one",
     "delete_many",
+    "count_documents",
+    "aggregate",
 }
 
 

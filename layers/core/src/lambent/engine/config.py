@@ -29,6 +29,7 @@ class EngineConfig:
     deaths: int = 5  # lapsed leases in a row that make a run poison
     idle_slices: int = 25  # slices in a row without a checkpoint that block a run
     chunk_over_bytes: int = 1_000_000
+    chunk_bytes: int = 4 * 1024 * 1024
     largest_value_bytes: int = 64 * 1024 * 1024
     no_code_retry_s: float = 300.0
     callback_base_url: str = ""

@@ -14,7 +14,6 @@ from lambent.engine.model import CHUNKS, RUNS
 from lambent.errors import Unserialisable
 from lambent.mongo import Document, guarded
 
-_CHUNK_BYTES = 4 * 1024 * 1024
 _CHUNKED = "chunks"
 _DOCUMENT_BYTES = 8 * 1024 * 1024  # what values may take of the 16 MB of a document
 
@@ -53,10 +52,10 @@ class Values:
             )
         # A name of its own for each try: two slices that race must not mix their pieces.
         name = f"{run}/{secrets.token_hex(8)}"
-        starts = range(0, len(data), _CHUNK_BYTES)
+        size = self._config.chunk_bytes
         pieces: list[Document] = [
-            {"_id": f"{name}/{n}", "set": name, "n": n, "run": run, "data": _piece(data, at)}
-            for n, at in enumerate(starts)
+            {"_id": f"{name}/{n}", "set": name, "n": n, "run": run, "data": data[at : at + size]}
+            for n, at in enumerate(range(0, len(data), size))
         ]
         # On the run first, so that what ends it knows to set their expiry, then the chunks, and
         # only then the document that points at them: a record never misses its value.
@@ -106,10 +105,6 @@ class Values:
     async def fetch(self, form: Any) -> Any:
         """The value that a stored form stands for."""
         return decode(await self.form(form))
-
-
-def _piece(data: bytes, at: int) -> bytes:
-    return data[at : at + _CHUNK_BYTES]
 
 
 def is_chunked(form: Any) -> bool:

@@ -1,0 +1,224 @@
+"""Scenarios with pollers: what they find they nudge for, and each nudge is one function more."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from lambent.clock import FAR_FUTURE
+from lambent.dispatch import Work
+from lambent.engine.options import Concurrency
+from lambent.engine.registry import Registry
+from lambent.engine.step import Step
+from lambent.errors import Conflict
+from lambent.schedules.cron import Cron
+from lambent.schedules.schedules import Plan
+from tests.store.engine_explorer import Act
+from tests.store.engine_scenario import Scenario, canceller, outcome, publish_again
+from tests.store.engine_world import World
+
+# A poller that looks twice or so; drains look again.
+_LIFE_S = 1.5
+_YEARLY = "0 0 1 1 *"
+
+# Everybody at once: a slice, a publisher with its delivery, somebody who cancels, a poller that
+# invokes further slices and deliverers.
+
+
+def _polled(workflows: Registry, world: Callable[[], World]) -> None:
+    @workflows.workflow("polled")
+    async def polled(step: Step, input: Any) -> Any:
+        here = world()
+        await step.do("a", here.effect, "a", undo=lambda _: here.effect("undo a"))
+        return (await step.wait_for_event("e", type="e")).data
+
+
+async def _polled_setup(world: World) -> dict[str, Act]:
+    run = await world.start("polled")
+    world.fleet.polls = (Work.RUNS, Work.EVENTS)
+    return {
+        "slice": lambda: world.fleet.step([run]),
+        "publisher": lambda: world.publish("e", 1),
+        "poller": world.fleet.poller(_LIFE_S),
+        "canceller": canceller(world, run),
+    }
+
+
+async def polled_check(world: World) -> None:
+    await publish_again(world, 1)
+    status, output = await outcome(world)
+    recorded = any(key.endswith("/a") and one["status"] == "completed"
+                   for key, one in world.finals.items())  # fmt: skip
+    if status == "completed":
+        assert (output, "undo a" in world.effects) == (1, False)
+    else:
+        assert status == "cancelled"
+        assert ("undo a" in world.effects) == recorded, world.effects
+    if not world.faulty:
+        assert world.effects.count("a") <= 1, "a step ran twice though nobody died"
+
+
+# Two pollers that find the same: a run between two of its sleeps, taken up once at a time.
+
+
+def _sleeper(workflows: Registry, world: Callable[[], World]) -> None:
+    @workflows.workflow("sleeper")
+    async def sleeper(step: Step, input: Any) -> Any:
+        await step.do("a", world().effect, "a")
+        await step.sleep(3)
+        return await step.do("b", world().effect, "b")
+
+
+async def _pollers_setup(world: World) -> dict[str, Act]:
+    run = await world.start("sleeper")
+    await world.advance(run)
+    world.clock.move_s(2)
+    world.fleet.polls = (Work.RUNS,)
+    return {
+        "poller": world.fleet.poller(_LIFE_S),
+        "another": world.fleet.poller(_LIFE_S),
+        "slice": lambda: world.fleet.step([run]),
+    }
+
+
+async def _slept_check(world: World) -> None:
+    assert await outcome(world) == ("completed", "b")
+    if not world.faulty:
+        assert world.effects == ["a", "b"]
+
+
+# A run that goes to sleep for a moment while the only poller does: the bell wakes another.
+
+
+async def _bell_setup(world: World) -> dict[str, Act]:
+    run = await world.start("sleeper")
+    world.fleet.polls = (Work.RUNS,)
+    world.fleet.rings, world.fleet.most = True, 12
+    return {
+        "slice": lambda: world.fleet.step([run]),
+        "poller": world.fleet.poller(60),
+    }
+
+
+async def _prompt(world: World) -> None:
+    """Nobody had to wait for the poller of the next minute."""
+    (run,) = await world.runs()
+    assert (run["status"], run["due_at"]) == ("completed", FAR_FUTURE), "nobody was awake for it"
+    (slept,) = (one for key, one in world.finals.items() if key.endswith("/sleep"))
+    late_s = (run["finished_at"] - slept["until"]).total_seconds()
+    # A look a second, a nudge that takes its time, and a rest of five seconds after it.
+    assert late_s < 8, f"it was {late_s} s late"
+
+
+# A tick of a schedule that two pollers find, while somebody pauses the schedule and resumes it.
+
+
+def _ticked(workflows: Registry, world: Callable[[], World]) -> None:
+    @workflows.workflow("ticked")
+    async def ticked(step: Step, input: Any) -> Any:
+        return await step.do("a", world().effect, "a")
+
+
+async def _schedule(world: World) -> str:
+    plan = Plan(name="yearly", cron=_YEARLY, workflow="ticked")
+    schedule = await world.schedules.create(world.client, plan)
+    world.told |= {"schedule": schedule["_id"], "tick": schedule["tick_at"]}
+    world.clock.move_to(schedule["tick_at"])
+    world.fleet.polls = (Work.SCHEDULES, Work.RUNS)
+    return str(schedule["_id"])
+
+
+async def _tick_setup(world: World) -> dict[str, Act]:
+    await _schedule(world)
+    return {"poller": world.fleet.poller(_LIFE_S), "another": world.fleet.poller(_LIFE_S)}
+
+
+async def _resumed_setup(world: World) -> dict[str, Act]:
+    schedule = await _schedule(world)
+
+    async def pause_and_resume() -> None:
+        with contextlib.suppress(Conflict):
+            await world.schedules.pause(schedule, client=world.client)
+            world.told["paused"] = True
+        with contextlib.suppress(Conflict):
+            await world.schedules.resume(schedule, client=world.client)
+            world.told["paused"] = False
+
+    return {
+        "poller": world.fleet.poller(0.5),
+        "pauser": pause_and_resume,
+        "deliver": lambda: world.fleet.tick([schedule]),
+    }
+
+
+async def _schedule_at_rest(world: World) -> None:
+    schedule = await world.schedules.get(world.told["schedule"], client=world.client)
+    # A dead owner's token may stand there until the next claim; it holds nothing any more.
+    assert schedule["lease_until"] <= world.clock.now(), "a schedule is left leased"
+    assert world.faulty or schedule["lease"] is None, "a schedule is left leased"
+    following = Cron(_YEARLY, "UTC").next_after(world.told["tick"])
+    if schedule["status"] == "paused":
+        assert (schedule["tick_at"], schedule["due_at"]) == (None, FAR_FUTURE)
+    else:
+        assert schedule["tick_at"] == schedule["due_at"] == following
+
+
+async def _tick_check(world: World) -> None:
+    await _schedule_at_rest(world)
+    (run,) = world.last
+    assert run["key"].endswith(datetime(run["created_at"].year, 1, 1, tzinfo=UTC).isoformat())
+    assert (run["status"], run["output"]) == ("completed", "a")
+    if not world.faulty:
+        assert world.effects == ["a"]
+
+
+async def _resumed_check(world: World) -> None:
+    await _schedule_at_rest(world)
+    schedule = await world.schedules.get(world.told["schedule"], client=world.client)
+    if "paused" in world.told and not world.faulty:
+        # What was answered to who paused and resumed is what the schedule is.
+        assert (schedule["status"] == "paused") == world.told["paused"]
+    assert len(world.last) <= 1
+    assert all(run["status"] == "completed" for run in world.last)
+
+
+# Two runs, one slot, somebody who cancels the first, a poller.
+
+
+def _slots(workflows: Registry, world: Callable[[], World]) -> None:
+    @workflows.workflow("slots", concurrency=Concurrency(limit=1))
+    async def slots(step: Step, input: Any) -> Any:
+        return await step.do("work", world().effect, f"work {input}")
+
+
+async def _slots_setup(world: World) -> dict[str, Act]:
+    runs = [await world.start("slots", number) for number in range(2)]
+    world.told["runs"] = runs
+    world.fleet.polls = (Work.RUNS,)
+    return {
+        "one": lambda: world.fleet.step([runs[0]]),
+        "two": lambda: world.fleet.step([runs[1]]),
+        "canceller": canceller(world, runs[0]),
+        "poller": world.fleet.poller(0.5),
+    }
+
+
+async def _slots_check(world: World) -> None:
+    by_id = {run["_id"]: run["status"] for run in world.last}
+    first, second = (by_id[run] for run in world.told["runs"])
+    assert first in {"completed", "cancelled"}
+    assert second == "completed", "the slot was not passed on"
+    if not world.faulty:
+        assert len(world.effects) == len(set(world.effects))
+
+
+POLLED = (
+    Scenario("polled", _polled, _polled_setup, polled_check, weight=3),
+    Scenario("pollers", _sleeper, _pollers_setup, _slept_check),
+    Scenario("bell", _sleeper, _bell_setup, _slept_check, weight=0.5, prompt=_prompt),
+    Scenario("tick", _ticked, _tick_setup, _tick_check),
+    Scenario("resumed", _ticked, _resumed_setup, _resumed_check),
+    Scenario("slots", _slots, _slots_setup, _slots_check),
+)
