@@ -157,7 +157,7 @@ def test_the_pages_of_runs_are_sound_in_every_variant(
     who = Operator(chromium, stack, variant=variant)
     who.sign_in(stack.admin_key)
     addresses = {"run-killed": f"/admin/runs/{killed}", "trial": "/admin/workflows/trial"}
-    addresses |= {"workflows-trial": "/admin/workflows", "overview-trial": "/admin"}
+    addresses |= {"workflows-trial": "/admin/workflows"}
     found: list[str] = []
     for name, path in addresses.items():
         answer = who.page.goto(path)

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final
 
+from lambent.admission.activity import TALLY, Tally, parameter
 from lambent.admission.answers import (
     ALL_SCOPES,
     read_decision,
@@ -56,9 +57,21 @@ class Gate:
         self._config = config
         self._queries: dict[tuple[bool, bool, bool, bool], bytes] = {}
         self._books = Books(config.prices)
+        self.tally = Tally(clock)
 
     async def admit(self, request: AdmissionRequest) -> Decision:
         """Decide, in at most one round trip; never raises for a refusal."""
+        return self._tallied(await self._decide(request))
+
+    def _tallied(self, decision: Decision) -> Decision:
+        # A run's steps come again by themselves: only callers count as refused.
+        match decision:
+            case Refused(error=error, principal=Principal(client=client, key_id=key_id)):
+                if key_id is not None or client == ANONYMOUS:
+                    self.tally.refused(client, error)
+        return decision
+
+    async def _decide(self, request: AdmissionRequest) -> Decision:
         credential: Credential | None = None
         client = request.on_behalf_of
         if client is None and not self._config.auth_enabled:
@@ -113,14 +126,14 @@ class Gate:
                 decision = await self.look(queued)
                 if not isinstance(decision, Queued):
                     ended = True
-                    yield decision
+                    yield self._tallied(decision)
                     return
                 if decision.position != queued.position:
                     yield decision
                 queued = decision
             await self.leave(queued)
             ended = True
-            yield waited_too_long(queued)
+            yield self._tallied(waited_too_long(queued))
         finally:
             if not ended:
                 await self.leave(queued)
@@ -263,18 +276,31 @@ class Gate:
             params += self._books.params(used)
         if not calls:
             return True
+        counts = self.tally.take()
+        if counts:
+            calls.append(TALLY)
+            params.append(parameter(counts))
         query = f"SELECT {', '.join(calls)}".encode()
         rows = await self._quietly(query, tuple(params), doing="book a result")
         if rows is None:
+            self.tally.give_back(counts)
             if used is not None:
                 self._books.missed(used)
             return False
         if calls[0] is not CALL:
             _count_change(rows[0][0])
         if used is not None:
-            self._books.took(used, rows[0][-1])
+            self._books.took(used, rows[0][calls.index(CALL)])
         await self._book_the_unbooked()
         return True
+
+    async def tell_tally(self) -> None:
+        """After an answer: send what was counted and found no company for a while."""
+        if self.tally.due:
+            counts = self.tally.take()
+            query = f"SELECT {TALLY}".encode()
+            if await self._quietly(query, (parameter(counts),), doing="tell the tally") is None:
+                self.tally.give_back(counts)
 
     async def _book_the_unbooked(self) -> None:
         while (used := self._books.oldest_unbooked()) is not None:

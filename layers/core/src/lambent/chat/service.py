@@ -267,6 +267,10 @@ class ChatService:
         if not task.cancelled():
             task.exception()  # who began it was told, or has left
 
+    async def tell_tally(self) -> None:
+        """After an answer: what was counted for the operators' charts."""
+        await self._gate.tell_tally()
+
     def stop(self) -> None:
         """End every turn now, with an error frame each: the environment is going away."""
         for live in tuple(self._live):

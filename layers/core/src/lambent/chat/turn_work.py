@@ -104,6 +104,8 @@ class TurnWork:
         self._turn_id: str | None = None  # of a durable turn that was begun
         self._dialogue: Dialogue | None = None
         self._access = ModelAccess(parts.models)
+        self._first_s: float | None = None
+        self._tokens: int | None = None  # once it has come to its end
         if isinstance(decision, Admitted):
             # At once: the grant has to be given back even if `run` is never reached.
             self._hold(decision)
@@ -129,6 +131,13 @@ class TurnWork:
         await self._access.close()
         if self._parts.durable is not None and self._turn_id is not None:
             await self._parts.durable().settled(self._turn_id)
+        if self._first_s is not None or self._tokens is not None:
+            # Before the booking, which takes it along.
+            self._parts.gate.tally.chat(
+                self._decision.principal.client,
+                first_s=self._first_s,
+                tokens=self._tokens or self._access.usage.total_tokens,
+            )
         if self._booking is not None:
             await self._booking.finish()
         if self._dialogue is not None:
@@ -155,6 +164,7 @@ class TurnWork:
         said: list[Chunk] = []
         async with aclosing(self._chunks(self._turn(live, messages))) as chunks:
             async for chunk in chunks:
+                self._first_token()
                 finish_reason = chunk.finish_reason or finish_reason
                 sources.extend(chunk.sources)
                 used = chunk.usage or used
@@ -163,6 +173,7 @@ class TurnWork:
                 await live.put(chunk)
         # A run's use is booked by its steps, and told with its last frame.
         usage = used if live.durable else self._access.usage
+        self._tokens = usage.total_tokens
         if self._dialogue is not None:
             # Before the end is told: the client may go on at once.
             await self._dialogue.keep(
@@ -257,10 +268,16 @@ class TurnWork:
         judge = self._booking.first_token
 
         def first_token() -> None:
-            note(Metric.TIME_TO_FIRST, (self._parts.clock.monotonic_s() - self._began_s) * 1000)
+            self._first_token()
             judge()
 
         self._access.on_first_token = first_token
+
+    def _first_token(self) -> None:
+        """Of the model, or of an agent's own words, whichever comes first."""
+        if self._first_s is None:
+            self._first_s = self._parts.clock.monotonic_s() - self._began_s
+            note(Metric.TIME_TO_FIRST, self._first_s * 1000)
 
 
 def _place(queued: decisions.Queued) -> Queued:

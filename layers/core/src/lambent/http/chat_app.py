@@ -45,7 +45,7 @@ def build_chat_app(service: ChatService, *, more: Sequence[Route] = ()) -> ASGIA
     )
     inner = through_front(_marked(router), service.settings.origin_secrets)
     openai = OpenAiErrors(inner, clock=service.clock)
-    return Observed(ProblemsMiddleware(openai, clock=service.clock))
+    return Observed(ProblemsMiddleware(openai, clock=service.clock), after=service.tell_tally)
 
 
 class ChatRoutes:

@@ -85,7 +85,7 @@ def build_gateway_app(
     if pages is not None:
         outer = PagesMount(outer, api, pages)
     outer = through_front(_head_as_get(outer), origin_secrets)
-    return Observed(ProblemsMiddleware(outer, clock=clock))
+    return Observed(ProblemsMiddleware(outer, clock=clock), after=gate.tell_tally)
 
 
 def _head_as_get(app: ASGIApp) -> ASGIApp:

@@ -143,10 +143,12 @@ def _admin_sections(parts: Parts) -> list[Section]:
         return router
 
     def overview() -> APIRouter:
+        from lambent.admission.activity import ActivityReports
         from lambent.http.overview import overview_router
 
         return overview_router(
             parts.engine.control,
+            activity=ActivityReports(parts.postgres, clock=parts.clock),
             clock=parts.clock,
             slots=parts.settings.ollama_max_inflight,
             authorize=authorize,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -16,8 +18,10 @@ class Observed:
     By then the answer is out, and what it held is given back; the next invocation has not come.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, after: Callable[[], Awaitable[None]] | None = None) -> None:
+        """`after`: what else is to be told then; it never fails."""
         self._app = app
+        self._after = after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -40,6 +44,8 @@ class Observed:
                 note(Metric.REQUESTS)
                 if status >= 400:
                     note(_outcome(status))
+                if self._after is not None:
+                    await self._after()
 
 
 def _outcome(status: int) -> Metric:

@@ -9,8 +9,14 @@ from starlette.responses import Response
 
 # An image runs no script whatever its policy; pygal's own styles stand inside it.
 _POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
-_LIGHT: Final = {"text": "#525c6e", "line": "#dfe3ea", "colors": ("#2c9a63", "#d2414f", "#3b6fe0")}
-_DARK: Final = {"text": "#a3adbd", "line": "#2b313c", "colors": ("#46b27d", "#e46570", "#6d97f5")}
+_LIGHT: Final = {
+    "text": "#525c6e", "line": "#dfe3ea", "good": "#2c9a63", "bad": "#d2414f", "plain": "#3b6fe0",
+    "warn": "#c98a1b", "soft": "#a9b4c8",
+}  # fmt: skip
+_DARK: Final = {
+    "text": "#a3adbd", "line": "#2b313c", "good": "#46b27d", "bad": "#e46570", "plain": "#6d97f5",
+    "warn": "#d9a441", "soft": "#6b7690",
+}  # fmt: skip
 
 
 def bars(
@@ -19,8 +25,10 @@ def bars(
     *,
     dark: bool,
     stacked: bool = True,
+    tones: Sequence[str] = ("plain",),
+    unit: str = "",
 ) -> Response:
-    """A bar chart; `series` in the order of the colours: good, bad, neutral."""
+    """A bar chart; `tones` are the colours of the series: good, bad, warn, plain, soft."""
     import pygal
     from pygal.style import Style
 
@@ -33,7 +41,7 @@ def bars(
         foreground_subtle=look["line"],
         guide_stroke_color=look["line"],
         major_guide_stroke_color=look["line"],
-        colors=look["colors"] if len(series) > 1 else look["colors"][2:],
+        colors=tuple(look[tone] for tone in tones),
         opacity="1",
         font_family="system-ui, sans-serif",
         label_font_size=13,
@@ -57,7 +65,7 @@ def bars(
         x_labels_major_every=max(1, len(labels) // 8),
         truncate_label=-1,
         show_y_guides=True,
-        value_formatter=lambda value: f"{value:,.0f}",
+        value_formatter=lambda value: f"{value:,.0f}{unit}",
         no_data_text="Nothing yet",
         disable_xml_declaration=True,
         explicit_size=False,
@@ -65,11 +73,17 @@ def bars(
         rounded_bars=1,
         min_scale=3,
         max_scale=5,
-        range=(0, max([4, *map(sum, zip(*series.values(), strict=True))])),
+        range=(0, _top(series, stacked=stacked)),
         pretty_print=False,
     )
     chart.x_labels = list(labels)
     for name, values in series.items():
-        chart.add(name, list(values))
+        # What is nothing is drawn as nothing, not as a hair on the line.
+        chart.add(name, [value or None for value in values])
     headers = {"content-security-policy": _POLICY, "cache-control": "private, max-age=10"}
     return Response(chart.render(), media_type="image/svg+xml", headers=headers)
+
+
+def _top(series: Mapping[str, Sequence[float]], *, stacked: bool) -> float:
+    columns = list(zip(*series.values(), strict=True))
+    return max(4.0, *(float(sum(one) if stacked else max(one)) for one in columns), 0.0)

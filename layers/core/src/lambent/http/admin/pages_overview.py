@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, Final
+from urllib.parse import urlencode
 
 from starlette.responses import Response
 
@@ -12,21 +14,35 @@ from lambent.http.admin.charts import bars
 from lambent.http.admin.formats import span
 from lambent.http.admin.view import View
 
+_LIMITS: Final = {
+    "over_limit": "over its rate limit",
+    "over_budget": "over its budget",
+    "no_slot": "no free slot",
+    "breaker_open": "breaker open",
+}
+
 
 async def overview(view: View) -> Response:
     """What runs, what waits and what needs attention now; each is a link to what it counts."""
-    found = await view.api.get("/overview")
-    ready = await view.api.call("GET", "/health/ready")
+    api = view.api
+    found, ready, breakers, failed, activity = await asyncio.gather(
+        api.get("/overview"),
+        api.call("GET", "/health/ready"),
+        api.maybe("/admin/breakers"),
+        api.get("/runs", status="failed", limit=5),
+        api.maybe("/overview/activity"),
+    )
     services = ready.data.get("services", {}) if isinstance(ready.data, dict) else {}
-    hosts = (await view.api.get("/admin/breakers"))["hosts"]
-    failures = (await view.api.get("/runs", status="failed", limit=5))["runs"]
+    hosts = breakers["hosts"] if breakers else []
     return view.page(
         "overview.html",
         overview=found,
         services=services,
         hosts=hosts,
-        failures=failures,
-        attention=_attention(found, services, hosts),
+        failures=failed["runs"],
+        activity=activity,
+        limits=_LIMITS,
+        attention=[*_attention(found, services, hosts), *_refusals(activity)],
         live="poll",
     )
 
@@ -48,12 +64,22 @@ def _attention(
         link = "/admin/runs?status=blocked"
         said.append(("warn", f"Blocked runs: {_some(blocked)}.", link))
     if found["due_lag_s"] > 60:
-        late = span(found["due_lag_s"])
-        said.append(("warn", f"A run has been due for {late}.", "/admin/runs?status=waiting"))
+        late, link = span(found["due_lag_s"]), f"/admin/runs/{found['oldest_due_run']}"
+        said.append(("warn", f"A run has been due for {late}.", link))
     failed = found["runs"]["failed"]
     if failed["count"]:
         link = "/admin/runs?status=failed"
         said.append(("", f"Failed runs of the last day: {_some(failed)}.", link))
+    return said
+
+
+def _refusals(activity: dict[str, Any] | None) -> list[tuple[str, str, str]]:
+    """Who meets limits: the first three, since the others are in the table below."""
+    said = []
+    for one in (activity or {"refused": []})["refused"][:3]:
+        words = [f"{one[name]:,} × {text}" for name, text in _LIMITS.items() if one[name]]
+        link = f"/admin/keys?{urlencode({'client': one['client']})}"
+        said.append(("", f"{one['client']} met limits in the last day: {', '.join(words)}.", link))
     return said
 
 
@@ -78,6 +104,27 @@ async def playground(view: View) -> Response:
     return view.page("playground.html", agent=view.query.get("agent", "chat"), can_chat=can_chat)
 
 
+async def _activity_chart(view: View, name: str, *, dark: bool) -> Response:
+    found = await view.api.maybe("/overview/activity")
+    hours = found["hours"] if found else []
+    labels = [hour["at"][11:16] for hour in hours]
+    match name:
+        case "chats.svg":
+            return bars(labels, {"chats": [hour["chats"] for hour in hours]}, dark=dark)
+        case "limits.svg":
+            series = {text: [hour[name] for hour in hours] for name, text in _LIMITS.items()}
+            tones = ("warn", "plain", "soft", "bad")
+            return bars(labels, series, dark=dark, tones=tones)
+        case _:
+            shares = {"half within": "first_half_s", "95 of 100 within": "first_most_s"}
+            series = {
+                text: [1000 * (hour[share] or 0) for hour in hours]
+                for text, share in shares.items()
+            }
+            colours = ("plain", "soft")
+            return bars(labels, series, dark=dark, stacked=False, tones=colours, unit=" ms")
+
+
 async def chart(view: View) -> Response:
     """A chart as an image."""
     dark = view.query.get("dark") == "1"
@@ -88,7 +135,9 @@ async def chart(view: View) -> Response:
             series = {
                 name: [hour[name] for hour in found["hours"]] for name in ("completed", "failed")
             }
-            return bars(labels, series, dark=dark)
+            return bars(labels, series, dark=dark, tones=("good", "bad"))
+        case "chats.svg" | "first-token.svg" | "limits.svg" as name:
+            return await _activity_chart(view, name, dark=dark)
         case "tokens.svg" | "requests.svg" as name:
             field = "total_tokens" if name == "tokens.svg" else "requests"
             asked = {key: view.query.get(key) for key in ("client", "from", "to")}

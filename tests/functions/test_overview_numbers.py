@@ -1,0 +1,68 @@
+"""The overview's numbers are those of the chats and refusals that there were, as the page shows."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from local.services import Reply, ScriptedModel
+from tests.functions.stack import Stack
+from tests.functions.test_dashboard_browser import VARIANTS, Operator, chromium, problems_of
+
+pytestmark = pytest.mark.browser
+__all__ = ["chromium"]
+
+NAMES = ("chats", "tokens", "first_tokens", "over_limit")
+
+
+def activity(stack: Stack) -> dict[str, Any]:
+    with stack.client() as client:
+        found: dict[str, Any] = client.get("/overview/activity").raise_for_status().json()
+    return found
+
+
+def counted(stack: Stack) -> list[int]:
+    return [activity(stack)["total"][name] for name in NAMES]
+
+
+def test_the_overview_counts_chats_and_limits_and_says_who_met_them(
+    chromium: Browser, scripted_stack: Stack, script: ScriptedModel
+) -> None:
+    script.script(*(Reply.many(3, prompt_tokens=4) for _ in range(4)))
+    key = scripted_stack.new_key(client="eager", limit=4)
+    before = counted(scripted_stack)
+    ask = {"agent": "chat", "input": "hi"}
+    with scripted_stack.client(key) as client:
+        said = [client.post("/chat", json=ask).status_code for _ in range(11)]
+        time.sleep(6)  # what is counted goes along with whoever comes later
+        said.append(client.post("/chat", json=ask).status_code)
+    assert (said.count(200), said.count(429)) == (4, 8)
+    wanted = [now + more for now, more in zip(before, (4, 28, 4, 8), strict=True)]
+    for _ in range(100):
+        if (found := counted(scripted_stack)) == wanted:
+            break
+        time.sleep(0.1)
+    assert found == wanted
+    who = Operator(chromium, scripted_stack)
+    page = who.sign_in(scripted_stack.admin_key)
+    link = page.get_by_role("link", name=re.compile("eager met limits in the last day: 8 × over"))
+    expect(page.get_by_role("region", name="Chats")).to_contain_text(f"{wanted[0]:,} in the last")
+    for name in ("chats", "first-token", "limits", "runs", "tokens"):
+        image = page.locator(f"img[src*='/{name}.svg']")
+        image.scroll_into_view_if_needed()
+        expect(image).to_have_js_property("complete", True)
+        assert image.evaluate("one => one.naturalWidth") > 0
+    for variant in VARIANTS:
+        again = Operator(chromium, scripted_stack, variant=variant)
+        again.sign_in(scripted_stack.admin_key)
+        again.page.wait_for_load_state("networkidle")
+        assert problems_of(again, "overview-busy", variant) == []
+        again.context.close()
+    link.click()
+    page.wait_for_url("**/admin/keys?client=eager")
+    who.context.close()
+    assert who.complaints == []
