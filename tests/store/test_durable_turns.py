@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -146,6 +147,34 @@ async def test_a_finished_call_is_not_made_again_and_an_unclear_one_is_told(
         told = frames((await client.get(f"/chat/streams/{turn}")).text)
     assert [word for at, word in MADE if at == turn] == ["once", "stall"]
     assert any("whether it took effect is not known" in one for one in results(told))
+
+
+@pytest.mark.parametrize("silent", ["model", "tool"])
+async def test_a_step_that_says_nothing_is_stopped_from_elsewhere_within_two_seconds(
+    pair: list[Function], scripted_model: ScriptedModel, silent: str
+) -> None:
+    first, second = pair
+    thinks, stalls = Reply.text("x", first_delay_s=60), Reply.calls(("stall", {}))
+    scripted_model.script(
+        Reply.calls(("note", {"word": "a"})), thinks if silent == "model" else stalls
+    )
+    async with (
+        first.client() as one,
+        second.client() as two,
+        one.stream("POST", "/chat/stream", json=ASK) as answer,
+    ):
+        turn, lines = answer.headers["x-stream-id"], answer.aiter_lines()
+        await scripted_model.until(lambda: len(scripted_model.generations) == 2)
+        await read(lines, until="noted a" if silent == "model" else '"stall"')
+        await asyncio.sleep(0.3)  # the silence has begun
+        began_s = time.monotonic()
+        assert (await two.delete(f"/chat/streams/{turn}")).status_code == 202
+        rest = await read(lines, until=":stopped")
+        assert ":stopped" in rest[-1]
+        assert time.monotonic() - began_s < 2.0
+    await first.until_run("cancelled")
+    if silent == "model":
+        await scripted_model.until(lambda: scripted_model.generations[1].hung_up, timeout_s=2)
 
 
 async def test_a_turn_whose_beginner_died_at_once_is_told_by_whoever_takes_it_over(

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 # Tokens that come within this time are written by one insert.
 _WRITE_EVERY_S: Final = 0.04
-_LOOK_EVERY_S: Final = 0.7
+# Also in the silence of a step: how long a stop may take to be heard of, and what it costs.
+_LOOK_EVERY_S: Final = 1.0
 _RETRY_S: Final = 0.25
 # Frames are given a shorter time at the stream's end; a run may wait for people for weeks.
 _KEPT: Final = timedelta(days=90)
@@ -97,7 +98,6 @@ class TurnStream:
         self._clock = clock
         self._log = log
         self._on_stop = on_stop
-        self._look_at_s = clock.monotonic_s() + _LOOK_EVERY_S
         self._stream: Stream | None = stream if fresh else None
         self._pending: list[bytes] = []
         self._written = 0
@@ -106,6 +106,7 @@ class TurnStream:
         self._hurry = asyncio.Event()
         self._idle = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
+        self._watcher = asyncio.create_task(self._watch())
         # Beside the first step, which has nothing to say before it.
         self._opening = asyncio.create_task(self._open()) if fresh else None
         self.told = Told()
@@ -213,6 +214,7 @@ class TurnStream:
 
     async def close(self) -> None:
         """Write what is left, within bounds; never raises."""
+        self._watcher.cancel()
         if self._writer is not None and not self._lost:
             self._hurry.set()
             waiting = asyncio.ensure_future(self._idle.wait())
@@ -268,19 +270,17 @@ class TurnStream:
             return False
         if self._log is not None and self._log.last == first - 1:
             self._log.add(events)
-        await self._look()
         return True
 
-    async def _look(self) -> None:
-        """Whether somebody asked for the end: heard of here sooner than by the run's lease."""
-        now_s = self._clock.monotonic_s()
-        if now_s < self._look_at_s:
-            return
-        self._look_at_s = now_s + _LOOK_EVERY_S
-        with suppress(StoreUnavailable):
-            found = await self._store.look(self._turn)
-            if found is not None and found.stop:
-                self._on_stop()
+    async def _watch(self) -> None:
+        """See whether somebody asked for the end: sooner than by the renewals of the run's lease,
+        and also while the model thinks, or a tool works, without a word."""
+        while True:
+            await self._clock.sleep(_LOOK_EVERY_S)
+            with suppress(StoreUnavailable):
+                found = await self._store.look(self._turn)
+                if found is not None and found.stop:
+                    self._on_stop()
 
     async def _next(self) -> list[Batch]:
         return await self._store.read(self._turn, after=self.told.frames)
