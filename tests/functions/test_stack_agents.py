@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -21,10 +22,18 @@ from tests.functions.stack import Stack, frames
 WORDS = " ".join(f"word{n}" for n in range(60))
 
 
-def script_turn(script: ScriptedModel, name: str) -> None:
-    """First a call of `remember`, then sixty slow words, gone on with where some are said."""
+KEYED = ("cyd", "dan")
+
+
+def script_turn(script: ScriptedModel, name: str, *, silent: bool = False) -> None:
+    """First a call of `remember`, then sixty slow words, gone on with where some are said.
+
+    `silent`: the very first time it is asked, nothing comes at all.
+    """
 
     def answer(asked: Recorded) -> Reply:
+        if silent and len(asked_for(script, name)) == 1:
+            return Reply.text("Never heard.", first_delay_s=60)
         messages = asked.json["messages"]
         if not any(one["role"] == "tool" for one in messages):
             return Reply.calls(("remember", {"text": f"noted by {name}"}))
@@ -105,3 +114,52 @@ def test_readers_get_the_whole_answer_though_chat_and_step_are_killed(
     assert bob.text == WORDS
     embedded = [str(one.json) for one in script.requests if one.path == "/api/embed"]
     assert [sum(f"noted by {name}" in one for one in embedded) for name in ("ada", "bob")] == [1, 1]
+
+
+def test_a_key_sent_again_gets_the_run_that_a_killed_chat_function_had_begun(
+    scripted_stack: Stack, script: ScriptedModel
+) -> None:
+    script_turn(script, "cyd", silent=True)  # no frame: the key is not told which stream it is
+    script_turn(script, "dan")
+    with scripted_stack.client() as client, ThreadPoolExecutor(8) as pool:
+        sent = [pool.submit(keyed, scripted_stack, name) for name in KEYED]
+        await_all(lambda: all(len(asked_for(script, name)) > n for n, name in enumerate(KEYED)))
+        time.sleep(1.0)
+        kill_all(scripted_stack, "chat")
+        wait(sent)
+        time.sleep(11.0)  # the dead function's claims of the keys lapse
+        again = [pool.submit(keyed, scripted_stack, name) for name in (*KEYED, *KEYED)]
+        answers = [one.result() for one in again]
+        other = client.post("/chat/stream", json=asked_by("eve"), headers=key_of("cyd"))
+        runs = client.get("/runs", params={"workflow": "agent.research", "limit": 200}).json()
+    assert other.status_code == 422
+    for name, one, two in zip(KEYED, answers[:2], answers[2:], strict=True):
+        assert one == two
+        assert "".join(told.get("delta", "") for told in one if told != "[DONE]") == WORDS
+        assert one[-1] == "[DONE]"
+        assert sum(name in str(run["input"]) for run in runs["runs"]) == 1
+        embedded = [str(one.json) for one in script.requests if one.path == "/api/embed"]
+        assert sum(f"noted by {name}" in one for one in embedded) == 1
+
+
+def asked_by(name: str) -> dict[str, str]:
+    return {"agent": "research", "input": f"This is {name}."}
+
+
+def key_of(name: str) -> dict[str, str]:
+    return {"idempotency-key": f"the key of {name}".replace(" ", "-")}
+
+
+def keyed(stack: Stack, name: str) -> list[Any]:
+    """All that the turn is told, or what of it came before the connection broke."""
+    with suppress(httpx.TransportError), stack.client() as client:
+        answer = client.post("/chat/stream", json=asked_by(name), headers=key_of(name), timeout=120)
+        return frames(answer.text)
+    return []
+
+
+def await_all(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)

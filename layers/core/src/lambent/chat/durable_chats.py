@@ -24,6 +24,7 @@ from lambent.agents.turn_frames import DONE, Body, chunk_of, decode_frame, is_er
 from lambent.clock import FAR_FUTURE, Clock
 from lambent.engine.model import ENDED
 from lambent.errors import (
+    Conflict,
     LambentError,
     ModelRefused,
     NotFound,
@@ -223,18 +224,23 @@ class DurableChats:
             key=turn.key,
         )
         client = turn.client or "anonymous"
-        started = await self.engine().take_internal(
-            workflow_name(agent.name),
-            input,
-            client=client,
-            key=f"turn:{turn.id}",
-            version=agent.version,
-        )
-        run_id = str(started.run["_id"])
-        if started.claimed is None:
+        try:
+            started = await self.engine().take_internal(
+                workflow_name(agent.name),
+                input,
+                client=client,
+                key=f"turn:{turn.id}",
+                version=agent.version,
+            )
+            run_id, taken = str(started.run["_id"]), started.claimed
+        except Conflict as error:
+            # Who sent the request again has said that it is the same one, though it may be with
+            # another of his keys, or in a conversation that knows more by now.
+            run_id, taken = str(error.fields["run"]), None
+        if taken is None:
             # Its stream, else, is opened by the slice that begins here.
             await self.streams().open(stream_of(turn.id, run_id, client=client))
-        return run_id, started.claimed
+        return run_id, taken
 
 
 class _Feed:

@@ -7,8 +7,9 @@
 One insert of a unique document decides who makes the answer; everybody else waits for that
 document, or follows the stream that it names. Only good answers are kept: a failure is told to
 those who waited for it, and the next request with the key tries anew. An owner that dies lets
-its lease lapse; then one of the next requests takes over, and that is the one case in which a
-key is paid for twice. The answer is written before it is told.
+its lease lapse; then one of the next requests takes over. That is the one case in which a key is
+paid for twice, and not with a durable agent: its turn has the id that the record gives it, so that
+who takes over finds the run that there is. The answer is written before it is told.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lambent.clock import Clock
 from lambent.errors import LambentError, RetryLater, StoreUnavailable, Unprocessable
+from lambent.ids import new_ulid
 from lambent.telemetry import log_fields, logger
 
 if TYPE_CHECKING:
@@ -70,10 +72,15 @@ class KeptError:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """A key's document. `token` is its owner's; at the end it has one of the last three."""
+    """A key's document. `token` is its owner's; at the end it has one of the last three.
+
+    `turn`: the id of the turn that makes the answer, if that is durable: the same for every owner
+    until it has failed.
+    """
 
     id: str
     token: str
+    turn: str
     status: KeyStatus
     lease_until: datetime
     stream: str | None = None
@@ -109,7 +116,7 @@ class IdempotencyKeys:
         digest = hashlib.sha256(asked).hexdigest()
         now = self._clock.now()
         fresh: Document = {
-            **self._owned_afresh(now),
+            **self._owned_afresh(now, turn=new_ulid(self._clock)),
             "client": client,
             "key": key,
             "created_at": now,
@@ -130,7 +137,7 @@ class IdempotencyKeys:
 
     async def take_over(self, seen: KeyRecord) -> KeyRecord | None:
         """failed, or lapsed -> running, for one of all who saw it so; None for the others."""
-        fresh = self._owned_afresh(self._clock.now())
+        fresh = self._owned_afresh(self._clock.now(), turn=seen.turn)
         where: Document = {"_id": seen.id, "token": seen.token, "status": seen.status.value}
         if seen.status is not KeyStatus.FAILED:
             where["lease_until"] = seen.lease_until
@@ -168,9 +175,16 @@ class IdempotencyKeys:
             }
         await self._change(_owned(record), changes)
 
-    async def failed(self, record: KeyRecord, error: LambentError | None) -> None:
-        """running | streaming -> failed: the next request with the key tries anew."""
+    async def failed(
+        self, record: KeyRecord, error: LambentError | None, *, goes_on: bool = False
+    ) -> None:
+        """running | streaming -> failed: the next request with the key tries anew.
+
+        `goes_on`: only the telling failed; a durable turn is to be found again.
+        """
         changes: dict[str, Any] = {"status": KeyStatus.FAILED.value}
+        if not goes_on:
+            changes["turn"] = new_ulid(self._clock)
         if error is not None:
             retry_after_s = error.retry_after_s if isinstance(error, RetryLater) else None
             changes["error"] = {
@@ -193,9 +207,10 @@ class IdempotencyKeys:
                 until = self._clock.now() + _LEASE
                 held = await self._change(_owned(record), {"lease_until": until})
 
-    def _owned_afresh(self, now: datetime) -> Document:
+    def _owned_afresh(self, now: datetime, *, turn: str) -> Document:
         return {
             "token": secrets.token_hex(16),
+            "turn": turn,
             "status": KeyStatus.RUNNING.value,
             "lease_until": now + _LEASE,
             "stream": None,
@@ -234,6 +249,7 @@ def _record(found: Document) -> KeyRecord:
     return KeyRecord(
         id=found["_id"],
         token=found["token"],
+        turn=found.get("turn") or found["token"],  # none is from a version before
         status=KeyStatus(found["status"]),
         lease_until=found["lease_until"],
         stream=found["stream"],

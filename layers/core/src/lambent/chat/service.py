@@ -131,10 +131,19 @@ class ChatService:
         return Known(decision.principal.client, decision.limit)
 
     async def start(
-        self, request: ChatRequest, *, credential: str | None, limited: bool = True
+        self,
+        request: ChatRequest,
+        *,
+        credential: str | None,
+        limited: bool = True,
+        durable_id: str | None = None,
     ) -> LiveTurn | Refusal:
-        """Ask the decision tree, then let the turn run. Raises `StoreUnavailable`."""
+        """Ask the decision tree, then let the turn run. Raises `StoreUnavailable`.
+
+        `durable_id`: that of a durable turn, which may have been begun before: then it goes on.
+        """
         agent, model = request.agent, self.model_for(request)
+        durable = self._is_durable(agent)
         among = await self._hosts.for_model(model)
         began_s = self.clock.monotonic_s()
         decision = await self._gate.admit(
@@ -144,7 +153,7 @@ class ChatService:
                 agent_exists=agent is None or agent in self.registry,
                 among=among,
                 # A durable turn's steps take a slot each.
-                slot=not self._is_durable(agent),
+                slot=not durable,
                 limited=limited,
             )
         )
@@ -163,12 +172,12 @@ class ChatService:
             began_s=began_s,
         )
         live = LiveTurn(
-            id=new_ulid(self.clock),
+            id=(durable_id if durable else None) or new_ulid(self.clock),
             client=decision.principal.client,
             limit=decision.limit,
             work=work.run,
             book=work.book,
-            durable=self._is_durable(agent),
+            durable=durable,
         )
         self._live.add(live)
         live.on_end(lambda: self._live.discard(live))
@@ -197,11 +206,12 @@ class ChatService:
             kept_by_run=live.durable and dialect is Dialect.LAMBENT,
         )
         self._streams[live.id] = turn
-        turn.on_end(partial(self._forget, live.id))
+        turn.on_end(partial(self._forget, live.id, turn))
         return turn
 
-    def _forget(self, id: str) -> None:
-        self._streams.pop(id, None)
+    def _forget(self, id: str, turn: StreamTurn) -> None:
+        if self._streams.get(id) is turn:  # a durable turn may be told here a second time
+            del self._streams[id]
 
     def stream_here(self, id: str, *, client: str) -> StreamTurn | None:
         """The client's stream, if it is this environment's and has not ended."""

@@ -68,6 +68,8 @@ class StreamTurn:
         self.refused: LambentError | None = None
         self.begun = False
         self.queued = False
+        # Whether only this telling of it ended: a durable turn goes on elsewhere.
+        self.goes_on = False
         self.at_end: AtEnd | None = None
         self._encoder = encoder
         self._lasting = lasting and keeper_of is not None
@@ -135,7 +137,9 @@ class StreamTurn:
     async def _tell_frames(self, frames: Sequence[Frame]) -> None:
         data = await self._encoder.encode(frames)
         last = frames[-1]
-        if self.kept_by_run and isinstance(last, Failed) and isinstance(last.error, Unavailable):
+        broke_off = isinstance(last, Failed) and isinstance(last.error, Unavailable)
+        self.goes_on = self.live.durable and broke_off
+        if self.kept_by_run and broke_off:
             # This telling broke off, not the turn: a reader who comes back must not have a number
             # that the next frame has.
             data = _ERROR_ID.sub(b"event: error", data)

@@ -21,6 +21,8 @@ from lambent.http.stream_wishes import wish_of
 T = TypeVar("T")
 # In a request's scope: who it is, where that was found out before the route.
 KNOWN: Final = "lambent.known"
+# The id that the turn is to have, if it is durable, where the request may have been made before.
+TURN: Final = "lambent.turn"
 LimitHeaders = Callable[[LimitState | None], dict[str, str]]
 
 
@@ -73,9 +75,11 @@ class Caller:
 
     async def start(self, asked: ChatRequest) -> LiveTurn:
         """The turn, running."""
-        limited = self._counted is None
+        limited, turn = self._counted is None, self._request.scope.get(TURN)
         return self.allowed(
-            await self._service.start(asked, credential=self.credential, limited=limited)
+            await self._service.start(
+                asked, credential=self.credential, limited=limited, durable_id=turn
+            )
         )
 
     def headers(self, limit: LimitState | None) -> dict[str, str]:

@@ -18,7 +18,7 @@ from lambent.chat.stream_turn import StreamTurn
 from lambent.chat.values import Known
 from lambent.errors import LambentError, RequestError, Unavailable, Unprocessable, revived
 from lambent.http.bodies import parse_json, read_body
-from lambent.http.chat_callers import KNOWN, Caller, LimitHeaders
+from lambent.http.chat_callers import KNOWN, TURN, Caller, LimitHeaders
 from lambent.http.kept_stream import FOR_GOOD, StreamAnswer
 from lambent.http.key_header import KEY_HEADER, KeyReused, key_of
 from lambent.http.problems import Rejected, as_lambent, encode_headers
@@ -158,6 +158,7 @@ class _KeyedAnswer:
     async def _make(self, record: KeyRecord, scope: Scope, receive: Receive, send: Send) -> None:
         # In a task of its own: whoever comes back for the answer shall find it, so it is made
         # whether or not this connection lasts.
+        self._request.scope[TURN] = record.turn
         keeping = self._keys.keep(record)
         for_good = False
 
@@ -195,7 +196,9 @@ class _KeyedAnswer:
         except Exception as error:
             if not streams:
                 failure, _ = as_lambent(error)
-                await quietly(self._keys.failed(record, failure), key=self._key)
+                goes_on = isinstance(failure, Unavailable)
+                failed = self._keys.failed(record, failure, goes_on=goes_on)
+                await quietly(failed, key=self._key)
             raise
         finally:
             if not streams:
@@ -239,7 +242,8 @@ class _KeyedAnswer:
             if turn.log.status is StreamStatus.DONE:
                 await quietly(self._keys.answered(record), key=self._key)
             else:
-                await quietly(self._keys.failed(record, turn.refused), key=self._key)
+                failed = self._keys.failed(record, turn.refused, goes_on=turn.goes_on)
+                await quietly(failed, key=self._key)
 
         return end
 
