@@ -165,11 +165,10 @@ async def deliver(waits: Waits, event: Document, wake: Callable[[str], Awaitable
     after = None
     while True:
         page = await waits.satisfy(event, after=after)
-        runs |= page.runs
+        runs |= page.runs | page.holders
         after = page.after
         if after is None:
             break
-    runs |= await waits.holders(event["_id"])
     for run_id in sorted(runs):
         await wake(run_id)
 

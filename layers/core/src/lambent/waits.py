@@ -19,6 +19,7 @@ other, and both satisfy by one compare-and-set on `status: open` that copies the
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -55,10 +56,14 @@ class Taken(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page of a delivery: the runs that had a fitting open wait, and where to go on."""
+    """One page of a delivery: the runs that had a fitting open wait, and where to go on.
+
+    With the last page, `holders`: the runs that held the event already, whoever gave it to them.
+    """
 
     runs: frozenset[str]
     after: datetime | None
+    holders: frozenset[str] = frozenset()
 
 
 def open_mark(wait_id: str) -> str:
@@ -240,7 +245,7 @@ class Waits:
     async def satisfy(self, event: Document, *, after: datetime | None = None) -> Page:
         """Offer the event to one page of open waits; go on with `after` until it is None.
 
-        Every run in `runs` is to be woken, whoever satisfied its wait. Then wake `holders` too.
+        Every run in `runs` and `holders` is to be woken, whoever satisfied its wait.
         """
         query = {"client": event["client"], "type": event["type"], "status": WaitStatus.OPEN.value}
         limit = _PAGE
@@ -250,15 +255,22 @@ class Waits:
             query["opened_at"] = {"$gte": since, "$lt": FAR_FUTURE}
             cursor = self._waits.find(query).sort("opened_at", 1).limit(limit)
             waits = await guarded(cursor.to_list())
-            for wait in waits:
-                if fits(wait, event):
-                    await self.take(wait, event)
-                    runs.add(wait["run"])
+            fitting = [wait for wait in waits if fits(wait, event)]
+            runs |= {wait["run"] for wait in fitting}
             if len(waits) < limit:
-                return Page(frozenset(runs), None)
+                # Beside the takes: what was open just now is in `runs`, and whatever else has the
+                # event by then has had it before.
+                taking = self._take_each(fitting, event)
+                holders, _ = await asyncio.gather(self.holders(event["_id"]), taking)
+                return Page(frozenset(runs), None, holders - runs)
+            await self._take_each(fitting, event)
             if waits[-1]["opened_at"] > since:
                 return Page(frozenset(runs), waits[-1]["opened_at"])
             limit *= 2
+
+    async def _take_each(self, waits: list[Document], event: Document) -> None:
+        for wait in waits:
+            await self.take(wait, event)
 
     async def holders(self, event_id: str) -> frozenset[str]:
         """The runs that hold this event, whoever gave it to them.

@@ -54,6 +54,7 @@ class _Fanout:
     deadline_s: float
     renewed_s: float
     nudges: list[asyncio.Future[int]] = field(default_factory=list)
+    queueing: asyncio.Task[list[str]] | None = None
 
 
 class LeaseLost(Exception):
@@ -137,12 +138,17 @@ class Deliverer:
         except Exception as problem:
             return await self._put_off(fanout, problem)
         finally:
-            # Sent beside the store's work, but this function may be frozen once we return.
+            # Begun beside the store's work, but this function may be frozen once we return.
+            if fanout.queueing is not None:
+                await asyncio.gather(fanout.queueing, return_exceptions=True)
             await asyncio.gather(*fanout.nudges)
         return Outcome.DELIVERED
 
     async def _fan_out(self, fanout: _Fanout) -> None:
         if fanout.stage is _Stage.WAITS:
+            if fanout.after is None:
+                # Beside the waits, for it stands on the event alone and makes each delivery once.
+                fanout.queueing = asyncio.create_task(self._webhooks.queue(fanout.event))
             await self._wake_waiting(fanout)
             fanout.stage = _Stage.STARTS
         await self._keep(fanout)
@@ -154,7 +160,7 @@ class Deliverer:
             except RequestError as error:  # told below: webhooks are none of that workflow's
                 refused = error
         await self._keep(fanout)
-        queued = await self._webhooks.queue(fanout.event)
+        queued = await (fanout.queueing or self._webhooks.queue(fanout.event))
         self._nudge(fanout, Work.WEBHOOKS, queued)
         if refused is not None:
             raise refused
@@ -177,7 +183,7 @@ class Deliverer:
             await self._keep(fanout)
             page = await self._waits.satisfy(fanout.event, after=page.after)
         # Also those that a predecessor, or the run's own look-back, satisfied but did not wake.
-        await self._wake(fanout, await self._waits.holders(fanout.event["_id"]) - woken, few=0)
+        await self._wake(fanout, page.holders - woken, few=0)
 
     async def _wake(self, fanout: _Fanout, run_ids: Set[str], *, few: int = _AT_ONCE) -> None:
         """Wake them, and nudge those on whom nobody works: an owner sees the signal by itself.
