@@ -7,6 +7,8 @@ import math
 import httpx
 import pytest
 
+from lambent.errors import ModelRefused
+from lambent.models.failures import told_failure
 from local.model_server.prompts import TEMPLATE
 
 MODEL = "smollm2:135m"
@@ -43,6 +45,15 @@ async def test_an_unknown_format_is_refused(ollama_api: httpx.AsyncClient, strea
     assert answer.status_code == (200 if stream else 500)
     said = 'invalid format: "\\"yaml\\""; expected "json" or a valid JSON Schema object'
     assert answer.json() == {"error": said}
+
+
+@held_by("ollama")
+async def test_a_schema_that_is_none_is_told_like_a_fault(ollama_api: httpx.AsyncClient) -> None:
+    body = {"model": MODEL, "messages": QUESTION, "format": {"type": "nonsense"}}
+    answer = await ollama_api.post("/api/chat", json=body)
+    assert answer.status_code == 200
+    error = told_failure(answer.json()["error"])
+    assert isinstance(error, ModelRefused), error  # no failure of the host's
 
 
 @held_by(*ALL)

@@ -292,3 +292,18 @@ async def test_a_number_that_json_does_not_have_reaches_nobody(
     async with site.client() as client:
         error_of(await client.post(path, content=body), 400)
     assert scripted_model.generations == []
+
+
+async def test_a_client_with_a_bad_schema_is_told_and_closes_the_host_to_nobody(
+    site: ChatSite, scripted_model: ScriptedModel
+) -> None:
+    # As Ollama does it: a good status, and then a line with the error.
+    bad = Reply(fault=Fault.ERROR_LINE, error="invalid JSON schema in format")
+    scripted_model.when(lambda made: "format" in made.json, bad)
+    schema = {"name": "sky", "schema": {"type": "nonsense"}}
+    wanted = {**ASKED, "response_format": {"type": "json_schema", "json_schema": schema}}
+    async with site.client() as client:
+        for _ in range(6):
+            refused = await client.post(COMPLETIONS, json=wanted)
+            assert "invalid JSON schema" in error_of(refused, 400)["message"]
+        assert (await client.post(COMPLETIONS, json=ASKED)).status_code == 200

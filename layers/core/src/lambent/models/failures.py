@@ -4,9 +4,9 @@
 |---|---|---|
 | no connection, a limit passed, 5xx, a broken or senseless stream | `ModelUnavailable` | failure |
 | 404 that names the model | `UnknownModel` | the host answered |
-| any other 4xx, 501 | `ModelRefused` | the host answered |
+| other 4xx, 501, an error about the request itself | `ModelRefused` | the host answered |
 | 401, 403: our own credentials | `Unavailable` | the host answered |
-| its queue is full (503 with its reason, 429) | `ModelBusy` | no verdict |
+| its queue is full (503 with its reason, 429), or its memory | `ModelBusy` | no verdict |
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Final
 
 import httpx
 
@@ -29,6 +30,17 @@ from lambent.errors import (
 from lambent.telemetry import redact
 
 _DETAIL_CHARACTERS = 300
+# Ollama finds these out after it has begun its answer, and tells them like faults of its own. Were
+# they failures, one client with a bad schema could close a host to all others.
+_ABOUT_REQUEST: Final = (
+    "invalid json schema in format",
+    "invalid format:",
+    "failed to parse grammar",
+    "failed to create new sequence",  # an image that is none, a prompt that holds nothing
+    "context length",
+)
+# By the model that was asked for, or by its `num_ctx`: another host may have more.
+_ABOUT_MEMORY: Final = "requires more system memory"
 
 
 def tidy(text: str) -> str:
@@ -68,10 +80,19 @@ def status_failure(status: int, headers: Mapping[str, str], body: bytes) -> Lamb
         case 503 if said:
             return ModelBusy(retry_after_s=_retry_after_s(headers))
         case _ if status >= 500:
-            what = f": {tidy(said)}" if said else f" with status {status}."
-            return ModelUnavailable(f"The model server failed{what}")
+            return told_failure(said or f"status {status}")
         case _:
             return ModelRefused(tidy(said) or f"The model server answered with status {status}.")
+
+
+def told_failure(said: str) -> LambentError:
+    """What an error means that a server tells in its stream, or with a 5xx."""
+    known = said.lower()
+    if any(words in known for words in _ABOUT_REQUEST):
+        return ModelRefused(f"The model server refused the request: {tidy(said)}")
+    if _ABOUT_MEMORY in known:
+        return ModelBusy(f"The model server has no room for this: {tidy(said)}", retry_after_s=10)
+    return ModelUnavailable(f"The model server failed: {tidy(said)}")
 
 
 def _reason(body: bytes) -> str:

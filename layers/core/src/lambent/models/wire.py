@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from lambent.errors import ModelUnavailable
-from lambent.models.failures import tidy
+from lambent.models.failures import told_failure
 from lambent.models.values import (
     Embeddings,
     Message,
@@ -71,11 +71,12 @@ def _tool_call(call: ToolCall) -> dict[str, Any]:
 
 
 def read_chunk(line: bytes) -> ModelChunk:
-    """One NDJSON line of `/api/chat`; raises `ModelUnavailable` on anything else."""
+    """One NDJSON line of `/api/chat`; raises `ModelUnavailable` on anything else, and what an
+    error that it tells means."""
     try:
         record = json.loads(line.decode())
         if "error" in record:
-            raise ModelUnavailable(f"The model server failed: {tidy(str(record['error']))}")
+            raise told_failure(str(record["error"]))
         message = record.get("message") or {}
         calls = message.get("tool_calls")
         return ModelChunk(
