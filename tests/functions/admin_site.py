@@ -95,6 +95,7 @@ async def admin_site(
         sections=gateway_sections(parts),
         audit=parts.audit,
         pages=lambda api: admin_pages(parts, api),
+        chat_base=settings.chat_base_url,
     )
     try:
         yield AdminSite(parts, cast(Any, app))

@@ -90,14 +90,19 @@ async def test_signing_out_everywhere_ends_every_session_of_the_key(site: AdminS
 async def test_a_cookie_from_before_signing_in_does_not_become_the_session(
     site: AdminSite,
 ) -> None:
-    browser = Browser(site.client())
-    browser.client.cookies.set("lambent-session", "planted", domain="test.local")
-    await browser.sign_in(await site.key())
-    first = browser.client.cookies.get("lambent-session", domain="test.local", path="/")
-    again = Browser(site.client())
-    await again.sign_in(await site.key())
-    assert first not in (None, "planted") or "planted" not in str(again.client.cookies)
+    # What somebody else planted may even be a session: his own, which must not become ours.
+    planted = (await site.browser()).client.cookies["lambent-session"]
+    mine = Browser(site.client())
+    answer = await mine.client.post(
+        "/admin/sign-in",
+        data={"key": await site.key(name="me")},
+        headers={"origin": HERE, "cookie": f"lambent-session={planted}"},
+    )
+    name, _, text = answer.headers["set-cookie"].partition(";")[0].partition("=")
+    assert (name, text == planted) == ("lambent-session", False)
     async with site.client() as client:
+        page = await client.get("/admin/runs", headers={"cookie": f"lambent-session={text}"})
+        assert ">me<" in page.text.replace(" ", "").replace("\n", "")
         answer = await client.get("/admin/runs", headers={"cookie": "lambent-session=planted"})
         assert answer.status_code == 303
 
@@ -195,18 +200,43 @@ async def test_signing_out_needs_a_form_of_ours_too(site: AdminSite) -> None:
     assert (await browser.get("/admin/runs")).status_code == 200
 
 
-async def test_no_page_can_be_framed_or_run_what_is_not_ours(site: AdminSite) -> None:
-    browser = await site.browser()
-    for path in ("/admin", "/admin/runs", "/admin/nothing", "/admin/sign-in", "/admin/runs/none"):
-        headers = (await browser.get(path)).headers
-        if path == "/admin/nothing":
-            continue
-        policy = headers["content-security-policy"]
-        assert "frame-ancestors 'none'" in policy
-        assert "default-src 'none'" in policy
-        assert "unsafe" not in policy
-        assert headers["x-frame-options"] == "DENY"
-        assert headers["x-content-type-options"] == "nosniff"
+PLACES = {
+    "/admin": 200,
+    "/admin/runs": 200,
+    "/admin/sign-in": 303,
+    "/admin/nothing": 401,
+    "/admin/runs/none": 404,
+    "/admin/runs/none/nothing": 404,
+    "/admin/charts/tokens.svg": 200,
+    "/admin/do/run-cancel": 405,
+    "/admin/breakers": 401,
+    "/admin/models": 401,
+}
+
+
+@pytest.mark.parametrize("path", PLACES)
+async def test_no_answer_can_be_framed_or_run_what_is_not_ours(site: AdminSite, path: str) -> None:
+    answer = await (await site.browser()).get(path)
+    assert answer.status_code == PLACES[path]
+    (policy,) = answer.headers.get_list("content-security-policy")
+    assert "frame-ancestors 'none'" in policy or path.startswith("/admin/charts")
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy or path.startswith("/admin/charts")
+    assert answer.headers["x-frame-options"] == "DENY"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_an_answer_of_the_api_below_admin_has_the_headers_too(site: AdminSite) -> None:
+    async with site.client(await site.key()) as client:
+        answers = [
+            await client.get("/admin/breakers"),
+            await client.get("/admin/models/none"),
+            await client.post("/admin/models/load", json={"model": 1}),
+        ]
+    assert [one.status_code for one in answers] == [200, 503, 422]
+    for answer in answers:
+        assert answer.headers["x-frame-options"] == "DENY"
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
 
 
 async def test_without_authentication_the_pages_ask_for_no_key(

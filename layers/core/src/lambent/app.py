@@ -365,6 +365,7 @@ def gateway_app() -> ASGIApp:
         audit=parts.audit,
         pages=lambda api: admin_pages(parts, api),
         origin_secrets=parts.settings.origin_secrets,
+        chat_base=parts.settings.chat_base_url,
     )
 
 

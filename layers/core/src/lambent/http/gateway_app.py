@@ -17,6 +17,7 @@ from lambent.admission.audit import Audit
 from lambent.admission.gate import Gate
 from lambent.clock import Clock
 from lambent.errors import LambentError, MethodNotAllowed, RequestError, Unprocessable
+from lambent.http.admin_headers import AdminHeaders
 from lambent.http.audited import AuditMiddleware
 from lambent.http.authorize import AdmissionMiddleware
 from lambent.http.front import through_front
@@ -51,11 +52,13 @@ def build_gateway_app(
     audit: Audit | None = None,
     pages: Callable[[ASGIApp], ASGIApp] | None = None,
     origin_secrets: Sequence[str] = (),
+    chat_base: str = "",
 ) -> ASGIApp:
     """An ASGI application; `pings` are what `/health/ready` asks, by the service's name.
 
     `sections` are built at their first request, or at once where it is `prepared`; `pages` makes
-    the admin pages, at the first request for one, over the API behind admission.
+    the admin pages, at the first request for one, over the API behind admission; their scripts may
+    ask the chat function at `chat_base` too.
     """
     app = FastAPI(
         title="Lambent",
@@ -85,7 +88,8 @@ def build_gateway_app(
     if pages is not None:
         outer = PagesMount(outer, api, pages)
     outer = through_front(_head_as_get(outer), origin_secrets)
-    return Observed(ProblemsMiddleware(outer, clock=clock), after=gate.tell_tally)
+    outer = AdminHeaders(ProblemsMiddleware(outer, clock=clock), chat_base=chat_base)
+    return Observed(outer, after=gate.tell_tally)
 
 
 def _head_as_get(app: ASGIApp) -> ASGIApp:

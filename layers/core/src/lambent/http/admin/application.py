@@ -1,16 +1,15 @@
-"""Routes the admin pages, and keeps what every one of them needs: a session, and strict headers."""
+"""Routes the admin pages, and keeps what every one of them needs: a session and its form token."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route, Router
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lambent.admission.audit import Action, Audit
 from lambent.admission.sessions import TOKEN_S, Session, Sessions
@@ -67,49 +66,18 @@ def build_pages(
         redirect_slashes=False,
         default=_nothing_here,
     )
-    return _Headers(router, settings.chat_base_url)
+    return _Marked(router)
 
 
-@dataclass(frozen=True, slots=True)
-class _Policy:
-    """The headers of every page. `chat_base`: the chat function's address, if it is another."""
+class _Marked:
+    """Lets routes raise their 405 instead of answering it in plain text."""
 
-    chat_base: str
-
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        connect = " ".join(["'self'", *([self.chat_base] if self.chat_base else [])])
-        policy = (
-            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
-            f"connect-src {connect}; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
-        )
-        return [
-            (b"content-security-policy", policy.encode()),
-            (b"x-frame-options", b"DENY"),
-            (b"x-content-type-options", b"nosniff"),
-            (b"referrer-policy", b"same-origin"),
-            (b"cross-origin-opener-policy", b"same-origin"),
-            (b"cross-origin-resource-policy", b"same-origin"),
-            (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
-        ]
-
-
-class _Headers:
-    """Puts the strict headers on every answer, errors among them."""
-
-    def __init__(self, app: ASGIApp, chat_base: str) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._headers = _Policy(chat_base).headers()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                own = list(message.get("headers", ()))
-                named = {name.lower() for name, _ in own}  # a chart brings a policy of its own
-                message["headers"] = [*own, *(one for one in self._headers if one[0] not in named)]
-            await send(message)
-
-        scope["app"] = self  # routes raise their 405 instead of answering it in plain text
-        await self._app(scope, receive, sending)
+        scope["app"] = self
+        await self._app(scope, receive, send)
 
 
 class Site:
