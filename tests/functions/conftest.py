@@ -8,8 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 import pytest
+from playwright.sync_api import Browser
 
 from local.services import ScriptedModel
+from tests.functions.dashboard_kit import Operator, running_chromium
 from tests.functions.stack import Stack, running_stack
 
 # Chats of the tests must not wait for each other's limit or for a half minute of open breaker.
@@ -18,6 +20,8 @@ _BRISK = {
     "BREAKER_OPEN_S": "2",
     "SLOT_WAIT_S": "2",
     "KEEP_ALIVE_S": "1",
+    # A page has to come back for more in any test that watches.
+    "LIVE_STREAM_S": "3",
     "OLLAMA_FIRST_TOKEN_TIMEOUT_S": "20",
     "OLLAMA_NEXT_TOKEN_TIMEOUT_S": "5",
 }
@@ -71,3 +75,23 @@ def scripted_stack(
     environ = {**_BRISK, **feeds, "OLLAMA_HOST": script.host}
     with running_stack(tmp_path_factory.mktemp("scripted") / "data", environ) as stack:
         yield stack
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """A browser without a window; each test takes a context of its own.
+
+    Not for the session: while it is there, its event loop is this thread's, and no other can run.
+    """
+    with running_chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def operator(chromium: Browser, scripted_stack: Stack) -> Iterator[Operator]:
+    """Somebody signed in with the admin's key; the console has to stay silent."""
+    who = Operator(chromium, scripted_stack)
+    who.sign_in(scripted_stack.admin_key)
+    yield who
+    who.context.close()
+    assert who.complaints == []

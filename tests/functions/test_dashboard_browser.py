@@ -3,94 +3,19 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
-from local.services import Reply, ScriptedModel
-from tests.conftest import started
-from tests.functions.stack import ROOT, Stack
+from local.services import ScriptedModel
+from tests.functions.dashboard_kit import HOSTILE, VARIANTS, Operator, problems_of
+from tests.functions.stack import Stack
 
 pytestmark = pytest.mark.browser
 
-FLAGS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-]  # fmt: skip
-# The artefacts of the run: not in the repository, kept until the next run.
-SCREENSHOTS = ROOT / ".lambent" / "screenshots"
-VARIANTS = {
-    "wide-light": (1280, 900, "light"),
-    "wide-dark": (1280, 900, "dark"),
-    "narrow-light": (390, 844, "light"),
-    "narrow-dark": (390, 844, "dark"),
-}
-# Everything once; on the narrow dark pages what colour and width may change.
-AXE: dict[str, dict[str, Any]] = {
-    "wide-light": {"resultTypes": ["violations"]},
-    "narrow-dark": {
-        "runOnly": ["color-contrast", "scrollable-region-focusable"],
-        "resultTypes": ["violations"],
-    },
-}
-HOSTILE = "<img src=x onerror=window.hit=1>'\"><script>window.hit=1</script>{{7*7}}"
 DIGEST = {"approval": True, "articles": 1}
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    if path is None:
-        started(_no_browser)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-def _no_browser() -> None:
-    from local.services import ServiceError
-
-    raise ServiceError("there is no chromium: apt-get install chromium")
-
-
-class Operator:
-    """Somebody at a browser. Whatever the console complains about is kept."""
-
-    def __init__(self, browser: Browser, stack: Stack, *, variant: str = "wide-light") -> None:
-        width, height, scheme = VARIANTS[variant]
-        options: Any = {"viewport": {"width": width, "height": height}, "color_scheme": scheme}
-        self.context = browser.new_context(base_url=stack.url, **options)
-        self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(20_000)
-        self.complaints: list[str] = []
-        self.page.on("console", self._listen)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-
-    def _listen(self, message: Any) -> None:
-        if message.type in {"error", "warning"}:
-            self.complaints.append(message.text)
-
-    def sign_in(self, key: str, wanted: str = "/admin") -> Page:
-        self.page.goto(wanted)
-        self.page.get_by_label("Admin key").fill(key)
-        self.page.get_by_role("button", name="Sign in").click()
-        expect(self.page.get_by_role("button", name="Sign out", exact=True)).to_be_visible()
-        return self.page
-
-
-@pytest.fixture
-def operator(chromium: Browser, scripted_stack: Stack) -> Iterator[Operator]:
-    who = Operator(chromium, scripted_stack)
-    who.sign_in(scripted_stack.admin_key)
-    yield who
-    who.context.close()
-    assert who.complaints == []
 
 
 def start_digest(page: Page) -> str:
@@ -143,36 +68,6 @@ def test_a_key_is_made_shown_once_used_and_revoked(
     expect(page.get_by_text("The key is revoked.")).to_be_visible()
     with scripted_stack.client(secret) as client:
         assert client.get("/agents").status_code == 401
-
-
-def test_a_chat_streams_stops_and_survives_a_reload(
-    operator: Operator, script: ScriptedModel
-) -> None:
-    page = operator.page
-    script.script(Reply.text(f"Safe {HOSTILE}"), Reply.many(2_000, delay_s=0.05))
-    page.goto("/admin/playground")
-    page.get_by_label("Message").fill("hello")
-    page.get_by_role("button", name="Send").click()
-    answer = page.locator(".turn.assistant").first
-    expect(answer).to_contain_text(HOSTILE)
-    expect(answer).to_contain_text("tokens")
-    page.get_by_label("Message").fill("more")
-    page.get_by_role("button", name="Send").click()
-    expect(page.locator(".turn.assistant").nth(1)).to_contain_text("word word")
-    page.get_by_role("button", name="Stop").click()
-    expect(page.locator(".turn.assistant").nth(1)).to_contain_text("Stopped.")
-    page.reload()
-    expect(page.locator(".turn.assistant").first).to_contain_text(HOSTILE)
-    assert page.evaluate("window.hit") is None
-    script_saw_it_end(page, script)
-
-
-def script_saw_it_end(page: Page, script: ScriptedModel) -> None:
-    for _ in range(200):
-        if script.generations[-1].hung_up:
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError("the model goes on")
 
 
 def test_the_breaker_trips_visibly_and_is_closed_by_hand(
@@ -257,24 +152,6 @@ def test_every_page_is_sound_and_shows_hostile_text_as_text(
         found += [f"{name}: {one}" for one in problems_of(who, name, variant)]
     who.context.close()
     assert not found, "\n".join(found)
-
-
-def problems_of(who: Operator, name: str, variant: str) -> list[str]:
-    page = who.page
-    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true })")
-    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SCREENSHOTS / f"{name}-{variant}.png", full_page=True)
-    found = list(who.complaints)
-    who.complaints.clear()
-    if page.evaluate("window.hit !== undefined"):
-        found.append("a hostile text was run")
-    if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
-        found.append("it is wider than the window")
-    if rules := AXE.get(variant):
-        for one in Axe().run(page, options=rules).response["violations"]:
-            if one["impact"] in {"serious", "critical"}:
-                found.append(f"{one['id']}: {[node['html'][:120] for node in one['nodes'][:3]]}")
-    return found
 
 
 def test_the_keyboard_alone_is_enough(chromium: Browser, scripted_stack: Stack) -> None:

@@ -335,6 +335,7 @@ def chat_app() -> ASGIApp:
         lambda: parts.engine.control,
         gate=parts.gate,
         keep_alive_s=parts.settings.keep_alive_s,
+        page_s=parts.settings.live_stream_s,
         clock=parts.clock,
     )
     return build_chat_app(parts.chats, more=[watching])

@@ -301,6 +301,11 @@ class Settings:
         "Where the admin pages reach the chat function, if not under their own address.",
         default="",
     )
+    live_stream_s: float = setting(
+        _number(float, 0.5, 900),
+        "What a stream to an admin page lasts at most; the page then asks for the next one.",
+        default=60.0,
+    )
     origin_secret: str = setting(
         _origin_secret,
         "What the front sends as `x-lambent-origin`; set, other requests are refused.",

@@ -133,12 +133,13 @@ class Sessions:
             raise NotFound("No such key.")
 
     async def page_token(self, session: Session) -> str:
-        """A credential for scripts of a page, good for five minutes: reading, and chats for who
-        may change things and chat. It never reaches what administers."""
+        """A credential for scripts of a page, good for five minutes: reading, and for who may
+        change things and chat also that, with what agents and their tools may then do in that
+        person's name. It never reaches what administers."""
         who = session.principal
         scopes = {Scope.ADMIN_READ}
         if session.may_change and who.may(Scope.CHAT):
-            scopes.add(Scope.CHAT)
+            scopes |= {one for one in (Scope.CHAT, Scope.RUNS, Scope.EVENTS) if who.may(one)}
         value = {
             "k": who.key_id,
             "n": who.key_name,

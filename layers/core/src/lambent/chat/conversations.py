@@ -11,8 +11,8 @@ before its model is paid for, not after.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
@@ -39,12 +39,14 @@ _MOST_ENTRIES: Final = 5000
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Messages that came together; `turn` is the turn that made them, if one did."""
+    """Messages that came together; `turn` is the turn that made them, if one did, and `usage`
+    what it took."""
 
     number: int
     messages: tuple[Message, ...]
     turn: str | None
     created_at: datetime
+    usage: Mapping[str, Any] | None = None
 
 
 class TitledBy(StrEnum):
@@ -118,7 +120,7 @@ class ConversationStore:
         if not entries or entries[-1].number != number or index >= len(entries[-1].messages):
             raise NotFound(f"There is no message {at[:40]!r} in this conversation.")
         last = entries[-1]
-        cut = Entry(last.number, last.messages[: index + 1], last.turn, last.created_at)
+        cut = replace(last, messages=last.messages[: index + 1])
         summary = source.summary
         if summary is not None and summary.covers + 1 >= number:
             summary = None  # it may tell what comes after the cut
@@ -161,7 +163,14 @@ class ConversationStore:
         return await self.add(id, last + 1, messages, client=client, turn=None)
 
     async def add(
-        self, id: str, number: int, messages: Sequence[Message], *, client: str, turn: str | None
+        self,
+        id: str,
+        number: int,
+        messages: Sequence[Message],
+        *,
+        client: str,
+        turn: str | None,
+        usage: Mapping[str, Any] | None = None,
     ) -> Entry:
         """Add the entry of this number, once for each turn; raises `Conflict` where it is there."""
         from pymongo.errors import DuplicateKeyError
@@ -170,7 +179,7 @@ class ConversationStore:
 
         if number > _MOST_ENTRIES:
             raise Conflict("This conversation has become too long; fork it at a late message.")
-        entry = Entry(number, tuple(messages), turn, self._clock.now())
+        entry = Entry(number, tuple(messages), turn, self._clock.now(), usage)
         try:
             await guarded(self._entries.insert_one(_entry_document(id, client, entry)))
         except DuplicateKeyError:
@@ -367,12 +376,15 @@ def _entry_document(id: str, client: str, entry: Entry) -> dict[str, Any]:
         "turn": entry.turn,
         "messages": records_of(entry.messages),
         "created_at": entry.created_at,
+        "usage": entry.usage,
     }
 
 
 def _entry(found: Document) -> Entry:
     messages = messages_of(found["messages"])
-    return Entry(found["number"], messages, found["turn"], found["created_at"])
+    # No usage in documents of older versions.
+    usage = found.get("usage")
+    return Entry(found["number"], messages, found["turn"], found["created_at"], usage)
 
 
 def _conversation(found: Document) -> Conversation:

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from lambent.agents.turn_frames import usage_body
 from lambent.chat import window
 from lambent.chat.conversations import BUSY, Conversation, ConversationStore
 from lambent.clock import Clock
 from lambent.errors import LambentError, StoreUnavailable
 from lambent.models.manager import ModelManager
-from lambent.models.values import Message, Role
+from lambent.models.values import Message, Role, Usage
 
 if TYPE_CHECKING:
     from lambent.chat.upkeep import Upkeep
@@ -66,16 +67,21 @@ class Dialogue:
         )
         return self._fitted.messages
 
-    async def keep(self, answer: str, *, thinking: str, prompt_tokens: int) -> None:
+    async def keep(self, answer: str, *, thinking: str, usage: Usage) -> None:
         """Add the exchange, once, and let the next turn begin.
 
         Raises `Conflict` where this turn had lost its claim.
         """
         message = Message(role=Role.assistant, content=answer, thinking=thinking)
         await self._store.add(
-            self._id, self._number, (*self._said, message), client=self._client, turn=self._turn
+            self._id,
+            self._number,
+            (*self._said, message),
+            client=self._client,
+            turn=self._turn,
+            usage=usage_body(usage),
         )
-        self._ratio = window.measured(self._fitted.messages, prompt_tokens)
+        self._ratio = window.measured(self._fitted.messages, usage.prompt_tokens)
         await self.end()
         if self._upkeep is not None and self._found is not None:
             await self._upkeep.after_turn(self._found, covers=self._fitted.covers)

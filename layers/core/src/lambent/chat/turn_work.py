@@ -179,7 +179,7 @@ class TurnWork:
             await self._dialogue.keep(
                 "".join(chunk.delta for chunk in said),
                 thinking="".join(chunk.thinking for chunk in said),
-                prompt_tokens=usage.prompt_tokens,
+                usage=usage,
             )
         await live.put(Finished(finish_reason, usage, tuple(sources)))
 

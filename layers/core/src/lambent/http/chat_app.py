@@ -75,6 +75,8 @@ class ChatRoutes:
             headers=caller.headers(live.limit),
             keep_alive_s=self._service.settings.keep_alive_s,
             clock=self._service.clock,
+            # Nobody else makes a plain turn: its stream is as long as it is.
+            longest_s=caller.longest_s if live.durable else None,
         )
 
     async def agents(self, request: Request) -> Any:

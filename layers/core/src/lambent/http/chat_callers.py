@@ -10,6 +10,7 @@ from starlette.requests import Request
 from lambent.admission import limits
 from lambent.admission.decisions import LimitState
 from lambent.admission.keys import credential_of
+from lambent.admission.sessions import is_page_token
 from lambent.chat.live_turn import LiveTurn
 from lambent.chat.service import ChatService
 from lambent.chat.values import ChatRequest, Known, Refusal, StreamWish
@@ -35,12 +36,15 @@ class Caller:
         request: Request,
         *,
         limit_headers: LimitHeaders = limits.headers,
+        credential: str | None = None,
     ) -> None:
+        """`credential`: instead of that of the headers."""
         self._service = service
         self._request = request
         self._limit_headers = limit_headers
         sent = request.headers
-        self.credential = credential_of(sent.get("authorization"), sent.get("x-api-key"))
+        found = credential_of(sent.get("authorization"), sent.get("x-api-key"))
+        self.credential = found if credential is None else credential
         # Somebody in front of the route has asked already: a request counts once.
         self._counted: Known | None = request.scope.get(KNOWN)
 
@@ -87,6 +91,15 @@ class Caller:
         if limit is None and self._counted is not None:
             limit = self._counted.limit
         return self._limit_headers(limit)
+
+    @property
+    def longest_s(self) -> float | None:
+        """What a stream that goes on without this request may last; None: to its end.
+
+        A tab that somebody forgot is paid for as long as it is answered: a page's stream ends in
+        time, and the page comes back for more where somebody looks at it.
+        """
+        return self._service.settings.live_stream_s if is_page_token(self.credential) else None
 
     def allowed(self, answer: T | Refusal) -> T:
         """The answer, if it is no refusal."""

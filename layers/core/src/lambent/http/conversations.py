@@ -70,6 +70,13 @@ class ConversationView(BaseModel):
     forked_from: str | None = Field(description="The conversation and message it began with.")
 
 
+class TurnUsage(BaseModel):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    model_s: float = Field(description="Seconds that the model server spent.")
+
+
 class MessageView(BaseModel):
     id: str
     role: Role
@@ -77,6 +84,7 @@ class MessageView(BaseModel):
     thinking: str | None
     images: int = Field(description="How many came with it.")
     turn: str | None = Field(description="The id of the turn's answer, if a turn brought it.")
+    usage: TurnUsage | None = Field(description="What the turn took, with its answer.")
     created_at: datetime
 
 
@@ -235,6 +243,7 @@ def _entry_views(entry: Entry) -> list[MessageView]:
             thinking=one.thinking or None,
             images=len(one.images),
             turn=entry.turn,
+            usage=TurnUsage(**entry.usage) if entry.usage and one.role is Role.assistant else None,
             created_at=entry.created_at,
         )
         for index, one in enumerate(entry.messages)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 from starlette.types import Receive, Scope, Send
@@ -39,6 +41,7 @@ class StreamAnswer:
     The `first` reader's answer begins with the first frame or, while the model is silent, after
     `keep_alive_s`: so what fails early has its own status, and a front sees a sign of life in
     time. It waits until the turn is booked and kept; where that reader leaves, the turn may end.
+    After `longest_s` it ends without an end: its reader is to come back.
     """
 
     def __init__(
@@ -50,8 +53,10 @@ class StreamAnswer:
         clock: Clock,
         after: int = 0,
         first: bool = True,
+        longest_s: float | None = None,
     ) -> None:
         self.turn = turn
+        self._ends = _Ends(clock, longest_s)
         self._headers = headers
         self._keep_alive_s = keep_alive_s
         self._clock = clock
@@ -63,8 +68,10 @@ class StreamAnswer:
             self.turn.attach()
             await self._stream(send)
             return
-        async with reading(self.turn, receive):
+        async with reading(self.turn, receive) as leave:
             await self._stream(send)
+            if not self.turn.log.ended:
+                leave()
 
     async def _stream(self, send: Send) -> None:
         log, turn = self.turn.log, self.turn
@@ -87,7 +94,11 @@ class StreamAnswer:
                 await send({"type": "http.response.body", "body": body, "more_body": not ended})
             if ended:
                 return
-            if not await log.news(self._after, within_s=self._keep_alive_s):
+            if self._ends.left_s <= 0:
+                await send({"type": "http.response.body", "body": b""})
+                return
+            within_s = min(self._keep_alive_s, self._ends.left_s)
+            if not await log.news(self._after, within_s=within_s):
                 await send_more(send, keep_alive_of(turn.dialect))
 
     async def _until_begun(self) -> None:
@@ -116,7 +127,9 @@ class StreamElsewhere:
         keep_alive_s: float,
         clock: Clock,
         request_id: str,
+        longest_s: float | None = None,
     ) -> None:
+        self._ends = _Ends(clock, longest_s)
         self._events = events
         self._dialect = dialect
         self._headers = {**headers, **sse.HEADERS}
@@ -132,7 +145,7 @@ class StreamElsewhere:
                 events = await anext(self._events, None)
                 await send_start(send, self._headers)
                 told_s = self._clock.monotonic_s()
-                while events is not None and not watcher.done():
+                while events is not None and not watcher.done() and self._ends.left_s > 0:
                     data = self._bytes(events)
                     if not data and self._clock.monotonic_s() - told_s >= self._keep_alive_s:
                         data = keep_alive_of(self._dialect)
@@ -156,9 +169,24 @@ class StreamElsewhere:
         return sse.json_event(number, openai_error(error))
 
 
+class _Ends:
+    """When an answer has to end; never where there is no limit."""
+
+    def __init__(self, clock: Clock, longest_s: float | None) -> None:
+        self._clock = clock
+        self._at_s = math.inf if longest_s is None else clock.monotonic_s() + longest_s
+
+    @property
+    def left_s(self) -> float:
+        return self._at_s - self._clock.monotonic_s()
+
+
 @asynccontextmanager
-async def reading(turn: StreamTurn, receive: Receive) -> AsyncIterator[None]:
-    """Tells the turn that its first reader left, and sees it booked before the request ends."""
+async def reading(turn: StreamTurn, receive: Receive) -> AsyncIterator[Callable[[], None]]:
+    """Tells the turn that its first reader left, and sees it booked before the request ends.
+
+    Gives what says the same of a reader who is sent away.
+    """
     gone_alone = False
 
     def left(reason: str) -> None:
@@ -168,7 +196,7 @@ async def reading(turn: StreamTurn, receive: Receive) -> AsyncIterator[None]:
 
     watcher = asyncio.create_task(_watch(receive, left))
     try:
-        yield
+        yield partial(left, "")
     finally:
         watcher.cancel()
         # A stream that goes on alone is not waited for: this request is over.

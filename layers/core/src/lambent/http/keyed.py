@@ -146,7 +146,12 @@ class _KeyedAnswer:
         elif record.stream is not None:
             client = self._known.client
             app = await follow_stream(
-                self._service, self._request, record.stream, client=client, headers=headers
+                self._service,
+                self._request,
+                record.stream,
+                client=client,
+                headers=headers,
+                longest_s=Caller(self._service, self._request).longest_s,
             )
             await app(scope, receive, send)
         elif (error := record.error) is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.routing import Route
@@ -21,14 +21,18 @@ if TYPE_CHECKING:
     from lambent.engine.control import RunControl
 
 
-# A page comes back for the next minute by itself.
-_LONGEST_PAGE_S: Final = 60.0
-
-
 def run_events_route(
-    control: Callable[[], RunControl], *, gate: Gate, keep_alive_s: float, clock: Clock
+    control: Callable[[], RunControl],
+    *,
+    gate: Gate,
+    keep_alive_s: float,
+    page_s: float,
+    clock: Clock,
 ) -> Route:
-    """`control` is called at the first request: a chat does not pay for loading the engine."""
+    """`control` is called at the first request: a chat does not pay for loading the engine.
+
+    `page_s`: what a stream to an admin page lasts at most; the page comes back by itself.
+    """
 
     async def run_events(request: Request) -> Any:
         from lambent.http.run_events import RunEvents
@@ -51,7 +55,7 @@ def run_events_route(
             last_event_id=sent.get("last-event-id", ""),
             keep_alive_s=keep_alive_s,
             clock=clock,
-            longest_s=_LONGEST_PAGE_S if is_page_token(credential) else None,
+            longest_s=page_s if is_page_token(credential) else None,
             headers=headers,
         )
 

@@ -39,9 +39,16 @@ async def find_stream(service: ChatService, id: str, *, client: str) -> Stream:
 
 
 async def follow_stream(
-    service: ChatService, request: Request, id: str, *, client: str, headers: Mapping[str, str]
+    service: ChatService,
+    request: Request,
+    id: str,
+    *,
+    client: str,
+    headers: Mapping[str, str],
+    longest_s: float | None = None,
 ) -> ASGIApp:
-    """What answers with the stream, from behind the request's `Last-Event-ID` on.
+    """What answers with the stream, from behind the request's `Last-Event-ID` on, for at most
+    `longest_s`.
 
     Raises what `find_stream` raises, and `RequestError`.
     """
@@ -52,7 +59,13 @@ async def follow_stream(
     keep_alive_s, clock = service.settings.keep_alive_s, service.clock
     if (turn := service.stream_here(id, client=client)) is not None:
         return StreamAnswer(
-            turn, headers=headers, keep_alive_s=keep_alive_s, clock=clock, after=after, first=False
+            turn,
+            headers=headers,
+            keep_alive_s=keep_alive_s,
+            clock=clock,
+            after=after,
+            first=False,
+            longest_s=longest_s,
         )
     stream = await find_stream(service, id, client=client)
     if stream.status is StreamStatus.LIVE:
@@ -68,6 +81,7 @@ async def follow_stream(
         keep_alive_s=keep_alive_s,
         clock=clock,
         request_id=request_id_of(request.scope),
+        longest_s=longest_s,
     )
 
 

@@ -73,13 +73,32 @@ def stream_paths() -> dict[str, Any]:
                 parameters=[_ID],
             )
         },
+        "/chat/streams/{id}/leave": {
+            "post": _operation(
+                "Say that a reader leaves",
+                "For `navigator.sendBeacon`, which can set no header: the body is the API key "
+                "itself. A stream with a lease stops in five seconds unless somebody renews it; "
+                "one without a lease is stopped at once; a durable agent's goes on. Not counted "
+                "against the limit.",
+                {"200": _json("When it stops; null where it has no lease.", _RENEWED)},
+                parameters=[_ID],
+                body={"text/plain": {"schema": {"type": "string"}, "example": "lam_01JD…_secret"}},
+            )
+        },
     }
 
 
 def _operation(
-    summary: str, description: str, answers: dict[str, Any], *, parameters: list[Any]
+    summary: str,
+    description: str,
+    answers: dict[str, Any],
+    *,
+    parameters: list[Any],
+    body: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
+    sent = {} if body is None else {"requestBody": {"required": True, "content": body}}
     return {
+        **sent,
         "tags": ["chat"],
         "summary": summary,
         "description": description,

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.routing import Route
 
 from lambent.chat.service import ChatService
 from lambent.errors import LambentError
+from lambent.http.bodies import read_body
 from lambent.http.chat_callers import Caller
 from lambent.http.chat_stream import Json
 from lambent.http.problems import Rejected
 from lambent.http.stream_following import find_stream, follow_stream
 from lambent.streams.values import StreamStatus
+
+_LONGEST_CREDENTIAL: Final = 4096
 
 
 def stream_routes(service: ChatService) -> list[Route]:
@@ -22,6 +25,7 @@ def stream_routes(service: ChatService) -> list[Route]:
     return [
         Route("/chat/streams/{id}", routes.stream, methods=["GET", "DELETE"]),
         Route("/chat/streams/{id}/lease", routes.lease, methods=["POST"]),
+        Route("/chat/streams/{id}/leave", routes.leave, methods=["POST"]),
     ]
 
 
@@ -40,7 +44,12 @@ class StreamRoutes:
         try:
             id = request.path_params["id"]
             return await follow_stream(
-                self._service, request, id, client=known.client, headers=headers
+                self._service,
+                request,
+                id,
+                client=known.client,
+                headers=headers,
+                longest_s=caller.longest_s,
             )
         except LambentError as error:
             raise Rejected(error, headers) from None
@@ -51,6 +60,17 @@ class StreamRoutes:
         until = await self._service.streams.renew_readers(stream)
         live = stream.status is StreamStatus.LIVE
         told = None if until is None or not live else until.isoformat().replace("+00:00", "Z")
+        return Json({"id": stream.id, "status": stream.status.value, "lease_until": told}, {})
+
+    async def leave(self, request: Request) -> Any:
+        """For a page that goes away: a beacon brings no header, so its body is the credential."""
+        sent = await read_body(request, limit_bytes=_LONGEST_CREDENTIAL)
+        credential = sent.decode("ascii", errors="replace").strip()
+        known = Caller(self._service, request, credential=credential)
+        client = (await known.known(limited=False)).client
+        stream = await find_stream(self._service, request.path_params["id"], client=client)
+        until = await self._service.streams.leave(stream)
+        told = None if until is None else until.isoformat().replace("+00:00", "Z")
         return Json({"id": stream.id, "status": stream.status.value, "lease_until": told}, {})
 
     async def _stop(self, request: Request) -> Any:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 STREAMS: Final = "streams"
 FRAMES: Final = "stream_frames"
 OWNER_LEASE: Final = timedelta(seconds=10)
+# A page that is loaded again is back within this.
+LEFT: Final = timedelta(seconds=5)
 # Events of a stream that never ended properly are kept no longer than this.
 _LONGEST: Final = timedelta(days=1)
 # Above every number of an event: a range has to be two-sided to be found by an index.
@@ -163,6 +165,21 @@ class StreamStore:
         if changes:
             await self._change(_live(stream.id, stream.client), changes)
         return changes.get("readers_until")
+
+    async def leave(self, stream: Stream) -> datetime | None:
+        """live -> live: a reader says that it goes. Where the readers hold a lease, it lapses
+        soon unless one of them renews it, which is told; else the stream is asked to stop. A
+        stream that a run makes goes on: it needs no reader."""
+        live = _live(stream.id, stream.client)
+        if stream.made_by_run or stream.status is not StreamStatus.LIVE:
+            return None
+        if stream.readers_lease_s is None:
+            await self._change(live, {"stop": True})
+            return None
+        until = self._clock.now() + LEFT
+        # Never later: a lease that was about to lapse is not made longer by leaving.
+        await self._change({**live, "readers_until": {"$gt": until}}, {"readers_until": until})
+        return until
 
     async def look(self, id: str) -> Stream | None:
         """The stream, whoever owns it."""

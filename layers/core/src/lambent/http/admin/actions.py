@@ -62,6 +62,21 @@ async def _start_run(view: View, form: Form) -> Response:
     return done(f"/admin/runs/{run['id']}", "start")
 
 
+async def _decide_call(view: View, form: Form) -> Response:
+    """A person's word on a tool call that an agent's run waits with."""
+    run, decision = form.get("run", ""), form.get("decision")
+    if decision not in ("approve", "decline"):
+        raise Unprocessable("Not valid: decision.")
+    body = {"approve": decision == "approve", "note": form.get("note", "")}
+    await _ask(view, "POST", path("runs", run, "approvals", form.get("call", "")), body)
+    return done(own_path(form.get("next") or f"/admin/runs/{run}"), f"call-{decision}")
+
+
+async def _delete_conversation(view: View, form: Form) -> Response:
+    await _ask(view, "DELETE", path("conversations", form.get("conversation", "")))
+    return done("/admin/playground", "conversation")
+
+
 async def _publish_event(view: View, form: Form) -> Response:
     event = {
         "specversion": "1.0",
@@ -245,6 +260,8 @@ ACTIONS: Final[Mapping[str, Act]] = {
     "run-delete": _delete_run,
     "runs-bulk": _bulk,
     "run-start": _start_run,
+    "call-decide": _decide_call,
+    "conversation-delete": _delete_conversation,
     "event-publish": _publish_event,
     "event-replay": _replay_event,
     "schedule-create": _create_schedule,

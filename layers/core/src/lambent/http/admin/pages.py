@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from lambent.http.admin import pages_access, pages_events, pages_overview, pages_runs
+from lambent.http.admin import pages_access, pages_chat, pages_events, pages_overview, pages_runs
 from lambent.http.admin.view import PageFunction
 
 PAGES: Final[Sequence[tuple[str, PageFunction]]] = (
@@ -25,7 +25,7 @@ PAGES: Final[Sequence[tuple[str, PageFunction]]] = (
     ("/admin/audit", pages_access.audit),
     ("/admin/usage", pages_access.usage),
     ("/admin/usage/csv", pages_access.usage_csv),
-    ("/admin/playground", pages_overview.playground),
+    ("/admin/playground", pages_chat.playground),
     ("/admin/hosts", pages_overview.hosts),
     ("/admin/charts/{name}", pages_overview.chart),
 )

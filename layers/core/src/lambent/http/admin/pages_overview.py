@@ -1,4 +1,4 @@
-"""The overview, the model servers, the playground, and charts for them."""
+"""The overview, the model servers, and charts for them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from urllib.parse import urlencode
 
 from starlette.responses import Response
 
-from lambent.admission.decisions import Scope
 from lambent.errors import NotFound
 from lambent.http.admin.charts import bars
 from lambent.http.admin.formats import span
@@ -96,12 +95,6 @@ async def hosts(view: View) -> Response:
     return view.page(
         "hosts.html", hosts=known, slots=found["slots"], changes=changes, models=models, live="poll"
     )
-
-
-async def playground(view: View) -> Response:
-    """A chat with any agent or model; the page's script talks to the chat function."""
-    can_chat = view.session.may_change and view.session.principal.may(Scope.CHAT)
-    return view.page("playground.html", agent=view.query.get("agent", "chat"), can_chat=can_chat)
 
 
 async def _activity_chart(view: View, name: str, *, dark: bool) -> Response:

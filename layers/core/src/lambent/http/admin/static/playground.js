@@ -5,140 +5,413 @@
   const chat = $("chat");
   if (!chat) return;
   const base = document.body.dataset.chatBase || "";
-  const kept = "lambent-playground";
   const log = $("log"), text = $("text"), state = $("state");
-  let talk = { messages: [], stream: "" };
-  try { talk = JSON.parse(sessionStorage.getItem(kept)) || talk; } catch { /* a fresh one */ }
-  let going = null, token = "", tokenUntil = 0;
+  // A stream outlives its page by this, unless the page says that it leaves. A hidden page's
+  // timers may run once a minute only.
+  const leaseS = 90, renewMs = 30000;
+  const tries = 8;
+  let conversation = chat.dataset.conversation;
+  let live = null; // the turn that is under way
+  let token = "", tokenUntil = 0, renewing = null;
 
-  const keep = () => sessionStorage.setItem(kept, JSON.stringify(talk));
+  const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+  const shown = () => document.hidden
+    ? new Promise((done) => document.addEventListener("visibilitychange", done, { once: true }))
+    : Promise.resolve();
 
-  async function headers(more = {}) {
-    if (Date.now() > tokenUntil) {
-      const answer = await fetch("/admin/session/token", { redirect: "error" });
-      if (!answer.ok) throw new Error("You are signed out. Load the page again.");
-      const said = await answer.json();
-      token = said.token;
-      tokenUntil = Date.now() + (said.expires_in_s - 30) * 1000;
+  // --- requests: with a token of five minutes; one that is refused is replaced once
+
+  // Several requests at once share one token.
+  function renewToken() {
+    renewing ||= newToken().finally(() => { renewing = null; });
+    return renewing;
+  }
+
+  async function newToken() {
+    const answer = await fetch("/admin/session/token", { redirect: "error" });
+    if (!answer.ok) throw new Error("You are signed out. Load the page again.");
+    const said = await answer.json();
+    token = said.token;
+    tokenUntil = Date.now() + (said.expires_in_s - 30) * 1000;
+  }
+
+  async function ask(method, url, { headers = {}, json, signal } = {}) {
+    if (json !== undefined) headers = { ...headers, "content-type": "application/json" };
+    const send = async () => fetch(url, {
+      method, signal, headers: { ...headers, authorization: "Bearer " + token },
+      body: json === undefined ? undefined : JSON.stringify(json),
+    });
+    if (Date.now() > tokenUntil) await renewToken();
+    const answer = await send();
+    if (answer.status !== 401) return answer;
+    await renewToken();
+    return send();
+  }
+
+  const streamUrl = (turn, more = "") => base + "/chat/streams/" + encodeURIComponent(turn.kept.stream) + more;
+
+  // --- what a turn shows: parts in their order, each with its element
+
+  const element = (name, kind, content = "") => {
+    const made = document.createElement(name);
+    if (kind) made.className = kind;
+    made.textContent = content;
+    return made;
+  };
+  const folded = (title, content) => {
+    const box = element("details"), inner = element("div", "text", content);
+    box.append(element("summary", "", title), inner);
+    return [box, inner];
+  };
+
+  class Turn {
+    // `kept` is what a reload needs: the question, the stream and what it has told so far.
+    constructor(kept, box = null) {
+      this.kept = kept;
+      this.made = new Map();
+      this.box = box || element("div", "turn assistant");
+      if (!box) {
+        log.append(element("div", "turn user", kept.body.input), this.box);
+        this.box.prepend(element("span", "hidden", "Answer: "));
+      }
+      kept.parts.forEach((part) => this.draw(part));
     }
-    return { authorization: "Bearer " + token, ...more };
+
+    get text() { return this.kept.parts.filter((one) => one.kind === "text").map((one) => one.text).join(""); }
+
+    add(part) {
+      const last = this.kept.parts.at(-1);
+      if (last && last.kind === part.kind && (part.kind === "text" || part.kind === "thinking")) {
+        last.text += part.text;
+        part = last;
+      } else this.kept.parts.push(part);
+      this.draw(part);
+    }
+
+    tool(data, change) {
+      const parts = this.kept.parts;
+      let part = parts.find((one) => one.kind === "tool" && one.id === data.id);
+      if (!part) parts.push(part = { kind: "tool", id: data.id, name: data.name, arguments: data.arguments });
+      Object.assign(part, change);
+      this.draw(part);
+    }
+
+    draw(part) {
+      const near = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
+      const there = this.made.get(part);
+      if (there && there.update) there.update();
+      else {
+        const fresh = views[part.kind](part, this);
+        if (there) there.box.replaceWith(fresh.box); else this.box.append(fresh.box);
+        this.made.set(part, fresh);
+      }
+      if (near) log.scrollTop = log.scrollHeight;
+    }
+
+    note(said, bad = false) { this.add({ kind: "note", text: said, bad }); }
   }
 
-  function show(role, content, meta) {
-    const turn = document.createElement("div");
-    turn.className = "turn " + role;
-    const body = document.createElement("span");
-    body.textContent = content;
-    turn.append(body);
-    if (meta) note(turn, meta);
-    log.append(turn);
-    log.scrollTop = log.scrollHeight;
-    return turn;
+  const views = {
+    text(part) {
+      const box = element("div", "text", part.text);
+      return { box, update: () => { box.textContent = part.text; } };
+    },
+    thinking(part) {
+      const [box, inner] = folded("Thoughts", part.text);
+      return { box, update: () => { inner.textContent = part.text; } };
+    },
+    tool(part, turn) {
+      const box = element("div", "tool" + (part.failed ? " bad" : ""));
+      const heading = element("p", "", "Tool ");
+      heading.append(element("b", "", part.name), " ", element("span", "badge " + toolTone(part), toolState(part)));
+      box.append(heading);
+      const sent = element("pre", "", JSON.stringify(part.arguments, null, 2));
+      sent.tabIndex = 0;
+      if (part.waiting) box.append(sent, decision(part, turn));
+      else box.append(folded("Arguments", JSON.stringify(part.arguments, null, 2))[0]);
+      if (part.result !== undefined) box.append(folded("Result", part.result)[0]);
+      return { box };
+    },
+    sources(part) {
+      const box = element("ul", "sources");
+      for (const one of part.sources) {
+        const line = element("li"), link = element("a", "", one.title || one.url);
+        if (/^https?:/.test(one.url)) { link.href = one.url; link.rel = "noreferrer noopener"; link.target = "_blank"; }
+        line.append(link);
+        box.append(line);
+      }
+      return { box };
+    },
+    note(part) { return { box: element("span", part.bad ? "meta bad" : "meta", part.text) }; },
+  };
+
+  const toolState = (part) => part.waiting ? "needs approval" : part.result === undefined ? part.decided || "running" : part.failed ? "failed" : "done";
+  const toolTone = (part) => part.waiting ? "warn" : part.result === undefined ? "busy" : part.failed ? "bad" : "good";
+
+  // A person's decision goes to the pages' own form: a page's token may not decide.
+  function decision(part, turn) {
+    const form = element("form", "decision");
+    const note = element("input");
+    note.maxLength = 1000; note.placeholder = "A word to the agent";
+    const label = element("label");
+    label.append(element("span", "hidden", "A word to the agent about " + part.name), note);
+    const problem = element("span", "meta bad");
+    problem.setAttribute("role", "alert");
+    const button = (name, kind, told) => {
+      const one = element("button", kind, name);
+      one.type = "button";
+      one.addEventListener("click", async () => {
+        form.querySelectorAll("button").forEach((each) => { each.disabled = true; });
+        const refused = await post("call-decide", { run: part.waiting, call: part.id, decision: name.toLowerCase(), note: note.value });
+        if (!refused || /decided/.test(refused)) turn.tool(part, { waiting: "", decided: told });
+        else { problem.textContent = refused; form.querySelectorAll("button").forEach((each) => { each.disabled = false; }); }
+        keep(); text.focus();
+      });
+      return one;
+    };
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.append(label, button("Approve", "first", "approved"), button("Decline", "danger", "declined"), problem);
+    return form;
   }
 
-  function note(turn, meta) {
-    const line = document.createElement("span");
-    line.className = "meta";
-    line.textContent = meta;
-    turn.append(line);
+  // An action of the pages; what it is refused for, or nothing.
+  async function post(action, fields) {
+    const csrf = document.querySelector("input[name=csrf]").value;
+    try {
+      const body = new URLSearchParams({ csrf, ...fields });
+      const answer = await fetch("/admin/do/" + action, { method: "POST", body, redirect: "manual" });
+      if (answer.type === "opaqueredirect") return "";
+      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      return (page.querySelector("[role=alert]") || {}).textContent || "It was refused.";
+    } catch (error) { return String(error.message || error); }
   }
+
+  // --- what a reload finds: by conversation, in this tab alone
+
+  const place = () => "lambent-turn:" + conversation;
+  function keep() { if (live) try { sessionStorage.setItem(place(), JSON.stringify(live.kept)); } catch { /* full: a reload begins anew */ } }
+  function found() { try { return JSON.parse(sessionStorage.getItem(place())); } catch { return null; } }
+
+  // --- frames
 
   function usageOf(data) {
-    const used = data.usage || {};
-    const parts = [data.finish_reason, used.prompt_tokens !== undefined && used.prompt_tokens + " + " + used.completion_tokens + " tokens"];
-    return parts.filter(Boolean).join(" · ");
+    const used = data.usage;
+    const took = used && used.prompt_tokens + " + " + used.completion_tokens + " tokens, " + used.model_s.toFixed(1) + " s of the model";
+    return [data.finish_reason === "stop" ? "" : data.finish_reason, took].filter(Boolean).join(" · ");
   }
 
-  async function read(answer, turn, message) {
-    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-    const body = turn.firstChild;
-    let rest = "", done = false;
-    for (;;) {
-      const part = await reader.read();
-      if (part.done) break;
-      rest += part.value;
-      const frames = rest.split("\n\n");
-      rest = frames.pop();
-      for (const frame of frames) {
-        const kind = /^event: (.*)$/m.exec(frame), line = /^data: (.*)$/m.exec(frame);
-        if (!line) { if (frame.startsWith(": queue")) state.textContent = frame.slice(2); continue; }
-        if (line[1] === "[DONE]") { done = true; continue; }
-        const data = JSON.parse(line[1]);
-        if (kind && kind[1] === "error") { turn.classList.add("bad"); note(turn, data.detail || data.title || "It broke off."); done = true; }
-        else if (kind && kind[1] === "queued") state.textContent = "Waiting for a model slot, place " + data.position;
-        else if (data.delta !== undefined) { state.textContent = ""; message.content += data.delta; body.textContent = message.content; log.scrollTop = log.scrollHeight; }
-        else if (data.tool_call || data.tool_calls || data.approval) note(turn, kind ? kind[1] + ": " + JSON.stringify(data) : JSON.stringify(data));
-        else if (data.finish_reason) { message.meta = usageOf(data); note(turn, message.meta); }
-      }
+  // One frame: true where it is the last one, "again" where this telling broke off, not the turn.
+  function take(turn, frame) {
+    const [id, kind, line] = [/^id: (\d+)$/m, /^event: (.*)$/m, /^data: (.*)$/m].map((one) => (one.exec(frame) || [])[1]);
+    if (line === undefined) return false;
+    if (line === "[DONE]") return true;
+    if (id) { if (Number(id) <= turn.kept.last) return false; turn.kept.last = Number(id); }
+    const data = JSON.parse(line);
+    if (kind === "error") {
+      if (!id) return "again";
+      const stopped = /:stopped$/.test(data.type);
+      turn.note(stopped ? "Stopped." : data.detail || data.title || "It broke off.", !stopped);
+      return true;
     }
-    if (!done) note(turn, "The stream ended early.");
+    state.textContent = kind === "queued" ? "Waiting for a model slot, place " + data.position : "";
+    if (data.delta) turn.add({ kind: "text", text: data.delta });
+    else if (data.thinking) turn.add({ kind: "thinking", text: data.thinking });
+    else if (data.tool_call) turn.tool(data.tool_call, {});
+    else if (data.waiting) { turn.tool(data.waiting, { waiting: data.waiting.run }); state.textContent = "Waits for your decision."; }
+    else if (data.tool_result) turn.tool(data.tool_result, { waiting: "", result: data.tool_result.content, failed: data.tool_result.failed });
+    else if (data.tool_calls) data.tool_calls.forEach((one) => turn.tool({ ...one, id: turn.kept.last + one.name }, {}));
+    else if (data.sources) turn.add({ kind: "sources", sources: data.sources });
+    else if (data.finish_reason) { const said = usageOf(data); if (said) turn.note(said); }
+    return false;
   }
 
-  async function send(content) {
-    talk.messages.push({ role: "user", content });
-    show("user", content);
-    const sent = talk.messages.map(({ role, content }) => ({ role, content })).filter((one) => one.content);
-    const message = { role: "assistant", content: "" };
-    const turn = show("assistant", "");
-    const body = { agent: $("agent").value, messages: sent };
-    if ($("model").value) body.model = $("model").value;
-    await run(turn, message, async (signal) => fetch(base + "/chat/stream", {
-      method: "POST", signal, body: JSON.stringify(body), headers: await headers({ "content-type": "application/json" }),
-    }));
+  async function read(turn, answer) {
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let rest = ""; ;) {
+      const part = await reader.read();
+      if (part.done) return "again";
+      const frames = (rest + part.value).split("\n\n");
+      rest = frames.pop();
+      for (const frame of frames) { const end = take(turn, frame); if (end) return end; }
+    }
   }
 
-  async function run(turn, message, ask) {
-    going = new AbortController();
-    $("send").disabled = true; $("stop").hidden = false; chat.ariaBusy = "true";
+  // --- a turn, from its first request or from where a reload left it
+
+  async function first(turn) {
+    if (turn.kept.stream) return ask("GET", streamUrl(turn), { headers: { "last-event-id": String(turn.kept.last) }, signal: turn.leave.signal });
+    // The key makes a second request for the same turn find the first one's stream.
+    const headers = { "x-stream-lease": String(leaseS), "idempotency-key": turn.kept.key };
+    return ask("POST", base + "/chat/stream", { headers, json: turn.kept.body, signal: turn.leave.signal });
+  }
+
+  async function refusal(turn, answer) {
+    const said = await answer.json().catch(() => ({}));
+    const gone = answer.status === 404 && turn.kept.stream;
+    turn.note(gone ? "The rest of this answer is not kept any more." : (said.detail || "It was refused.") + " (" + answer.status + ")", true);
+    // Nothing was said: the question is given back.
+    if (!gone && !turn.text && !text.value) text.value = turn.kept.body.input;
+  }
+
+  async function follow(turn) {
+    for (let failed = 0; failed < tries && !turn.leave.signal.aborted;) {
+      const before = turn.kept.last, began = Date.now();
+      try {
+        const answer = await first(turn);
+        if (!answer.ok && answer.status < 500) { await refusal(turn, answer); return; }
+        if (!answer.ok && !turn.kept.stream) { await refusal(turn, answer); return; }
+        if (answer.ok) {
+          turn.kept.stream = answer.headers.get("x-stream-id") || turn.kept.stream;
+          keep();
+          if ((await read(turn, answer)) === true) return;
+        }
+      } catch (error) {
+        if (error.name === "AbortError") break;
+        if (/signed out/.test(error.message)) { turn.note(error.message, true); return; }
+      }
+      if (!turn.kept.stream) break;
+      // A stream that ends in its time without a word is none that failed.
+      failed = turn.kept.last > before || Date.now() - began > 1000 ? 0 : failed + 1;
+      await shown();
+      await pause(failed * 400);
+    }
+    turn.note(turn.leave.signal.aborted ? "Stopped." : "The connection was lost.", !turn.leave.signal.aborted);
+  }
+
+  async function run(turn) {
+    live = turn;
+    turn.leave = new AbortController();
+    turn.began = Date.now();
+    busy(true);
+    keep();
+    const renewing = renew(turn);
+    await follow(turn);
+    live = null;
+    clearTimeout(turn.timer);
+    await renewing;
+    sessionStorage.removeItem(place());
+    await settle(turn).catch(() => {});
+    busy(false);
+    await refresh().catch(() => {});
+  }
+
+  // A beacon of the page before may come after this page's first renewal: so soon again at first.
+  async function renew(turn) {
+    if (turn !== live) return;
+    if (turn.kept.stream) await ask("POST", streamUrl(turn, "/lease")).catch(() => {});
+    const soon = turn.kept.resumed && Date.now() - turn.began < 8000;
+    if (turn === live) turn.timer = setTimeout(() => renew(turn), soon ? 2000 : renewMs);
+  }
+
+  function busy(yes) {
+    $("send").disabled = yes; $("stop").hidden = !yes; chat.ariaBusy = String(yes);
+    if (!yes) state.textContent = "";
+  }
+
+  // A whole answer is kept by its turn; what was stopped, or ended while nobody read, is added here.
+  async function settle(turn) {
+    if (!turn.text || !turn.kept.stream) return;
+    const url = "/conversations/" + encodeURIComponent(conversation);
+    for (let tried = 0; tried < 5; tried++) {
+      for (let after = ""; after !== null;) {  // a very long one comes in pages
+        const answer = await ask("GET", url + (after && "?after=" + encodeURIComponent(after)));
+        if (!answer.ok) return;
+        const page = await answer.json();
+        if (page.messages.some((one) => one.turn === turn.kept.stream)) return;
+        after = page.cursor;
+      }
+      const messages = [{ role: "user", content: turn.kept.body.input }, { role: "assistant", content: turn.text }];
+      if ((await ask("POST", url + "/messages", { json: { messages } })).status !== 409) return;
+      await pause(500);
+    }
+  }
+
+  // The list of conversations, and what can be done with this one, as the server draws them.
+  async function refresh() {
+    const answer = await fetch(location.href, { redirect: "error" });
+    if (!answer.ok) return;
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    for (const part of ["#talks", ".head"]) {
+      const there = document.querySelector(part);
+      // Not under the hand of who is confirming something.
+      if (!there.querySelector("details[open]")) there.replaceWith(page.querySelector(part));
+    }
+    document.title = page.title;
+  }
+
+  async function send(input) {
+    busy(true);
     try {
-      const answer = await ask(going.signal);
-      if (!answer.ok) {
-        const said = await answer.json().catch(() => ({}));
-        turn.classList.add("bad");
-        note(turn, (said.detail || "It was refused.") + " (" + answer.status + ")");
-      } else {
-        talk.stream = answer.headers.get("x-stream-id") || "";
-        talk.messages.push(message); keep();
-        await read(answer, turn, message);
+      if (!conversation) {
+        const made = await ask("POST", "/conversations", { json: {} });
+        if (!made.ok) throw new Error((await made.json().catch(() => ({}))).detail || "No conversation could be begun.");
+        conversation = (await made.json()).id;
+        history.replaceState(null, "", "?conversation=" + encodeURIComponent(conversation));
       }
     } catch (error) {
-      note(turn, error.name === "AbortError" ? "Stopped." : String(error.message || error));
+      busy(false);
+      state.textContent = String(error.message || error);
+      text.value = input;
+      return;
     }
-    talk.stream = ""; keep();
-    going = null; state.textContent = "";
-    $("send").disabled = false; $("stop").hidden = true; chat.ariaBusy = "false";
+    const body = { agent: $("agent").value, input, conversation };
+    if ($("model").value) body.model = $("model").value;
+    await run(new Turn({ key: crypto.randomUUID(), body, stream: "", last: 0, parts: [] }));
   }
 
-  // Stops the model, also while the page goes away: such a request outlives it, as a beacon would.
-  function stop() {
-    if (!going) return;
-    if (talk.stream && token) fetch(base + "/chat/streams/" + encodeURIComponent(talk.stream), { method: "DELETE", keepalive: true, headers: { authorization: "Bearer " + token } }).catch(() => {});
-    going.abort();
+  async function stop() {
+    const turn = live;
+    if (!turn) return;
+    $("stop").hidden = true;
+    if (turn.kept.stream) await ask("DELETE", streamUrl(turn)).catch(() => {});
+    // The stream tells its end itself; not for ever.
+    setTimeout(() => turn.leave.abort(), turn.kept.stream ? 5000 : 0);
+  }
+
+  // While the page goes away only a beacon is sure to be sent, and it brings no header.
+  function leave() {
+    keep();
+    if (live && live.kept.stream && token) navigator.sendBeacon(streamUrl(live, "/leave"), token);
   }
 
   async function choices() {
-    const [agents, models] = await Promise.all([fetch(base + "/agents", { headers: await headers() }), fetch(base + "/v1/models", { headers: await headers() })]);
+    const [agents, models] = await Promise.all([ask("GET", base + "/agents"), ask("GET", base + "/v1/models")]);
     if (agents.ok) {
-      const chosen = $("agent").value;
-      $("agent").replaceChildren(...(await agents.json()).agents.map((one) => new Option(one.name, one.name, false, one.name === chosen)));
+      const all = (await agents.json()).agents, chosen = $("agent").value;
+      const describe = () => { const one = all.find((each) => each.name === $("agent").value); $("about").textContent = one ? one.description : ""; };
+      $("agent").replaceChildren(...all.map((one) => new Option(one.name, one.name, false, one.name === chosen)));
+      $("agent").addEventListener("change", describe);
+      describe();
     }
-    if (models.ok) $("models").replaceChildren(...(await models.json()).data.map((one) => new Option("", one.id)));
+    if (models.ok) $("model").append(...(await models.json()).data.map((one) => new Option(one.id, one.id)));
   }
 
   $("form").addEventListener("submit", (event) => {
     event.preventDefault();
-    const content = text.value.trim();
-    if (!content || going) return;
+    const input = text.value.trim();
+    if (!input || live) return;
     text.value = "";
-    send(content);
+    send(input);
   });
   text.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); $("form").requestSubmit(); }
   });
+  $("choice").addEventListener("submit", (event) => event.preventDefault());
   $("stop").addEventListener("click", stop);
-  $("clear").addEventListener("click", () => { stop(); talk = { messages: [], stream: "" }; keep(); log.replaceChildren(); text.focus(); });
-  addEventListener("pagehide", stop);
+  addEventListener("pagehide", leave);
+  addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 
-  for (const one of talk.messages) show(one.role, one.content, one.meta);
-  choices().catch((error) => { state.textContent = String(error.message || error); });
+  async function begin() {
+    log.scrollTop = log.scrollHeight;
+    const chosen = choices();
+    const kept = conversation && found();
+    if (kept) {
+      // It may have ended, and been kept, while nobody looked: then the server has drawn it.
+      const drawn = log.querySelector('[data-turn="' + CSS.escape(kept.stream) + '"].assistant');
+      if (kept.stream && drawn) sessionStorage.removeItem(place());
+      else { kept.resumed = true; await run(new Turn(kept)); }
+    }
+    await chosen;
+  }
+  begin().catch((error) => { state.textContent = String(error.message || error); });
 })();

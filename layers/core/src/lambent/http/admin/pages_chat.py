@@ -1,0 +1,63 @@
+"""The playground: conversations with any agent or model, read here and gone on with by a script."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from markupsafe import escape
+from starlette.responses import Response
+
+from lambent.admission.decisions import Scope
+from lambent.http.admin.api import path
+from lambent.http.admin.view import View
+
+_LISTED: Final = 30
+# What the messages of a page may weigh, as they are written into it.
+_ROOM: Final = 60_000
+
+
+async def playground(view: View) -> Response:
+    """The conversations of this person's client, and one of them; its script does the talking."""
+    query = view.query
+    can_chat = view.session.may_change and view.session.principal.may(Scope.CHAT)
+    listed: dict[str, Any] = {"conversations": [], "cursor": None}
+    shown, more = None, False
+    if can_chat:
+        asked = {"limit": _LISTED, "cursor": query.get("cursor")}
+        listed = await view.api.maybe("/conversations", **asked) or listed
+        if wanted := query.get("conversation"):
+            shown = await view.api.get(path("conversations", wanted))
+            earlier = False
+            while shown["cursor"]:  # a very long one; its end is what is wanted
+                earlier, after = True, shown["cursor"]
+                shown = await view.api.get(path("conversations", wanted), after=after)
+            shown["messages"], more = newest(shown["messages"])
+            more = more or earlier
+    return view.page(
+        "playground.html",
+        agent=query.get("agent", "chat"),
+        can_chat=can_chat,
+        conversations=listed["conversations"],
+        cursor=listed["cursor"],
+        conversation=shown,
+        more=more,
+    )
+
+
+def newest(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], bool]:
+    """The last messages that a page has room for, and whether there are earlier ones."""
+    room, kept = _ROOM, 0
+    for one in reversed(messages):
+        one["content"] = cut(one["content"], room if kept == 0 else _ROOM)
+        room -= len(escape(one["content"])) + len(escape(one["thinking"] or "")) + 300
+        if room < 0 and kept > 0:
+            break
+        kept += 1
+    return messages[len(messages) - kept :], kept < len(messages)
+
+
+def cut(text: str, room: int) -> str:
+    """As much of the end of a text as there is room for."""
+    while len(escape(text)) > room:
+        text = "…" + text[len(text) // 4 + 2 :]
+    return text

@@ -1,0 +1,179 @@
+"""The playground in a real Chromium, over the whole local stack with a scripted model."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from local.services import Reply, ScriptedModel
+from tests.functions.dashboard_kit import HOSTILE, Operator
+from tests.functions.stack import Stack
+
+pytestmark = pytest.mark.browser
+
+
+def ask(page: Page, said: str) -> None:
+    page.get_by_label("Message").fill(said)
+    page.get_by_role("button", name="Send").click()
+
+
+def answer(page: Page, number: int = 0) -> Any:
+    return page.locator(".turn.assistant").nth(number)
+
+
+def until_left(page: Page, script: ScriptedModel) -> None:
+    """Wait until the model's latest generation has lost its client."""
+    for _ in range(200):
+        if script.generations[-1].hung_up:
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("the model goes on")
+
+
+def test_a_chat_streams_tells_its_usage_and_stops(
+    operator: Operator, script: ScriptedModel
+) -> None:
+    page = operator.page
+    script.script(Reply.text(f"Safe {HOSTILE}"), Reply.many(2_000, delay_s=0.05))
+    page.goto("/admin/playground")
+    ask(page, "hello")
+    expect(answer(page)).to_contain_text(HOSTILE)
+    expect(answer(page)).to_contain_text(re.compile(r"7 \+ \d+ tokens"))
+    ask(page, "more")
+    expect(answer(page, 1)).to_contain_text("word word")
+    page.get_by_role("button", name="Stop").click()
+    expect(answer(page, 1)).to_contain_text("Stopped.")
+    until_left(page, script)
+    page.reload()
+    # The server has drawn it now, what was stopped too.
+    expect(answer(page)).to_contain_text(HOSTILE)
+    expect(answer(page)).to_contain_text(re.compile(r"7 \+ \d+ tokens"))
+    expect(answer(page, 1)).to_contain_text("word word")
+    assert page.evaluate("window.hit") is None
+
+
+def test_a_reload_goes_on_behind_the_last_frame(operator: Operator, script: ScriptedModel) -> None:
+    page = operator.page
+    words = tuple(f"w{number} " for number in range(60))
+    script.script(Reply(frames=words, delay_s=0.1))
+    before = len(script.generations)
+    page.goto("/admin/playground")
+    ask(page, "count")
+    expect(answer(page)).to_contain_text("w5 ")
+    with page.expect_request(re.compile(r"/chat/streams/\w{26}$")) as again:
+        page.reload()
+    assert int(again.value.headers["last-event-id"]) > 5
+    # What was told before is there at once, what comes now follows it, nothing twice.
+    expect(answer(page)).to_contain_text(re.compile(r"7 \+ 60 tokens"), timeout=20_000)
+    told = answer(page).locator(".text").inner_text()
+    assert told.split() == [word.strip() for word in words]
+    assert len(script.generations) == before + 1
+    page.reload()
+    expect(answer(page)).to_contain_text("w59")
+    expect(page.locator(".turn")).to_have_count(2)
+
+
+@pytest.mark.parametrize("how", ["another page", "the tab is closed"])
+def test_leaving_the_page_stops_the_model(
+    operator: Operator, script: ScriptedModel, how: str
+) -> None:
+    page = operator.context.new_page()
+    script.script(Reply.many(2_000, delay_s=0.05))
+    page.goto("/admin/playground")
+    ask(page, "talk")
+    expect(answer(page)).to_contain_text("word word")
+    if how == "another page":
+        page.goto("/admin/audit")
+    else:
+        page.close()
+    until_left(operator.page, script)
+
+
+def test_conversations_are_listed_opened_gone_on_with_and_deleted(
+    operator: Operator, script: ScriptedModel
+) -> None:
+    page = operator.page
+    script.script(Reply.text("first answer"), Reply.text("second answer"), Reply.text("third"))
+    page.goto("/admin/playground")
+    ask(page, "about the sea")
+    listed = page.get_by_role("region", name="Conversations")
+    expect(listed.get_by_role("link").first).to_contain_text("about the sea")
+    page.get_by_role("link", name="New conversation").click()
+    expect(page.locator(".turn")).to_have_count(0)
+    ask(page, "about the wind")
+    expect(listed.get_by_role("link").first).to_contain_text("about the wind")
+    listed.get_by_role("link", name=re.compile("about the sea")).click()
+    expect(answer(page)).to_contain_text("first answer")
+    ask(page, "and its tides")
+    expect(answer(page, 1)).to_contain_text("third")
+    # The model has been told what was said before.
+    said = [one["content"] for one in script.generations[-1].json["messages"]]
+    assert said[-3:] == ["about the sea", "first answer", "and its tides"]
+    expect(page.locator(".turn .meta")).to_have_count(2)
+    page.get_by_text("Delete …").click()
+    page.get_by_role("button", name="Delete", exact=True).click()
+    expect(page.get_by_text("The conversation is gone.")).to_be_visible()
+    expect(listed.get_by_role("link", name=re.compile("about the sea"))).to_have_count(0)
+
+
+PUBLISH = ("publish", {"title": HOSTILE, "report": "All of it."})
+
+
+def ask_research(page: Page, script: ScriptedModel, then: str) -> None:
+    script.script(Reply.calls(PUBLISH), Reply.text(then))
+    page.goto("/admin/playground?agent=research")
+    expect(page.get_by_label("Talk to").locator("option")).not_to_have_count(1)
+    ask(page, "publish it")
+    expect(answer(page).get_by_text("needs approval")).to_be_visible()
+    expect(answer(page).locator(".tool")).to_contain_text("onerror=window.hit")
+
+
+def test_a_tool_call_is_shown_and_done_once_a_person_approves(
+    operator: Operator, scripted_stack: Stack, script: ScriptedModel
+) -> None:
+    page = operator.page
+    ask_research(page, script, "It is out.")
+    # Somebody may think for days, and load the page again meanwhile.
+    page.reload()
+    answer(page).get_by_role("button", name="Approve").click()
+    expect(answer(page)).to_contain_text("It is out.")
+    expect(answer(page).locator(".tool .badge")).to_have_text("done")
+    expect(answer(page).locator(".tool")).to_have_count(1)
+    answer(page).get_by_text("Result").click()
+    expect(answer(page)).to_contain_text("It is published.")
+    with scripted_stack.client() as client:
+        found = client.get("/events", params={"type": "research.published"}).json()["events"]
+        event = client.get(f"/events/{found[0]['key']}").json()["event"]
+        assert event["data"]["title"] == HOSTILE
+        entries = client.get("/audit", params={"limit": 20}).json()["entries"]
+    assert "decide_call" in [one["action"] for one in entries]
+    assert page.evaluate("window.hit") is None
+
+
+def test_a_tool_call_is_not_done_where_a_person_declines(
+    operator: Operator, script: ScriptedModel
+) -> None:
+    page = operator.page
+    ask_research(page, script, "Then not.")
+    answer(page).get_by_label("A word to the agent").fill("too early")
+    answer(page).get_by_role("button", name="Decline").click()
+    expect(answer(page)).to_contain_text("Then not.")
+    expect(answer(page).locator(".tool .badge")).to_have_text("failed")
+    assert "too early" in script.generations[-1].json["messages"][-1]["content"]
+
+
+def test_a_stream_to_a_page_ends_in_its_time_and_the_page_comes_back(
+    operator: Operator, script: ScriptedModel
+) -> None:
+    page = operator.page
+    ask_research(page, script, "At last.")
+    for _ in range(2):
+        with page.expect_response(re.compile(r"/chat/streams/\w{26}$")) as again:
+            pass
+        assert again.value.status == 200
+    answer(page).get_by_role("button", name="Approve").click()
+    expect(answer(page)).to_contain_text("At last.")
+    expect(answer(page)).to_have_text(re.compile("tokens"))

@@ -1,0 +1,94 @@
+"""A page that goes away says so with a beacon, and its stream ends unless somebody comes back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from local.services import ScriptedModel
+from local.services.script import Reply
+from tests.unit.chat_site import CHAT, frames
+from tests.unit.stream_sites import Sites, two_sites, until_kept
+
+
+@pytest.fixture
+async def sites(
+    postgres_dsn: str, scripted_model: ScriptedModel, mongo_uri: str, mongo_db_name: str
+) -> AsyncIterator[Sites]:
+    brisk: dict[str, Any] = {"keep_alive_s": 0.3}
+    stores = (postgres_dsn, scripted_model.host, mongo_uri, mongo_db_name)
+    scripted_model.default = Reply.many(3000, delay_s=0.01)
+    async with two_sites(*stores, **brisk) as sites:
+        yield sites
+
+
+@asynccontextmanager
+async def streaming(sites: Sites, **headers: str) -> AsyncIterator[tuple[str, httpx.Response]]:
+    """A stream whose reader stays connected, as behind a front that tells nobody of its going."""
+    one, _ = sites.clients()
+    async with one:
+        async with one.stream("POST", "/chat/stream", json=CHAT, headers=headers) as got:
+            id = got.headers["x-stream-id"]
+            await until_kept(sites.store, id, "live")
+            yield id, got
+        await one.delete(f"/chat/streams/{id}")
+        await sites.one.until_no_slot_is_taken()
+
+
+async def leave(sites: Sites, id: str, credential: str) -> httpx.Response:
+    """As `navigator.sendBeacon` does it: to any function, without a header of its own."""
+    async with httpx.AsyncClient(base_url=sites.two.url, trust_env=False) as bare:
+        return await bare.post(f"/chat/streams/{id}/leave", content=credential)
+
+
+@pytest.mark.parametrize("lease", [{"x-stream-lease": "60"}, {}], ids=["lease", "no lease"])
+async def test_a_beacon_without_a_header_stops_the_model(
+    sites: Sites, scripted_model: ScriptedModel, lease: dict[str, str]
+) -> None:
+    async with streaming(sites, **lease) as (id, got):
+        answer = await leave(sites, id, sites.one.key)
+        assert answer.status_code == 200, answer.text
+        text = "".join([piece async for piece in got.aiter_text()])
+    assert frames(text)[-1]["type"] == "urn:lambent:problem:stopped"
+    await scripted_model.until(lambda: scripted_model.generations[0].hung_up, timeout_s=3)
+
+
+async def test_a_page_that_is_loaded_again_keeps_its_stream(sites: Sites) -> None:
+    async with streaming(sites, **{"x-stream-lease": "60"}) as (id, _):
+        left = (await leave(sites, id, sites.one.key)).json()["lease_until"]
+        assert datetime.fromisoformat(left) < datetime.now(UTC) + timedelta(seconds=6)
+        _, two = sites.clients()
+        async with two:
+            await two.post(f"/chat/streams/{id}/lease")
+        found = await sites.store.look(id)
+        assert found is not None
+        assert found.readers_until is not None
+        assert found.readers_until > datetime.now(UTC) + timedelta(seconds=50)
+
+
+async def test_leaving_makes_no_lease_longer(sites: Sites) -> None:
+    async with streaming(sites, **{"x-stream-lease": "2"}) as (id, _):
+        began = datetime.now(UTC)
+        await leave(sites, id, sites.one.key)
+        found = await sites.store.look(id)
+        assert found is not None
+        assert found.readers_until is not None
+        assert found.readers_until < began + timedelta(seconds=2.5)
+
+
+async def test_nobody_else_can_say_that_a_reader_leaves(sites: Sites) -> None:
+    other = await sites.one.new_key()
+    async with streaming(sites, **{"x-stream-lease": "60"}) as (id, _):
+        before = await sites.store.look(id)
+        asked = [other, "lam_abc_def", "", "é", "x" * 5000]
+        answers = [await leave(sites, id, credential) for credential in asked]
+        assert [one.status_code for one in answers] == [404, 401, 401, 401, 413]
+        after = await sites.store.look(id)
+    assert before is not None
+    assert after is not None
+    assert (after.stop, after.readers_until) == (before.stop, before.readers_until)
