@@ -56,6 +56,7 @@ _NAMED: Final = (UnknownModel, ModelRefused)
 _GRACE_S: Final = 5.0
 # Who is asked for an embedding: the text, and in whose name and for which agent.
 EmbedFor = Callable[..., Any]
+Expect = Callable[..., None]
 
 
 def workflow_name(agent: str) -> str:
@@ -98,11 +99,14 @@ class DurableTurns:
         streams: Callable[[], StreamStore],
         means: Means,
         embed: EmbedFor | None = None,
+        expect: Expect | None = None,
     ) -> None:
+        """`expect` is told of a model call that is about to be made."""
         self._registry = registry
         self._streams = streams
         self._means = means
         self._embed = embed
+        self._expect = expect
         self.logs: dict[str, StreamLog] = {}
         # Turns that were begun here just now, and of which nobody was told anything yet.
         self.fresh: set[str] = set()
@@ -146,6 +150,11 @@ class DurableTurns:
             raise
         finally:
             await stream.close()
+
+    def expect(self, model: str, *, client: str) -> None:
+        """The model is about to be asked."""
+        if self._expect is not None:
+            self._expect(model, client=client)
 
     def _poke(self, step: Step) -> None:
         if self._means.engine is not None:
@@ -209,6 +218,7 @@ class _Loop:
     stream: TurnStream
     said: list[dict[str, Any]] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
+    calling: int = 0  # how many of this round's calls have no result yet
 
     async def to_the_end(self) -> dict[str, Any]:
         cls, info = self.turns.agent(self.input["agent"])
@@ -256,6 +266,7 @@ class _Loop:
             (call_id(number, index), ToolCall(one["name"], one["arguments"], one.get("id")))
             for index, one in enumerate(calls)
         ]
+        self.calling = len(made)
         started = [started_body(ToolStarted(id, c.name, c.arguments)) for id, c in made]
         await self.stream.say(*(partial(self.stream.once, one) for one in started))
         if len(made) == 1:
@@ -307,7 +318,12 @@ class _Loop:
         context = self.turns.context(self.step, self.input, id)
 
         async def make() -> dict[str, Any]:
-            return asdict(await run_tool(known, call, context))
+            ended = asdict(await run_tool(known, call, context))
+            self.calling -= 1
+            if not self.calling:
+                # Its checkpoint is what the model's next call waits for.
+                self.turns.expect(self.input["model"], client=self.step.client)
+            return ended
 
         try:
             record = await self.step.do(

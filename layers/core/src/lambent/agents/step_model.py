@@ -13,12 +13,14 @@ from lambent.admission.decisions import (
     Admitted,
     Candidates,
     Grant,
+    Outcome,
     Queued,
     Refused,
 )
 from lambent.admission.gate import Gate
 from lambent.admission.usage import Payer
 from lambent.agents.booking import NOWHERE_ELSE, Booking
+from lambent.agents.foreseen import Foreseen
 from lambent.agents.model_access import ModelAccess
 from lambent.agents.model_hosts import ModelHosts
 from lambent.engine.config import Generated, Listener
@@ -30,6 +32,8 @@ from lambent.telemetry import logger
 _BUDGET_LOOK_S: Final = 300.0
 # A repetition shorter than this may as well be what the model means to say next.
 _SURE_CHARACTERS: Final = 16
+# Turns of the loop from the answer to its checkpoint's being sent, for which the next step waits.
+_TURNS_AHEAD: Final = 5
 
 
 class StepModel:
@@ -44,6 +48,13 @@ class StepModel:
         self._gate = gate
         self._default_model = default_model
         self._hosts = ModelHosts(models)
+        self._foreseen = Foreseen(
+            self._granted, lambda grant: self._gate.finish(grant, Outcome.ABANDONED)
+        )
+
+    def expect(self, model: str | None, *, client: str) -> None:
+        """A generation is about to be asked for: ask for its slot already."""
+        self._foreseen.expect(client, model or self._default_model)
 
     async def generate(
         self, request: Mapping[str, Any], *, client: str, listener: Listener | None = None
@@ -51,8 +62,7 @@ class StepModel:
         """One whole generation. Raises `BreakerOpen`, `NoSlot` and what the model raises."""
         before = await listener.begin() if listener is not None else ""
         asked = _request(request, self._default_model, before)
-        among = await self._hosts.for_model(asked.model)
-        grant = await self._admitted(client, among)
+        grant, among = await self._foreseen.take(client, asked.model)
         payer = Payer(
             client=client, key_id=request.get("key"), agent=str(request.get("agent") or "")
         )
@@ -75,6 +85,10 @@ class StepModel:
             await asyncio.wait({booked})
             raise
         return Generated(value, usage.total_tokens, booked)
+
+    async def _granted(self, client: str, model: str) -> tuple[Grant, Candidates]:
+        among = await self._hosts.for_model(model)
+        return await self._admitted(client, among), among
 
     async def _admitted(self, client: str, among: Candidates) -> Grant:
         asked = AdmissionRequest(
@@ -104,8 +118,7 @@ class StepModel:
 
     async def embed(self, model: str, text: str, *, client: str, agent: str) -> Embeddings:
         """One vector, through the same gate."""
-        among = await self._hosts.for_model(model)
-        grant = await self._admitted(client, among)
+        grant, among = await self._granted(client, model)
         access = ModelAccess(self._models)
         payer = Payer(client=client, key_id=None, agent=agent)
         if grant.host is None:
@@ -119,6 +132,8 @@ class StepModel:
 
 
 async def _book(booking: Booking) -> None:
+    for _ in range(_TURNS_AHEAD):
+        await asyncio.sleep(0)
     try:
         await booking.finish()
     except Exception:  # the answer is there; what was granted lapses with its lease

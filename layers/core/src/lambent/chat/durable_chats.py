@@ -111,7 +111,13 @@ def durable_chats_of(parts: Parts) -> DurableChats:
         return parts.chats.streams
 
     embed = partial(parts.step_model.embed, parts.settings.embedding_model)
-    turns = DurableTurns(parts.registry, streams=streams, means=means, embed=embed)
+    turns = DurableTurns(
+        parts.registry,
+        streams=streams,
+        means=means,
+        embed=embed,
+        expect=parts.step_model.expect,
+    )
     return DurableChats(
         turns,
         engine=lambda: parts.engine,
@@ -224,6 +230,7 @@ class DurableChats:
             key=turn.key,
         )
         client = turn.client or "anonymous"
+        self.turns.expect(turn.model, client=client)
         try:
             started = await self.engine().take_internal(
                 workflow_name(agent.name),
