@@ -15,6 +15,8 @@ from typing import Any, Final
 
 import httpx
 
+from lambent.clock import SystemClock
+from lambent.mongo import Mongo
 from local.benches.running import ROOT, Running, running_platform
 
 MODULE: Final = "bench_workflows"
@@ -101,6 +103,19 @@ def durable_platform(**environ: str) -> Iterator[Durable]:
             headers = {"authorization": f"Bearer {made.raise_for_status().json()['key']}"}
             with httpx.Client(base_url=platform.url, headers=headers, timeout=30) as api:
                 yield Durable(platform, api)
+
+
+async def insert_ms(durable: Durable, rounds: int) -> list[float]:
+    """What the store itself takes for one durable write, in the same run."""
+    mongo = Mongo(durable.platform.ready["mongo_uri"], "bench_floor", clock=SystemClock())
+    took_ms = []
+    for number in range(rounds):
+        begun_s = time.perf_counter()
+        document: dict[str, Any] = {"_id": number, "data": "x" * 200}
+        await mongo.db["floor"].insert_one(document)
+        took_ms.append((time.perf_counter() - begun_s) * 1000)
+    await mongo.close()
+    return took_ms
 
 
 def quantiles(values: Sequence[float]) -> tuple[float, float, float]:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from lambent.clock import SystemClock
-from lambent.mongo import Mongo
-from local.benches.durable import Durable, durable_platform, quantiles
+from local.benches.durable import Durable, durable_platform, insert_ms, quantiles
 
 ROUNDS = 100
 WARM_UP = 10
@@ -25,14 +22,14 @@ def main() -> None:
     for name in ("", "p50", "p95", "p99", "target"):
         table.add_column(name, justify="left" if not name else "right")
     with durable_platform() as durable:
-        insert_ms = asyncio.run(_floor(durable))
+        floor_ms = asyncio.run(insert_ms(durable, ROUNDS))
         took_ms = [_round(durable) for _ in range(WARM_UP + ROUNDS)][WARM_UP:]
     p50, p95, p99 = quantiles(took_ms)
     met = "met" if p50 <= TARGET_MS else "missed"
     table.add_row(
         "POST /events → step begun", f"{p50:.1f}", f"{p95:.1f}", f"{p99:.1f}", f"p50 ≤ 20 {met}"
     )
-    p50, p95, p99 = quantiles(insert_ms)
+    p50, p95, p99 = quantiles(floor_ms)
     table.add_row("one acknowledged insert", f"{p50:.1f}", f"{p95:.1f}", f"{p99:.1f}", "")
     Console().print(table)
 
@@ -45,19 +42,6 @@ def _round(durable: Durable) -> float:
     begun = time.time()
     durable.api.post("/events", json={**event, "subject": subject}).raise_for_status()
     return float((durable.until(run_id, "completed")["output"] - begun) * 1000)
-
-
-async def _floor(durable: Durable) -> list[float]:
-    """What the store itself takes for one durable write, in the same run."""
-    mongo = Mongo(durable.platform.ready["mongo_uri"], "bench_floor", clock=SystemClock())
-    took_ms = []
-    for number in range(ROUNDS):
-        begun_s = time.perf_counter()
-        document: dict[str, Any] = {"_id": number, "data": "x" * 200}
-        await mongo.db["floor"].insert_one(document)
-        took_ms.append((time.perf_counter() - begun_s) * 1000)
-    await mongo.close()
-    return took_ms
 
 
 if __name__ == "__main__":
