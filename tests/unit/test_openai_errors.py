@@ -307,3 +307,25 @@ async def test_a_client_with_a_bad_schema_is_told_and_closes_the_host_to_nobody(
             refused = await client.post(COMPLETIONS, json=wanted)
             assert "invalid JSON schema" in error_of(refused, 400)["message"]
         assert (await client.post(COMPLETIONS, json=ASKED)).status_code == 200
+
+
+@pytest.mark.parametrize("at", ["part", "image", "input"])
+async def test_no_wish_within_a_message_is_lost_silently(site: ChatSite, at: str) -> None:
+    data = "data:image/png;base64,iVBORw0KGgo="
+    text = {"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}
+    image: dict[str, Any] = {"type": "image_url", "image_url": {"url": data, "detail": "low"}}
+    shown: dict[str, Any] = {"type": "input_image", "image_url": data, "detail": "low"}
+    wished = {"part": text, "image": image["image_url"], "input": shown}[at]
+    messages, said = ([{"role": "user", "content": parts}] for parts in ([text, image], [shown]))
+
+    async def ask(client: httpx.AsyncClient) -> httpx.Response:
+        if at == "input":
+            body = {"model": MODEL, "input": said, "store": False}
+            return await client.post("/v1/responses", json=body)
+        return await client.post(COMPLETIONS, json={**ASKED, "messages": messages})
+
+    async with site.client() as client:
+        assert (await ask(client)).status_code == 200
+        wished["crop"] = "centre"
+        error = error_of(await ask(client), 400)
+    assert (error["code"], error["param"].endswith(".crop")) == ("unknown_parameter", True)

@@ -28,6 +28,10 @@ _FIELDS: Final = {"role", "content", "name"}
 _ASSISTANT: Final = _FIELDS | {
     "annotations", "reasoning", "reasoning_content", "refusal", "tool_calls",
 }  # fmt: skip
+# Accepted without effect: citations of an earlier answer, and wishes about caches.
+IDLE_IN_PARTS: Final = frozenset(
+    {"type", "annotations", "cache_control", "logprobs", "prompt_cache_breakpoint"}
+)
 _PARTS: Final[Mapping[Role, frozenset[str]]] = {
     Role.system: frozenset({"text"}),
     Role.user: frozenset({"text", "image_url"}),
@@ -128,8 +132,10 @@ def read_content(value: Any, role: Role, at: str) -> tuple[str, tuple[str, ...]]
         here = f"{at}[{number}]"
         part = an_object(one, here)
         kind = _kind(part.get("type"), role, f"{here}.type")
+        only(part, IDLE_IN_PARTS | {kind}, here)
         if kind == "image_url":
             image = an_object(part.get("image_url"), f"{here}.image_url")
+            only(image, {"url", "detail"}, f"{here}.image_url")
             images.append(read_image(image.get("url"), f"{here}.image_url.url"))
         else:
             texts.append(a_text(part.get(kind), f"{here}.{kind}"))

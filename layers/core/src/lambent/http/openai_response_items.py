@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from lambent.http.openai_errors import BadParam, Unsupported
-from lambent.http.openai_messages import read_arguments, read_image
+from lambent.http.openai_messages import IDLE_IN_PARTS, read_arguments, read_image
 from lambent.http.openai_shapes import a_list, a_name, a_text, an_object, one_of, only
 from lambent.models.values import Message, Role, ToolCall
 
@@ -113,11 +113,13 @@ def _read_parts(value: Any, at: str) -> tuple[str, tuple[str, ...]]:
             if part.get("file_id") is not None:
                 param = f"{here}.file_id"
                 raise Unsupported(f"{param} is not supported: no files are kept.", param=param)
+            only(part, IDLE_IN_PARTS | {"image_url", "detail"}, here)
             images.append(read_image(part.get("image_url"), f"{here}.image_url"))
         elif kind in {"input_file", "input_audio"} if isinstance(kind, str) else False:
             param = f"{here}.type"
             raise Unsupported(f"{param} {kind!r} is not supported.", param=param)
         else:
             name = _TEXTS[one_of(kind, _TEXTS, f"{here}.type")]
+            only(part, IDLE_IN_PARTS | {name}, here)
             texts.append(a_text(part.get(name), f"{here}.{name}"))
     return "\n".join(texts), tuple(images)
