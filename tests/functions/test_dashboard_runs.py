@@ -185,3 +185,31 @@ def test_a_run_of_thousands_of_steps_opens_light_and_fast(page: Page, stack: Sta
     expect(lane(page, "n500")).to_have_attribute("open", "")
     page.get_by_role("link", name="Earlier").click()
     expect(lane(page, "n474")).to_be_visible()
+
+
+def test_what_is_deployed_is_listed_with_what_runs_of_it(
+    page: Page, stack: Stack, killed: str
+) -> None:
+    page.goto("/admin/workflows")
+    rows = page.get_by_role("region", name="Table: Workflows").locator("tbody tr")
+    assert [one.split("\t")[0] for one in rows.all_inner_texts()] == [
+        "trial",
+        "trial.child",
+        "trial.many",
+    ]
+    own = page.get_by_role("region", name="Table: The platform's own")
+    expect(own).to_contain_text("lambent.pull-model")
+    with stack.client() as client:
+        found = client.get("/overview/workflows/trial").raise_for_status().json()["versions"]
+        waiting = client.get("/runs", params={"workflow": "trial", "status": "waiting"}).json()
+    assert [(one["version"], one["deployed"]) for one in found] == [(1, True)]
+    assert found[0]["runs"]["waiting"]["count"] == len(waiting["runs"]) > 0
+    rows.first.get_by_role("link", name="trial").click()
+    versions = page.get_by_role("region", name="Table: Versions")
+    cells = versions.locator("tbody tr").first.locator("td")
+    assert cells.nth(3).inner_text() == str(len(waiting["runs"]))
+    cells.nth(3).get_by_role("link").click()
+    page.wait_for_url("**/admin/runs?workflow=trial&status=waiting")
+    page.goto("/admin/workflows/lambent.pull-model")
+    expect(page.get_by_text("Only the platform itself starts it.")).to_be_visible()
+    expect(page.get_by_role("button", name="Start", exact=True)).to_have_count(0)

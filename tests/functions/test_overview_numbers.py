@@ -66,3 +66,30 @@ def test_the_overview_counts_chats_and_limits_and_says_who_met_them(
     page.wait_for_url("**/admin/keys?client=eager")
     who.context.close()
     assert who.complaints == []
+
+
+def test_agents_are_listed_with_their_model_and_tools(
+    chromium: Browser, scripted_stack: Stack
+) -> None:
+    with scripted_stack.client() as client:
+        agents = client.get("/overview/agents").raise_for_status().json()["agents"]
+        named = client.get("/agents").json()["agents"]
+    assert [one["name"] for one in agents] == [one["name"] for one in named]
+    durable = next(one for one in agents if one["durable"])
+    assert durable["tools"]
+    who = Operator(chromium, scripted_stack)
+    page = who.sign_in(scripted_stack.admin_key, "/admin/workflows")
+    table = page.get_by_role("region", name="Table: Agents")
+    row = table.locator("tr").filter(has=page.get_by_role("link", name=durable["name"], exact=True))
+    expect(row).to_contain_text(durable["model"])
+    expect(row).to_contain_text("durable, v")
+    row.locator("summary").first.click()
+    expect(row.locator(".hint").first).to_have_text(durable["tools"][0]["description"])
+    row.get_by_role("link", name=durable["name"], exact=True).click()
+    page.wait_for_url(f"**/admin/playground?agent={durable['name']}")
+    for variant in VARIANTS:
+        again = Operator(chromium, scripted_stack, variant=variant)
+        again.sign_in(scripted_stack.admin_key, "/admin/workflows")
+        assert problems_of(again, "agents", variant) == []
+        again.context.close()
+    who.context.close()

@@ -20,7 +20,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 
 from lambent.clock import EPOCH
 from lambent.engine.documents import ulid_floor, ulid_instant
-from lambent.engine.model import Status
+from lambent.engine.model import RUNS, Status
 from lambent.mongo import Document, guarded
 
 _FIRST: Final = timedelta(seconds=2)
@@ -38,7 +38,9 @@ async def newest(
     found: list[Document] = []
     for span in spans(query, now=now):
         left = limit - len(found)
-        looks = (runs.find(lane).sort("_id", -1).limit(left).to_list() for lane in lanes(span))
+        looks = (
+            runs.find(lane, RUNS.read).sort("_id", -1).limit(left).to_list() for lane in lanes(span)
+        )
         seen = [run for look in await asyncio.gather(*map(guarded, looks)) for run in look]
         found += sorted(seen, key=_id, reverse=True)[:left]
         if len(found) >= limit:
@@ -68,7 +70,7 @@ async def newest_of(
     found: list[Document] = []
     for first in range(0, len(wanted), _IDS_AT_ONCE):
         some = {"$in": wanted[first : first + _IDS_AT_ONCE]}
-        page = await guarded(runs.find({**query, "_id": some}).to_list())
+        page = await guarded(runs.find({**query, "_id": some}, RUNS.read).to_list())
         found += sorted(page, key=_id, reverse=True)
         if len(found) >= limit:
             break

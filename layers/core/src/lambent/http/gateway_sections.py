@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lambent.admission.gate import Gate
     from lambent.admission.keys import KeyStore
     from lambent.admission.sessions import Sessions
+    from lambent.agents.registry import AgentRegistry
     from lambent.bus.events import EventBus
     from lambent.bus.webhooks import Webhooks
     from lambent.chat.conversations import ConversationStore
@@ -49,6 +50,8 @@ class Parts(Protocol):
     def models(self) -> ModelManager: ...
     @property
     def engine(self) -> WorkflowEngine: ...
+    @property
+    def registry(self) -> AgentRegistry: ...
     @property
     def bus(self) -> EventBus: ...
     @property
@@ -144,15 +147,26 @@ def _admin_sections(parts: Parts) -> list[Section]:
 
     def overview() -> APIRouter:
         from lambent.admission.activity import ActivityReports
+        from lambent.engine.census import Census
+        from lambent.http.deployed import deployed_router
         from lambent.http.overview import overview_router
 
-        return overview_router(
+        router = overview_router(
             parts.engine.control,
             activity=ActivityReports(parts.postgres, clock=parts.clock),
             clock=parts.clock,
             slots=parts.settings.ollama_max_inflight,
             authorize=authorize,
         )
+        deployed = deployed_router(
+            parts.engine,
+            Census(parts.engine.store.due, clock=parts.clock),
+            agents=lambda: parts.registry,
+            model=parts.settings.ollama_model,
+            authorize=authorize,
+        )
+        router.routes.extend(deployed.routes)
+        return router
 
     return [
         Section(("admin",), model_hosts),

@@ -138,6 +138,7 @@ class WorkflowView(BaseModel):
     on: list[str] = Field(description="The event types that start it.")
     priority: Level
     description: str
+    internal: bool = Field(description="Only the platform itself starts it.")
     input_schema: dict[str, Any] | None = Field(
         description="What the input looks like (JSON Schema), where the workflow says so."
     )
@@ -341,6 +342,7 @@ def _workflow(one: Workflow) -> WorkflowView:
         version=one.version,
         on=list(one.on),
         priority=one.priority,
+        internal=one.internal,
         description=(one.fn.__doc__ or "").strip().partition("\n")[0],
         input_schema=None if one.input is None else TypeAdapter(one.input).json_schema(),
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -97,17 +99,19 @@ async def hosts(view: View) -> Response:
     )
 
 
-async def _activity_chart(view: View, name: str, *, dark: bool) -> Response:
+async def _activity_chart(view: View, name: str, *, dark: bool, small: bool) -> Response:
     found = await view.api.maybe("/overview/activity")
     hours = found["hours"] if found else []
     labels = [hour["at"][11:16] for hour in hours]
     match name:
         case "chats.svg":
-            return bars(labels, {"chats": [hour["chats"] for hour in hours]}, dark=dark)
+            return bars(
+                labels, {"chats": [hour["chats"] for hour in hours]}, dark=dark, small=small
+            )
         case "limits.svg":
             series = {text: [hour[name] for hour in hours] for name, text in _LIMITS.items()}
             tones = ("warn", "plain", "soft", "bad")
-            return bars(labels, series, dark=dark, tones=tones)
+            return bars(labels, series, dark=dark, small=small, tones=tones)
         case _:
             shares = {"half within": "first_half_s", "95 of 100 within": "first_most_s"}
             series = {
@@ -115,12 +119,14 @@ async def _activity_chart(view: View, name: str, *, dark: bool) -> Response:
                 for text, share in shares.items()
             }
             colours = ("plain", "soft")
-            return bars(labels, series, dark=dark, stacked=False, tones=colours, unit=" ms")
+            return bars(
+                labels, series, dark=dark, small=small, stacked=False, tones=colours, unit=" ms"
+            )
 
 
 async def chart(view: View) -> Response:
     """A chart as an image."""
-    dark = view.query.get("dark") == "1"
+    dark, small = view.query.get("dark") == "1", view.query.get("small") == "1"
     match view.request.path_params["name"]:
         case "runs.svg":
             found = await view.api.get("/overview/throughput")
@@ -130,13 +136,22 @@ async def chart(view: View) -> Response:
             }
             return bars(labels, series, dark=dark, tones=("good", "bad"))
         case "chats.svg" | "first-token.svg" | "limits.svg" as name:
-            return await _activity_chart(view, name, dark=dark)
+            return await _activity_chart(view, name, dark=dark, small=small)
         case "tokens.svg" | "requests.svg" as name:
             field = "total_tokens" if name == "tokens.svg" else "requests"
             asked = {key: view.query.get(key) for key in ("client", "from", "to")}
             used = await view.api.maybe("/usage", **asked, group_by="day")
-            days = sorted(used["rows"], key=lambda row: row["day"])[-31:] if used else []
-            values = {field.replace("_", " "): [row[field] for row in days]}
-            return bars([row["day"][5:] for row in days], values, dark=dark)
+            found = {row["day"]: row[field] for row in used["rows"]} if used else {}
+            days = _days(found, until=None if asked["to"] else view.clock.now())
+            values = {field.replace("_", " "): [found.get(day, 0) for day in days]}
+            return bars([day[5:] for day in days], values, dark=dark, small=small)
         case _:
             raise NotFound("There is no such chart.")
+
+
+def _days(found: Iterable[str], *, until: datetime | None) -> list[str]:
+    """The last days that there is something of; to the present one, two weeks with it."""
+    days = set(found)
+    if until is not None:
+        days |= {(until - timedelta(days=ago)).date().isoformat() for ago in range(14)}
+    return sorted(days)[-31:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -69,7 +70,10 @@ async def run(view: View) -> Response:
     found = await view.api.get(path("runs", run_id))
     page = await _steps(view, run_id)
     history = await view.api.get(path("runs", run_id, "history"))
-    children = (await view.api.get("/runs", parent=run_id, limit=_CHILDREN))["runs"]
+    # Its children stand among its steps: to look for them costs as much as it has steps.
+    all_here = page["total"] <= len(page["steps"])
+    parent = all_here and any(step["child"] for step in page["steps"])
+    children = await view.api.get("/runs", parent=run_id, limit=_CHILDREN) if parent else None
     status = found["status"]
     return view.page(
         "run.html",
@@ -79,7 +83,7 @@ async def run(view: View) -> Response:
         lines=_lines(page, history),
         # Together the outputs of a page's steps stay light; one step's page has more of it.
         most=8_000 if len(page["steps"]) == 1 else max(300, 24_000 // (len(page["steps"]) or 1)),
-        children=children,
+        children=children["runs"] if children else [],
         commands=_commands(status),
         live="" if status in _ENDED else f"run:{run_id}",
     )
@@ -125,12 +129,24 @@ def _commands(status: str) -> frozenset[str]:
 
 
 async def workflows(view: View) -> Response:
-    """What is deployed, by name, with its versions."""
+    """What is deployed: agents, and workflows by name, with their versions and their runs."""
     found = (await view.api.get("/workflows"))["workflows"]
+    agents, runs = await asyncio.gather(
+        view.api.maybe("/overview/agents"), view.api.maybe("/overview/workflows")
+    )
     named: dict[str, list[dict[str, Any]]] = {}
     for one in sorted(found, key=lambda one: (one["name"], -one["version"])):
         named.setdefault(one["name"], []).append(one)
-    return view.page("workflows.html", workflows=named)
+    written = {name: one for name, one in named.items() if not one[0]["internal"]}
+    return view.page(
+        "workflows.html",
+        workflows=[
+            ("Workflows", written),
+            ("The platform's own", {name: named[name] for name in named.keys() - written.keys()}),
+        ],
+        agents=agents["agents"] if agents else [],
+        runs={one["name"]: one for one in runs["workflows"]} if runs else {},
+    )
 
 
 async def workflow(view: View) -> Response:
@@ -141,6 +157,7 @@ async def workflow(view: View) -> Response:
         (one for one in found if one["name"] == name), key=lambda one: -one["version"]
     )
     recent = (await view.api.get("/runs", workflow=name, limit=10))["runs"]
+    counted = await view.api.maybe(path("overview", "workflows", name))
     schema = versions[0].get("input_schema") if versions else None
     return view.page(
         "workflow.html",
@@ -149,6 +166,8 @@ async def workflow(view: View) -> Response:
         fields=fields_of(schema),
         schema=schema,
         recent=recent,
+        counted=counted["versions"] if counted else [],
+        internal=bool(versions) and versions[0]["internal"],
     )
 
 

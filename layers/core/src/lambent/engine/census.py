@@ -1,0 +1,72 @@
+"""Counts runs by what they are runs of: for each workflow, and for each version of one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from lambent.clock import EPOCH, FAR_FUTURE, Clock
+from lambent.due import DueDocuments
+from lambent.engine.documents import ulid_floor
+from lambent.engine.model import ACTIVE, ENDED, PARKED, Status
+from lambent.mongo import Document, guarded
+
+GOING_ON: Final = (*ACTIVE, *PARKED)
+_MOST: Final = 1000
+_SHOWN: Final = timedelta(days=1)  # of what has ended
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """How many; `more`: counting stopped there."""
+
+    count: int
+    more: bool
+
+
+class Census:
+    """Each count is by the index of workflow and status, up to 1,000; of ended runs, the last
+    day's."""
+
+    def __init__(self, due: DueDocuments, *, clock: Clock) -> None:
+        self._due = due
+        self._clock = clock
+
+    async def by_workflow(
+        self, names: Iterable[str], statuses: Iterable[Status]
+    ) -> dict[str, dict[Status, Counted]]:
+        """For each of these workflows, the runs in each of these states."""
+        asked = [(name, status) for name in names for status in statuses]
+        counts = await asyncio.gather(*(self._count(name, status) for name, status in asked))
+        found: dict[str, dict[Status, Counted]] = {}
+        for (name, status), count in zip(asked, counts, strict=True):
+            found.setdefault(name, {})[status] = Counted(count, count >= _MOST)
+        return found
+
+    async def by_version(self, name: str) -> dict[int, dict[Status, Counted]]:
+        """For each version that there are runs of, how many are in each state."""
+        looks = (self._versions(name, status) for status in Status)
+        found: dict[int, dict[Status, Counted]] = {}
+        for status, versions in zip(Status, await asyncio.gather(*looks), strict=True):
+            more = len(versions) >= _MOST
+            for version, count in Counter(versions).items():
+                found.setdefault(version, {})[status] = Counted(count, more)
+        return found
+
+    async def _count(self, name: str, status: Status) -> int:
+        query = self._query(name, status)
+        return await guarded(self._due.collection.count_documents(query, limit=_MOST))
+
+    async def _versions(self, name: str, status: Status) -> list[int]:
+        query = self._query(name, status)
+        found = self._due.collection.find(query, {"_id": 0, "version": 1}).limit(_MOST)
+        return [int(run["version"]) for run in await guarded(found.to_list())]
+
+    def _query(self, name: str, status: Status) -> Document:
+        since = self._clock.now() - _SHOWN if status in ENDED else EPOCH
+        ids = {"$gte": ulid_floor(since), "$lt": ulid_floor(FAR_FUTURE)}
+        return {"workflow": name, "status": status.value, "_id": ids}
