@@ -62,10 +62,10 @@ def test_the_layers_of_a_function_stay_small(built: Built) -> None:
 @pytest.mark.parametrize("function", sorted(FUNCTIONS))
 def test_a_function_gets_only_what_it_needs(built: Built, function: str) -> None:
     present = top_level(built.folder / each for each in layers_of(function))
-    assert {"lambent", "lambent_agents", "pymongo", "psycopg"} <= present
+    assert {"lambent", "lambent_agents", "mcp", "pymongo", "psycopg"} <= present
     web = {"fastapi", "jinja2", "mangum", "pygal"}
     assert present & web == (web if function == "Gateway" else set())
-    assert not present & {"boto3", "botocore", "awslambdaric", "pytest", "uvicorn", "bin"}
+    assert not present & {"boto3", "botocore", "awslambdaric", "pytest", "bin"}
 
 
 def test_the_streaming_runtime_can_be_started_where_the_template_says(built: Built) -> None:

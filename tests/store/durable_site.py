@@ -106,7 +106,9 @@ async def _gateway(parts: Platform) -> AsyncIterator[httpx.AsyncClient]:
 async def _close(parts: Platform) -> None:
     parts.engine.stop()
     async with asyncio.timeout(10):
-        while parts.engine._slices or parts.durable_chats._stopping:  # noqa: ASYNC110
+        while (  # noqa: ASYNC110
+            parts.engine._slices or parts.durable_chats._stopping or parts.chats._streams
+        ):
             await asyncio.sleep(0.01)
     await parts.engine.store.close()
     await parts.models.close()

@@ -9,7 +9,7 @@ from lambent.admission.reports import GroupBy, UsageFilter, UsageReports, UsageR
 from lambent.admission.usage import ModelUse, Payer, TurnUse
 from lambent.clock import SystemClock
 from lambent.postgres import Postgres
-from lambent.settings import ModelPrice
+from lambent.setting_values import ModelPrice
 from local.services import Postgres as PostgresService
 from tests.conftest import started
 from tests.store.admission_kit import Stand, stand

@@ -10,7 +10,7 @@ from lambent.admission.decisions import Admitted, Outcome, Queued, Refused, Scop
 from lambent.admission.limits import headers
 from lambent.admission.usage import ModelUse, Payer, TurnUse
 from lambent.errors import BudgetExceeded, NotFound, RateLimited, Unauthenticated, Unprocessable
-from lambent.settings import ModelPrice
+from lambent.setting_values import ModelPrice
 from tests.store.admission_kit import HOST, Stand, stand
 
 A_DAY = {"period": Period.DAY, "unit": Unit.TOKENS}

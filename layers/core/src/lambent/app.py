@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lambent.admission.gate import Gate
     from lambent.admission.keys import KeyStore
     from lambent.admission.sessions import Secret, Sessions
+    from lambent.agents.mcp_servers import McpServers
     from lambent.agents.memory import Memory
     from lambent.agents.registry import AgentRegistry
     from lambent.agents.step_model import StepModel
@@ -139,7 +140,8 @@ class Platform:
     def registry(self) -> AgentRegistry:
         from lambent.agents.registry import AgentRegistry
 
-        return AgentRegistry.load(self.settings.agent_modules)
+        servers = [one.name for one in self.settings.mcp_servers]
+        return AgentRegistry.load(self.settings.agent_modules, mcp_servers=servers)
 
     @cached_property
     def chats(self) -> ChatService:
@@ -156,6 +158,7 @@ class Platform:
             bus=lambda: self.bus,
             durable=lambda: self.durable_chats,
             memory=lambda: self.memory,
+            mcp=lambda: self.mcp,
         )
 
     @property
@@ -173,6 +176,13 @@ class Platform:
         from lambent.agents.memory import Memory
 
         return Memory(self.postgres)
+
+    @cached_property
+    def mcp(self) -> McpServers:
+        from lambent.agents.mcp_servers import McpServers
+
+        tokens = self._secret("MCP_TOKENS", self.settings.mcp_tokens)
+        return McpServers(self.settings.mcp_servers, tokens, clock=self.clock)
 
     @cached_property
     def step_model(self) -> StepModel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -13,6 +12,14 @@ from urllib.parse import urlsplit
 from lambent.choices import Overflow, Titles
 from lambent.errors import ConfigError
 from lambent.secret_references import forget, is_reference, resolve
+from lambent.setting_values import (
+    McpServer,
+    ModelPrice,
+    mcp_servers,
+    mcp_tokens,
+    model_prices,
+    tokens_of,
+)
 from lambent.tls import is_local
 
 _TRUE = {"1", "true", "yes", "on"}
@@ -47,31 +54,6 @@ def _number(kind: type[int] | type[float], low: float, high: float) -> Callable[
         return number
 
     return parse
-
-
-@dataclass(frozen=True, slots=True)
-class ModelPrice:
-    """What a million tokens cost, in whatever money budgets are set in."""
-
-    model: str
-    prompt: float
-    completion: float
-
-
-def _prices(value: str) -> tuple[ModelPrice, ...]:
-    """`{"llama3.2": {"prompt": 0.1, "completion": 0.4}, "*": ...}`; `*` is any other model."""
-    wanted = 'must be JSON such as {"llama3.2": {"prompt": 0.1, "completion": 0.4}}'
-    try:
-        read = json.loads(value)
-        prices = tuple(
-            ModelPrice(model, float(one["prompt"]), float(one["completion"]))
-            for model, one in read.items()
-        )
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise ValueError(wanted) from None
-    if any(not 0 <= part < 1e9 for one in prices for part in (one.prompt, one.completion)):
-        raise ValueError(f"{wanted}, without negative prices")
-    return prices
 
 
 class Tracing(StrEnum):
@@ -214,7 +196,7 @@ class Settings:
         _number(int, 1, 1_000_000), "Requests a client may send a minute.", default=100
     )
     model_prices: tuple[ModelPrice, ...] = setting(
-        _prices,
+        model_prices,
         "What a million tokens of each model cost, as JSON: "
         '`{"llama3.2": {"prompt": 0.1, "completion": 0.4}}`; `*` stands for any other model.',
         default=(),
@@ -248,6 +230,15 @@ class Settings:
         _names,
         "Hosts the tool `fetch_page` may read from; written as in `NEWS_FEED_HOSTS`.",
         default=(),
+    )
+    mcp_servers: tuple[McpServer, ...] = setting(
+        mcp_servers, "MCP servers that agents may name, as `name=address,…`.", default=()
+    )
+    mcp_tokens: str = setting(
+        mcp_tokens,
+        "Bearer tokens of those servers, as `name=token,…` (may be a reference).",
+        default="",
+        secret=True,
     )
     embedding_model: str = setting(
         _text, "The model behind the tools `remember` and `recall`.", default="all-minilm"
@@ -432,13 +423,23 @@ def look_up_again(name: str, environ: Mapping[str, str] | None = None) -> str | 
 
 
 def _open_letters(values: Mapping[str, Any]) -> list[str]:
-    """A key for the model server would be read by everybody on the way."""
-    if not values.get("ollama_api_key"):
+    """A key or a token would be read by everybody on the way."""
+    problems = []
+    said = "must be https:// where {} is sent, or anybody on the way reads it"
+    if values.get("ollama_api_key"):
+        for host in values.get("ollama_host", "").split(","):
+            problems += _open("OLLAMA_HOST", host, said.format("OLLAMA_API_KEY"))
+    servers = {one.name: one.url for one in values.get("mcp_servers", ())}
+    for name in tokens_of(values.get("mcp_tokens", "")):
+        if name in servers:
+            problems += _open("MCP_SERVERS", servers[name], said.format(f"the token of {name}"))
+        else:
+            problems.append(f"MCP_TOKENS has a token for {name}, which MCP_SERVERS does not name")
+    return problems
+
+
+def _open(setting: str, address: str, said: str) -> list[str]:
+    parts = urlsplit(address)
+    if parts.scheme != "http" or is_local(parts.hostname or ""):
         return []
-    parts = [urlsplit(host) for host in values.get("ollama_host", "").split(",")]
-    said = "must be https:// where OLLAMA_API_KEY is sent, or anybody on the way reads the key"
-    return [
-        f"OLLAMA_HOST {said} (is http, to {one.hostname})"
-        for one in parts
-        if one.scheme == "http" and not is_local(one.hostname or "")
-    ]
+    return [f"{setting} {said} (is http, to {parts.hostname})"]

@@ -9,7 +9,7 @@ from typing import Any, Final
 from lambent.admission.answers import read_budget
 from lambent.admission.usage import ModelUse, TurnUse, cost_of
 from lambent.metrics import Metric, note
-from lambent.settings import ModelPrice
+from lambent.setting_values import ModelPrice
 from lambent.telemetry import log_fields, logger
 
 CALL: Final = "lambent.book_usage(%s, %s, %s, %s, %s, %s)"

@@ -8,7 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 
 from lambent.errors import LambentError
-from lambent.settings import ModelPrice, Settings
+from lambent.setting_values import ModelPrice
+from lambent.settings import Settings
 
 
 class Scope(StrEnum):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from lambent.settings import ModelPrice
+from lambent.setting_values import ModelPrice
 
 _MILLION: Final = 1_000_000
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from lambent.models.values import ToolCall, Usage
 
 if TYPE_CHECKING:
+    from lambent.agents.mcp_tools import McpTools
     from lambent.agents.tool_calls import ApprovalAwaited, ToolEnded, ToolStarted
     from lambent.agents.tools import Tool
     from lambent.agents.turn import Turn
@@ -51,8 +52,9 @@ class Chunk:
 class AgentInfo:
     """What is told about an agent; `model` is used where a request names none.
 
-    `tools` and `rounds` (of calling them) are a `ToolAgent`'s. `durable`: its turn is a run, which
-    another function takes over where one dies; `version` is that of its workflow.
+    `tools`, `mcp` (tools of servers) and `rounds` (of calling them) are a `ToolAgent`'s.
+    `durable`: its turn is a run, which another function takes over where one dies; `version` is
+    that of its workflow.
     """
 
     name: str
@@ -60,6 +62,7 @@ class AgentInfo:
     model: str | None = None
     examples: tuple[str, ...] = ()
     tools: tuple[Tool, ...] = ()
+    mcp: tuple[McpTools, ...] = ()
     rounds: int = 8
     durable: bool = False
     version: int = 1
@@ -87,11 +90,14 @@ def agent(
     model: str | None = None,
     examples: tuple[str, ...] = (),
     tools: Sequence[Tool] = (),
+    mcp: Sequence[str | McpTools] = (),
     rounds: int = 8,
     durable: bool = False,
     version: int = 1,
 ) -> Callable[[A], A]:
     """Name an `Agent` class, so that the registry finds it in its module.
+
+    `mcp` names servers of `MCP_SERVERS`, each as a whole or with what is wanted of it.
 
     Raises ValueError at import where the name is not of a-z, 0-9, `_` and `-`, or is too long.
     """
@@ -108,6 +114,7 @@ def agent(
             model=model,
             examples=examples,
             tools=tuple(tools),
+            mcp=_wanted(mcp),
             rounds=rounds,
             durable=durable,
             version=version,
@@ -116,6 +123,14 @@ def agent(
         return cls
 
     return mark
+
+
+def _wanted(named: Sequence[str | McpTools]) -> tuple[McpTools, ...]:
+    if not named:
+        return ()
+    from lambent.agents.mcp_tools import wanted_of
+
+    return wanted_of(named)
 
 
 def info_of(cls: type) -> AgentInfo | None:

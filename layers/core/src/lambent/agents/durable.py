@@ -139,7 +139,7 @@ class DurableTurns:
         self.fresh.discard(turn)
         loop = _Loop(self, step, input, stream)
         try:
-            return await loop.to_the_end()
+            return await self._to_the_end(step, loop)
         except Cancelled:
             stopped = StreamStopped("The turn was stopped on request.")
             body = error_body(stopped)
@@ -155,6 +155,21 @@ class DurableTurns:
         """The model is about to be asked."""
         if self._expect is not None:
             self._expect(model, client=client)
+
+    async def _to_the_end(self, step: Step, loop: _Loop) -> dict[str, Any]:
+        info = self._registry.info(loop.input["agent"])
+        if not info.mcp:
+            return await loop.to_the_end()
+        from lambent.agents.mcp_servers import offered
+
+        async def list_all(names: Sequence[str]) -> Any:
+            # On record: what a turn may call, and ask a person about, is the same for all who
+            # go on with it, whatever becomes of the servers meanwhile.
+            assert self._means.mcp is not None
+            return await step.do("mcp tools", self._means.mcp().list_all, names)
+
+        async with offered(info.mcp, self._means.mcp, list_all=list_all) as remote:
+            return await loop.to_the_end(remote.tools, remote.notes)
 
     def _poke(self, step: Step) -> None:
         if self._means.engine is not None:
@@ -220,11 +235,13 @@ class _Loop:
     usage: Usage = field(default_factory=Usage)
     calling: int = 0  # how many of this round's calls have no result yet
 
-    async def to_the_end(self) -> dict[str, Any]:
+    async def to_the_end(
+        self, remote: Sequence[Tool] = (), notes: Sequence[Message] = ()
+    ) -> dict[str, Any]:
         cls, info = self.turns.agent(self.input["agent"])
-        known = by_name(info.tools)
+        known = by_name([*info.tools, *remote])
         messages = [message_of(one) for one in self.input["messages"]]
-        self.said = [message_record(one) for one in opening(cls.system, messages)]
+        self.said = [message_record(one) for one in (*opening(cls.system, messages), *notes)]
         for number in range(info.rounds + 1):
             last = number == info.rounds
             answer = await self._ask(number, known, last=last)

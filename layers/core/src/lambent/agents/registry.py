@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from types import ModuleType
 
 from lambent.agents.agent import Agent, AgentInfo, info_of
@@ -14,8 +14,14 @@ from lambent.errors import ConfigError, UnknownAgent
 class AgentRegistry:
     """Agents by name."""
 
-    def __init__(self, agents: Iterable[type]) -> None:
-        """Raises `ConfigError` that lists every duplicate name and every class that cannot run."""
+    def __init__(
+        self, agents: Iterable[type], *, mcp_servers: Collection[str] | None = None
+    ) -> None:
+        """`mcp_servers`: those that agents may name; None: any.
+
+        Raises `ConfigError` that lists every duplicate name and every class that cannot run.
+        """
+        self._mcp_servers = mcp_servers
         self._agents: dict[str, type[Agent]] = {}
         problems: list[str] = []
         for cls in agents:
@@ -24,19 +30,24 @@ class AgentRegistry:
             raise ConfigError(problems)
 
     @classmethod
-    def load(cls, module_names: Iterable[str]) -> AgentRegistry:
+    def load(
+        cls, module_names: Iterable[str], *, mcp_servers: Collection[str] | None = None
+    ) -> AgentRegistry:
         """The agents of these modules, and of all modules in a package that is named."""
-        return cls.of_modules(import_modules(module_names))
+        return cls.of_modules(import_modules(module_names), mcp_servers=mcp_servers)
 
     @classmethod
-    def of_modules(cls, modules: Iterable[ModuleType]) -> AgentRegistry:
+    def of_modules(
+        cls, modules: Iterable[ModuleType], *, mcp_servers: Collection[str] | None = None
+    ) -> AgentRegistry:
         """The agents that these modules define; one that they only import does not count."""
-        return cls(
+        agents = (
             value
             for module in modules
             for value in vars(module).values()
             if inspect.isclass(value) and value.__module__ == module.__name__ and info_of(value)
         )
+        return cls(agents, mcp_servers=mcp_servers)
 
     def __contains__(self, name: str) -> bool:
         return name in self._agents
@@ -63,7 +74,7 @@ class AgentRegistry:
         info = info_of(cls)
         if info is None:
             return [f"{where} has no name: put @agent(...) on it"]
-        faults = [*_faults(cls), *_tool_faults(cls, info)]
+        faults = [*_faults(cls), *_tool_faults(cls, info), *_mcp_faults(info, self._mcp_servers)]
         problems = [f"agent {info.name!r}: {where} {wrong}" for wrong in faults]
         other = self._agents.setdefault(info.name, cls)
         if other is not cls:
@@ -90,7 +101,7 @@ def _faults(cls: type) -> list[str]:
 
 
 def _tool_faults(cls: type, info: AgentInfo) -> list[str]:
-    if not (info.tools or info.durable):
+    if not (info.tools or info.mcp or info.durable):
         return []
     from lambent.agents.tool_agent import ToolAgent
     from lambent.agents.tools import by_name
@@ -102,10 +113,25 @@ def _tool_faults(cls: type, info: AgentInfo) -> list[str]:
         faults.append("is durable and has a generate_stream of its own, which would not be")
     if not info.durable:
         waiting = [one.name for one in info.tools if one.needs_approval]
+        waiting += [f"tools of {one.server}" for one in info.mcp if one.needs_approval]
         if waiting:
             faults.append(f"is not durable, so nobody can approve {', '.join(waiting)}")
     try:
         by_name(info.tools)
     except ValueError as error:
         faults.append(str(error))
+    return faults
+
+
+def _mcp_faults(info: AgentInfo, servers: Collection[str] | None) -> list[str]:
+    faults = []
+    names = [one.server for one in info.mcp]
+    if len(set(names)) < len(names):
+        faults.append("names an MCP server twice")
+    for name in names:
+        if servers is not None and name not in servers:
+            faults.append(f"names the MCP server {name!r}, and MCP_SERVERS does not")
+        taken = [one.name for one in info.tools if one.name.startswith(f"{name}__")]
+        if taken:
+            faults.append(f"has {', '.join(taken)}, names that are the MCP server {name}'s")
     return faults

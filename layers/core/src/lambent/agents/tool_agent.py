@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing
 from typing import ClassVar, Final
 
-from lambent.agents.agent import Agent, Chunk, info_of
+from lambent.agents.agent import Agent, AgentInfo, Chunk, info_of
 from lambent.agents.tool_calls import ToolStarted, answer_to, run_tool
 from lambent.agents.tools import Tool, by_name
 from lambent.agents.turn import Turn
@@ -30,9 +30,29 @@ class ToolAgent(Agent):
         info = info_of(type(self))
         assert info is not None
         told = opening(self.system, turn.messages)
-        async with aclosing(
-            tool_loop(turn, info.tools, messages=told, rounds=info.rounds)
-        ) as chunks:
+        if not info.mcp:
+            chunks = tool_loop(turn, info.tools, messages=told, rounds=info.rounds)
+        else:
+            chunks = _with_mcp(turn, info, told)
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                yield chunk
+
+
+async def _with_mcp(
+    turn: Turn, info: AgentInfo, told: Sequence[Message]
+) -> AsyncGenerator[Chunk, None]:
+    from lambent.agents.mcp_servers import offered
+
+    servers = None if turn.means is None else turn.means.mcp
+    async with offered(info.mcp, servers) as remote:
+        loop = tool_loop(
+            turn,
+            [*info.tools, *remote.tools],
+            messages=[*told, *remote.notes],
+            rounds=info.rounds,
+        )
+        async with aclosing(loop) as chunks:
             async for chunk in chunks:
                 yield chunk
 

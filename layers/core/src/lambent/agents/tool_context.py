@@ -17,6 +17,7 @@ from lambent.errors import Unavailable
 from lambent.settings import Settings
 
 if TYPE_CHECKING:
+    from lambent.agents.mcp_servers import McpServers
     from lambent.agents.memory import Memory
     from lambent.bus.events import EventBus
     from lambent.engine.engine import WorkflowEngine
@@ -34,6 +35,7 @@ class Means:
     engine: Callable[[], WorkflowEngine] | None = None
     bus: Callable[[], EventBus] | None = None
     memory: Callable[[], Memory] | None = None
+    mcp: Callable[[], McpServers] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

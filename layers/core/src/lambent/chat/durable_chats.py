@@ -37,6 +37,7 @@ from lambent.streams.values import Stream, StreamStatus
 from lambent.telemetry import log_fields, logger
 
 if TYPE_CHECKING:
+    from lambent.agents.mcp_servers import McpServers
     from lambent.agents.memory import Memory
     from lambent.agents.registry import AgentRegistry
     from lambent.agents.step_model import StepModel
@@ -88,6 +89,8 @@ class Parts(Protocol):
     @property
     def memory(self) -> Memory: ...
     @property
+    def mcp(self) -> McpServers: ...
+    @property
     def bell(self) -> Bell: ...
 
 
@@ -105,6 +108,7 @@ def durable_chats_of(parts: Parts) -> DurableChats:
         engine=lambda: parts.engine,
         bus=lambda: parts.bus,
         memory=lambda: parts.memory,
+        mcp=lambda: parts.mcp,
     )
 
     def streams() -> StreamStore:

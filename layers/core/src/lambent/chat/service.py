@@ -28,6 +28,7 @@ from lambent.streams.log import StreamLog
 from lambent.streams.values import Dialect, Stream
 
 if TYPE_CHECKING:
+    from lambent.agents.mcp_servers import McpServers
     from lambent.agents.memory import Memory
     from lambent.bus.events import EventBus
     from lambent.chat.conversations import ConversationStore
@@ -55,6 +56,7 @@ class ChatService:
         bus: Callable[[], EventBus] | None = None,
         durable: Callable[[], DurableChats] | None = None,
         memory: Callable[[], Memory] | None = None,
+        mcp: Callable[[], McpServers] | None = None,
     ) -> None:
         """`engine` and all after it are called at their first use: few turns need them."""
         self._gate = gate
@@ -72,6 +74,7 @@ class ChatService:
             bus=bus,
             durable=durable,
             memory=memory,
+            mcp=mcp,
             conversations=lambda: self.conversations,
         )
         self._live: set[LiveTurn] = set()

@@ -31,6 +31,7 @@ from lambent.settings import Settings
 from lambent.telemetry import log_fields, logger
 
 if TYPE_CHECKING:
+    from lambent.agents.mcp_servers import McpServers
     from lambent.agents.memory import Memory
     from lambent.bus.events import EventBus
     from lambent.chat.conversations import ConversationStore
@@ -52,6 +53,7 @@ class Parts:
     bus: Callable[[], EventBus] | None = None
     durable: Callable[[], DurableChats] | None = None
     memory: Callable[[], Memory] | None = None
+    mcp: Callable[[], McpServers] | None = None
     conversations: Callable[[], ConversationStore] | None = None
 
     def durable_chats(self) -> DurableChats:
@@ -76,6 +78,7 @@ class Parts:
             engine=self.engine,
             bus=self.bus,
             memory=self.memory,
+            mcp=self.mcp,
         )
 
 
