@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 from local.services import ScriptedModel
-from local.services.script import Reply
+from local.services.script import Fault, Reply
 from local.services.scripted import Recorded
 from tests.functions.stack import Stack, frames
 
@@ -23,17 +23,20 @@ WORDS = " ".join(f"word{n}" for n in range(60))
 
 
 KEYED = ("cyd", "dan")
+NOTHING = Reply.text("Never heard.", first_delay_s=60)
+FIVE_WORDS = Reply.text(" ".join(WORDS.split()[:5]), fault=Fault.HANG)
 
 
-def script_turn(script: ScriptedModel, name: str, *, silent: bool = False) -> None:
+def script_turn(script: ScriptedModel, name: str, *, silent_at: int = 0) -> None:
     """First a call of `remember`, then sixty slow words, gone on with where some are said.
 
-    `silent`: the very first time it is asked, nothing comes at all.
+    The `silent_at`th time that it is asked, it says five words at once, and then nothing more; or
+    nothing at all, the first time.
     """
 
     def answer(asked: Recorded) -> Reply:
-        if silent and len(asked_for(script, name)) == 1:
-            return Reply.text("Never heard.", first_delay_s=60)
+        if silent_at == len(asked_for(script, name)):
+            return NOTHING if silent_at == 1 else FIVE_WORDS
         messages = asked.json["messages"]
         if not any(one["role"] == "tool" for one in messages):
             return Reply.calls(("remember", {"text": f"noted by {name}"}))
@@ -67,10 +70,16 @@ class Reader:
                 if until():
                     return
 
-    def begin(self, name: str, words: int) -> None:
-        body = {"agent": "research", "input": f"This is {name}."}
-        enough = f"word{words}"
-        self.read(lambda: enough in self.text, method="POST", url="/chat/stream", json=body)
+    def begin(self, name: str, words: int, then: Callable[[], object] = lambda: None) -> None:
+        """Read so many words; `then`, while the connection is still there, do that."""
+
+        def until() -> bool:
+            enough = f"word{words}" in self.text
+            if enough:
+                then()
+            return enough
+
+        self.read(until, method="POST", url="/chat/stream", json=asked_by(name))
 
     def resume(self) -> None:
         until = time.monotonic() + 90
@@ -103,15 +112,18 @@ def test_readers_get_the_whole_answer_though_chat_and_step_are_killed(
         ada, bob = Reader(client), Reader(client)
         # Ada's reader leaves, so that the step function has her turn when it is killed.
         ada.begin("ada", 3)
-        until = time.monotonic() + 20
-        while len(asked_for(script, "ada")) < 3 and time.monotonic() < until:
-            time.sleep(0.02)
-        bob.begin("bob", 3)
-        kill_all(scripted_stack, "chat", "step")
+        await_all(lambda: len(asked_for(script, "ada")) == 3)
+        bob.begin("bob", 3, then=lambda: kill_all(scripted_stack, "chat", "step"))
         bob.resume()
         ada.resume()
+        kept = [client.get(f"/chat/streams/{one.turn}").text for one in (ada, bob)]
     assert ada.text == WORDS
     assert bob.text == WORDS
+    for text in kept:
+        told = frames(text)
+        assert told[-1] == "[DONE]"
+        assert sum("finish_reason" in one for one in told) == 1
+        assert re.findall(r"^id: (\d+)$", text, re.M) == [str(n + 1) for n in range(len(told) - 1)]
     embedded = [str(one.json) for one in script.requests if one.path == "/api/embed"]
     assert [sum(f"noted by {name}" in one for one in embedded) for name in ("ada", "bob")] == [1, 1]
 
@@ -119,7 +131,7 @@ def test_readers_get_the_whole_answer_though_chat_and_step_are_killed(
 def test_a_key_sent_again_gets_the_run_that_a_killed_chat_function_had_begun(
     scripted_stack: Stack, script: ScriptedModel
 ) -> None:
-    script_turn(script, "cyd", silent=True)  # no frame: the key is not told which stream it is
+    script_turn(script, "cyd", silent_at=1)  # no frame: the key is not told which stream it is
     script_turn(script, "dan")
     with scripted_stack.client() as client, ThreadPoolExecutor(8) as pool:
         sent = [pool.submit(keyed, scripted_stack, name) for name in KEYED]
@@ -140,6 +152,38 @@ def test_a_key_sent_again_gets_the_run_that_a_killed_chat_function_had_begun(
         assert sum(name in str(run["input"]) for run in runs["runs"]) == 1
         embedded = [str(one.json) for one in script.requests if one.path == "/api/embed"]
         assert sum(f"noted by {name}" in one for one in embedded) == 1
+
+
+def test_what_a_killed_turn_used_is_booked_as_the_model_server_told_it(
+    scripted_stack: Stack, script: ScriptedModel
+) -> None:
+    script_turn(script, "fay", silent_at=2)
+    key = scripted_stack.new_key()
+
+    def booked(*expected: int) -> bool:
+        model = asked_for(script, "fay")[0].json["model"]
+        with scripted_stack.client(key) as client:
+            total = client.get("/usage", params={"agent": "research", "model": model}).json()[
+                "total"
+            ]
+        names = ("requests", "broken", "prompt_tokens", "completion_tokens")
+        return expected == tuple(total[name] for name in names)
+
+    def kill_once_booked() -> None:
+        await_all(
+            lambda: booked(2, 1, 7, 1 + 5)
+        )  # the tool's call, and the pieces of the silent one
+        kill_all(scripted_stack, "chat", "step")
+
+    with scripted_stack.client(key) as client:
+        reader = Reader(client)
+        reader.begin("fay", 4, then=kill_once_booked)
+        reader.resume()
+    assert reader.text == WORDS
+    assert len(asked_for(script, "fay")) == 3
+    await_all(lambda: booked(3, 1, 7 + 7, 1 + 5 + 55))
+    time.sleep(1.5)  # nor is anything booked that comes late
+    assert booked(3, 1, 7 + 7, 1 + 5 + 55)
 
 
 def asked_by(name: str) -> dict[str, str]:

@@ -7,7 +7,9 @@ import random
 import secrets
 import signal
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -23,19 +25,27 @@ LEASE = {"x-stream-lease": "60"}
 def test_a_stream_cut_at_twenty_frames_adds_up_through_several_functions(
     scripted_stack: Stack, script: ScriptedModel
 ) -> None:
-    script.script(Reply.many(200, delay_s=0.02))
-    chance, text = random.Random(7), ""
-    with scripted_stack.client() as client:
-        opened: Any = client.stream("POST", "/chat/stream", json=CHAT, headers=LEASE)
+    script.script(Reply.many(300, delay_s=0.04))
+    chance, text, before = random.Random(7), "", ExitStack()
+    processes: set[int] = set()
+    asked: Any = {"json": CHAT, "headers": LEASE}
+    with scripted_stack.client() as client, client.stream("POST", "/chat/stream", **asked) as uncut:
+        url = f"/chat/streams/{uncut.headers['x-stream-id']}"
         for cut in range(21):
-            with opened as got:
-                id = got.headers["x-stream-id"]
-                text += read_events(got, chance.randint(1, 6) if cut < 20 else 1 << 30)
-            headers = {"last-event-id": str(text.count("\n\n"))}
-            opened = client.stream("GET", f"/chat/streams/{id}", headers=headers)
-        whole = client.get(f"/chat/streams/{id}").text
-    assert text == without_comments(whole)
-    assert len(frames(whole)) == 202
+            # A function answers one request at a time, and two are under way: so this one is
+            # neither the one that makes the stream nor the one that has told it up to here.
+            opened, headers = ExitStack(), {"last-event-id": str(text.count("\n\n"))}
+            pieces = opened.enter_context(client.stream("GET", url, headers=headers)).iter_text()
+            before.close()
+            before = opened
+            processes |= set(scripted_stack.pids()["functions"]["chat"])
+            text += read_events(pieces, chance.randint(1, 6) if cut < 20 else 1 << 30)
+        before.close()
+        whole = uncut.read().decode()
+        kept = client.get(url).text
+    assert len(processes) >= 3
+    assert text == without_comments(whole) == without_comments(kept)
+    assert len(frames(whole)) == 302
     assert frames(whole)[-1] == "[DONE]"
 
 
@@ -56,6 +66,7 @@ def test_fifty_at_once_with_one_key_are_one_generation(
     assert {answer.status_code for answer in answers} == {200}
     assert len({without_comments(answer.text) for answer in answers}) == 1
     assert frames(answers[0].text)[-1] == "[DONE]"
+    assert sum("idempotency-replayed" in answer.headers for answer in answers) == 49
     assert sum(word in str(one.json) for one in script.generations) == 1
     assert len(scripted_stack.pids()["functions"]["chat"]) > 1
 
@@ -66,7 +77,7 @@ def test_a_killed_function_ends_its_streams_for_those_who_resume_them(
     script.script(Reply.many(3000, delay_s=0.02))
     with scripted_stack.client() as client:
         with client.stream("POST", "/chat/stream", json=CHAT, headers=LEASE) as got:
-            id, text = got.headers["x-stream-id"], read_events(got, 40)
+            id, text = got.headers["x-stream-id"], read_events(got.iter_text(), 40)
             for pid in scripted_stack.pids()["functions"]["chat"]:
                 os.kill(pid, signal.SIGKILL)
         rest = resumed(client, id, after=5)
@@ -87,10 +98,10 @@ def resumed(client: httpx.Client, id: str, *, after: int) -> str:
     raise AssertionError(answer.text)
 
 
-def read_events(answer: httpx.Response, most: int) -> str:
-    """Whole events, at most so many; the connection is closed in the middle of the next."""
+def read_events(pieces: Iterator[str], most: int) -> str:
+    """Whole events, at most so many; what has come of the next one is dropped."""
     text, waiting = "", ""
-    for piece in answer.iter_text():
+    for piece in pieces:
         waiting += piece
         while "\n\n" in waiting and most > 0:
             event, _, waiting = waiting.partition("\n\n")
