@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from local.aws.commands import WORK, Missing, alone, need, run
@@ -116,9 +117,9 @@ def _debian() -> Path:
     """A small Debian as a tar file, kept for the next time."""
     tar = WORK / f"{DEBIAN}-{architecture()}.tar"
     if not tar.exists():
-        tree = WORK / DEBIAN
-        shutil.rmtree(tree, ignore_errors=True)
-        tree.mkdir(parents=True)
+        # A folder of its own: what one leaves behind that was killed is still mounted.
+        tree = Path(tempfile.mkdtemp(prefix=f"{DEBIAN}-", dir=WORK))
+        tree.chmod(0o755)
         run("debootstrap", "--variant=minbase", "--include=python3,ca-certificates", DEBIAN, tree)
         for name in _SHED:
             shutil.rmtree(tree / name, ignore_errors=True)

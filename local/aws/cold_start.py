@@ -132,7 +132,7 @@ def main() -> None:
     try:
         with docker.running():
             base_image.ensure_image()
-            sam.build(WORK / "build", architecture=base_image.architecture())
+            sam.ensure_built(WORK / "build", architecture=base_image.architecture())
             print(show(measure(WORK / "build")))
     except Missing as error:
         sys.exit(str(error))

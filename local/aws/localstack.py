@@ -150,7 +150,7 @@ def main() -> None:
     build = WORK / "build"
     try:
         print("Building ...", flush=True)
-        sam.build(build, architecture=architecture())
+        sam.ensure_built(build, architecture=architecture())
         with contextlib.ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             endpoint = given.endpoint

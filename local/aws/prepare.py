@@ -24,7 +24,7 @@ def _image() -> None:
 
 def _build() -> None:
     sam.ensure_sam()
-    sam.build(WORK / "build", architecture=base_image.architecture())
+    sam.ensure_built(WORK / "build", architecture=base_image.architecture())
 
 
 PARTS: dict[str, Callable[[], object]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -51,6 +52,30 @@ def ensure_sam() -> str:
             run("uv", "venv", "--quiet", "--allow-existing", _OWN)
             run("uv", "pip", "install", "--quiet", "--python", _OWN, f"aws-sam-cli=={VERSION}")
     return str(program)
+
+
+def ensure_built(into: Path, *, architecture: str) -> str:
+    """Build unless what stands there was made of the same files; returns what `sam build` said."""
+    said = into.with_name(f"{into.name}.log")
+    with alone("build"):
+        wanted = f"{architecture} {_inputs()}\n"
+        if not (said.exists() and said.read_text().startswith(wanted)):
+            said.unlink(missing_ok=True)
+            said.write_text(wanted + build(into, architecture=architecture))
+        return said.read_text().removeprefix(wanted)
+
+
+def _inputs() -> str:
+    """A hash of every file that a build is made of."""
+    paths = [ROOT / name for name in ("template.yaml", "samconfig.toml", "uv.lock")]
+    for name in ("layers", "functions", "local/aws"):
+        paths += [path for path in (ROOT / name).rglob("*")
+                  if path.is_file() and path.suffix != ".pyc"]  # fmt: skip
+    hashed = hashlib.sha256()
+    for path in sorted(paths):
+        hashed.update(f"{path.relative_to(ROOT)} {path.stat().st_mode:o}\n".encode())
+        hashed.update(hashlib.sha256(path.read_bytes()).digest())
+    return hashed.hexdigest()
 
 
 def build(into: Path, *, architecture: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from typing import Any
 import pytest
 
 from local.aws import base_image, docker, sam
-from local.aws.commands import WORK, Missing, alone
+from local.aws.commands import WORK, Missing
 from local.aws.deploy import Address, Deployed, deploy
 from local.aws.forward import Forwarder, forwarding
 from local.aws.localstack import LocalStack
@@ -53,17 +52,11 @@ class Built:
 
 @pytest.fixture(scope="session")
 def built() -> Built:
-    """`sam build` for this machine's processor, once a run, into a folder that is kept."""
-    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
-    stamp = WORK / "built-by"
+    """`sam build` for this machine's processor, once for these sources, into a folder that is kept."""
 
     def build() -> Built:
         try:
-            with alone("build"):  # of two workers one builds
-                if not (stamp.exists() and stamp.read_text() == run):
-                    said = sam.build(BUILD, architecture=base_image.architecture())
-                    print(said)
-                    stamp.write_text(run)
+            print(sam.ensure_built(BUILD, architecture=base_image.architecture()))
             return Built(BUILD)
         except Missing as missing:
             raise or_service_error(missing) from missing

@@ -6,12 +6,14 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from local.aws import layer
+from local.aws.base_image import architecture
 from local.aws.bytecode import compile_folder, find_python
 from local.aws.transform import read_template
 from tests.aws.conftest import Built
@@ -92,13 +94,39 @@ def test_no_trace_of_this_machine_is_in_a_layer(built: Built) -> None:
         assert not traced
 
 
-def test_two_builds_are_the_same(tmp_path: Path) -> None:
-    def digest(folder: Path) -> str:
-        layer.build_layer("agents", platform="x86_64-manylinux_2_28", into=folder)
-        found = sorted(files(folder).items())
-        return hashlib.sha256(repr(found).encode()).hexdigest()
+def test_two_builds_are_the_same(built: Built, tmp_path: Path) -> None:
+    """Every layer and function, bytes, modes and times: what `sam build` made, made once more."""
+    platform = (layer.ROOT / f"local/aws/targets/{architecture()}/platform").read_text().strip()
+    layers = {f"{name.title()}Layer": name for name in layer.LAYERS}
 
-    assert digest(tmp_path / "one") == digest(tmp_path / "two")
+    def build(artifact: str) -> None:
+        into = tmp_path / artifact
+        if artifact in layers:
+            layer.build_layer(layers[artifact], platform=platform, into=into)
+        else:
+            layer.build_function(artifact.lower(), into=into)
+
+    made = sorted([*layers, *FUNCTIONS])
+    assert made == sorted(path.name for path in built.folder.iterdir() if path.is_dir())
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(build, made))
+    for artifact in made:
+        first, second = seal(built.folder / artifact), seal(tmp_path / artifact)
+        print(f"{artifact}: {first[0]}, and again {second[0]}")
+        assert first == second
+
+
+def seal(folder: Path) -> tuple[str, dict[str, str]]:
+    """The hash of all, and of each file with what a zip file keeps of it."""
+    files = {str(path.relative_to(folder)): digest(path) for path in sorted(folder.rglob("*"))
+             if path.is_file()}  # fmt: skip
+    return hashlib.sha256(repr(files).encode()).hexdigest()[:16], files
+
+
+def digest(path: Path) -> str:
+    status = path.stat()
+    kept = f"{status.st_mode:o} {status.st_mtime_ns} ".encode()
+    return hashlib.sha256(kept + path.read_bytes()).hexdigest()
 
 
 def test_the_other_processor_s_files_are_the_other_processor_s(tmp_path: Path) -> None:
