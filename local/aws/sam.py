@@ -9,7 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,14 @@ class Invocation:
             raise AssertionError(f"no JSON: {self.answer!r}\n{self.log[-4000:]}") from None
 
 
+@dataclass(frozen=True, slots=True)
+class StartLambda:
+    """A running `sam local start-lambda`; `log` gives all that it and its functions wrote."""
+
+    url: str
+    log: Callable[[], str]
+
+
 def ensure_sam() -> str:
     """The program; installed with uv where there is none. Raises `Missing`."""
     if found := shutil.which("sam"):
@@ -68,11 +76,11 @@ def ensure_built(into: Path, *, architecture: str) -> str:
 def _inputs() -> str:
     """A hash of every file that a build is made of."""
     paths = [ROOT / name for name in ("template.yaml", "samconfig.toml", "uv.lock")]
-    for name in ("layers", "functions", "local/aws"):
-        paths += [path for path in (ROOT / name).rglob("*")
-                  if path.is_file() and path.suffix != ".pyc"]  # fmt: skip
+    for name in ("layers", "functions", "local/aws/targets"):
+        paths += (ROOT / name).rglob("*")
+    paths += (ROOT / "local/aws").iterdir()
     hashed = hashlib.sha256()
-    for path in sorted(paths):
+    for path in sorted(path for path in paths if path.is_file() and path.suffix != ".pyc"):
         hashed.update(f"{path.relative_to(ROOT)} {path.stat().st_mode:o}\n".encode())
         hashed.update(hashlib.sha256(path.read_bytes()).digest())
     return hashed.hexdigest()
@@ -116,9 +124,9 @@ def invoke(
 @contextmanager
 def start_lambda(
     *, template: Path, variables: Mapping[str, str], folder: Path, architecture: str, address: str
-) -> Iterator[str]:
-    """`sam local start-lambda` at `address`, which containers reach: its URL, for as long as the
-    block lasts. Its functions invoke each other there. ServiceError where it does not start."""
+) -> Iterator[StartLambda]:
+    """`sam local start-lambda` at `address`, which containers reach, for as long as the block
+    lasts. Its functions invoke each other there. ServiceError where it does not start."""
     port = free_port()
     url = f"http://{HOST_IN_CONTAINER}:{port}"
     variables_path = folder / "start-lambda.json"
@@ -145,7 +153,7 @@ def start_lambda(
         server.wait_until_ready(
             lambda: socket.create_connection((address, port), 1).close(), timeout_s=60
         )
-        yield f"http://{address}:{port}"
+        yield StartLambda(f"http://{address}:{port}", server.log_since_start)
     finally:
         # Ctrl-C is what makes it remove its containers.
         server.stop([signal.SIGINT, signal.SIGTERM], timeout_s=20)

@@ -52,7 +52,7 @@ class Built:
 
 @pytest.fixture(scope="session")
 def built() -> Built:
-    """`sam build` for this machine's processor, once for these sources, into a folder that is kept."""
+    """`sam build` for this machine's processor, once for the same sources."""
 
     def build() -> Built:
         try:
@@ -101,7 +101,7 @@ class Containers:
         print(f"sam local invoke {function}: {done.answer[:200]!r}\n{done.log}")
         return done
 
-    def start_lambda(self) -> contextlib.AbstractContextManager[str]:
+    def start_lambda(self) -> contextlib.AbstractContextManager[sam.StartLambda]:
         """`sam local start-lambda`; its functions reach it, and so each other."""
         return sam.start_lambda(
             template=self.template,
@@ -169,22 +169,27 @@ class Cloud:
 
 
 @pytest.fixture(scope="session")
-def cloud(
-    built: Built,
-    postgres_server: PostgresHost,
-    mongo_server: MongoHost,
-    model_server: ModelHost,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Cloud]:
-    name = "localstack"
-
+def localstack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     def start() -> LocalStack:
         try:
             return LocalStack.start(tmp_path_factory.mktemp("localstack"))
         except Missing as missing:
             raise or_service_error(missing) from missing
 
-    with started(start) as localstack, forwarding("127.0.0.1", called="127.0.0.1") as line:
+    with started(start) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def cloud(
+    built: Built,
+    postgres_server: PostgresHost,
+    mongo_server: MongoHost,
+    model_server: ModelHost,
+    localstack: LocalStack,
+) -> Iterator[Cloud]:
+    name = "localstack"
+    with forwarding("127.0.0.1", called="127.0.0.1") as line:
         parameters = {
             "MongoUri": mongo_server.uri,
             "MongoDbName": name,

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from local.aws import docker
+from local.aws.commands import Missing
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0 or sys.platform != "linux", reason="only root on Linux starts a daemon"
@@ -101,5 +102,5 @@ def test_what_a_killed_daemon_left_behind_is_not_looked_at(machine: Path) -> Non
 
 def test_a_daemon_that_does_not_start_says_why(machine: Path) -> None:
     (machine / "dockerd").write_text("#!/bin/sh\necho no cgroups here\nexit 1\n")
-    with pytest.raises(docker.Missing, match="no cgroups here"), docker.running():
+    with pytest.raises(Missing, match="no cgroups here"), docker.running():
         pass

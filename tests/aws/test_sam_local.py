@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import pytest
 
-from local.aws.commands import WORK
 from tests.aws.conftest import Containers, recorded
 
 pytestmark = [pytest.mark.aws, pytest.mark.xdist_group("docker")]
@@ -64,10 +63,10 @@ def test_the_poller_of_start_lambda_sends_what_is_due_to_its_functions(
     started = containers.invoke("Gateway", asked).json()
     assert started["statusCode"] == 202, started
     path = f"/runs/{json.loads(started['body'])['id']}"
-    with containers.start_lambda() as url:
+    with containers.start_lambda() as started_lambda:
 
         def invoke(function: str, event: dict[str, Any], how: str) -> httpx.Response:
-            where = f"{url}/2015-03-31/functions/{function}/invocations"
+            where = f"{started_lambda.url}/2015-03-31/functions/{function}/invocations"
             headers = {"X-Amz-Invocation-Type": how}
             return httpx.post(where, json=event, headers=headers, timeout=120, trust_env=False)
 
@@ -81,5 +80,5 @@ def test_the_poller_of_start_lambda_sends_what_is_due_to_its_functions(
             if run["status"] == "completed" or time.monotonic() > until_s:
                 break
             time.sleep(1)
-    log = (WORK / "start-lambda.log").read_text(errors="replace")
+        log = started_lambda.log()
     assert run["status"] == "completed", f"{run}\n{log[-4000:]}"

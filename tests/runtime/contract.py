@@ -60,6 +60,7 @@ class Difference(StrEnum):
     BUFFERED = "is answered in one JSON document (AWS_SAM_LOCAL)"
     NO_LEAVING = "does not see that its caller has left"
     DROPS_CALLER = "may answer nothing any more once it is told to stop"
+    NO_STOP = "cannot be told to end an environment"
     SIX_MEGABYTES = "takes no streamed answer over 6 MB"
 
 

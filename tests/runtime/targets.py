@@ -90,4 +90,7 @@ DIFFERENCES: dict[str, frozenset[Difference]] = {
     "emulator-url": frozenset({Difference.NO_TRAILERS}),
     "rie": _RIE | {Difference.NO_TRAILERS},
     "rie-buffered": _RIE | {Difference.BUFFERED},
+    # Told the stories by tests/aws: they need Docker, a build, LocalStack.
+    "localstack": _RIE | {Difference.NO_TRAILERS, Difference.NO_STOP},
+    "sam-local": _RIE | {Difference.NO_TRAILERS, Difference.BUFFERED, Difference.NO_STOP},
 }
