@@ -51,12 +51,15 @@ class Built:
 
 
 @pytest.fixture(scope="session")
-def built() -> Built:
+def built(report: list[str]) -> Built:
     """`sam build` for this machine's processor, once for the same sources."""
 
     def build() -> Built:
         try:
-            print(sam.ensure_built(BUILD, architecture=base_image.architecture()))
+            said = sam.ensure_built(BUILD, architecture=base_image.architecture())
+            print(said)
+            made = ("layer ", "function ")
+            report.extend(line for line in said.splitlines() if line.startswith(made))
             return Built(BUILD)
         except Missing as missing:
             raise or_service_error(missing) from missing
@@ -202,6 +205,24 @@ def cloud(
         )
     postgres_server.drop_database(name)
     mongo_server.drop_database(name)
+
+
+REPORT = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture(scope="session")
+def report(pytestconfig: pytest.Config) -> list[str]:
+    """Lines that stand at the end of the run, however its tests went."""
+    return pytestconfig.stash.setdefault(REPORT, [])
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if lines := config.stash.get(REPORT, []):
+        terminalreporter.section("what was built and measured")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -13,9 +13,9 @@ LIMITS = {"Step": 0.6, "Deliver": 0.6, "Poller": 0.6, "Chat": 1.25, "Gateway": 1
 
 
 @pytest.fixture(scope="module")
-def starts(lambda_image: str, built: Built) -> dict[str, Start]:
+def starts(lambda_image: str, built: Built, report: list[str]) -> dict[str, Start]:
     measured = measure(built.folder, rounds=5)
-    print(show(measured))
+    report += show(measured).splitlines()
     return {each.name: each for each in measured}
 
 

@@ -48,14 +48,14 @@ def top_level(folders: Iterable[Path]) -> set[str]:
     return {path.name for folder in folders for path in (folder / "python").iterdir()}
 
 
-def test_the_layers_of_a_function_stay_small(built: Built) -> None:
+def test_the_layers_of_a_function_stay_small(built: Built, report: list[str]) -> None:
     sizes = {each: zipped_bytes(built.folder / each) for each in
              sorted({name for function in FUNCTIONS for name in layers_of(function)})}  # fmt: skip
     for name, size in sizes.items():
-        print(f"{name}: {size / 1e6:.2f} MB zipped")
+        report.append(f"{name}: {size / 1e6:.2f} MB zipped")
     for function in FUNCTIONS:
         total = sum(sizes[name] for name in layers_of(function))
-        print(f"{function}: {total / 1e6:.2f} MB zipped in all")
+        report.append(f"{function}: {total / 1e6:.2f} MB zipped in all")
         assert total < ZIPPED_LIMIT_BYTES
         unzipped = [files(built.folder / name).values() for name in layers_of(function)]
         assert sum(len(c) for contents in unzipped for c in contents) < UNZIPPED_LIMIT_BYTES
@@ -94,7 +94,7 @@ def test_no_trace_of_this_machine_is_in_a_layer(built: Built) -> None:
         assert not traced
 
 
-def test_two_builds_are_the_same(built: Built, tmp_path: Path) -> None:
+def test_two_builds_are_the_same(built: Built, tmp_path: Path, report: list[str]) -> None:
     """Every layer and function, bytes, modes and times: what `sam build` made, made once more."""
     platform = (layer.ROOT / f"local/aws/targets/{architecture()}/platform").read_text().strip()
     layers = {f"{name.title()}Layer": name for name in layer.LAYERS}
@@ -112,7 +112,7 @@ def test_two_builds_are_the_same(built: Built, tmp_path: Path) -> None:
         list(pool.map(build, made))
     for artifact in made:
         first, second = seal(built.folder / artifact), seal(tmp_path / artifact)
-        print(f"{artifact}: {first[0]}, and again {second[0]}")
+        report.append(f"{artifact}: {first[0]}, and again {second[0]}")
         assert first == second
 
 

@@ -18,6 +18,7 @@ NOWHERE = {"MONGO_URI": "mongodb://u:hunter2@127.0.0.1:1/?serverSelectionTimeout
 INVOKE = """
 import asyncio, importlib, inspect, json, sys
 class Context:
+    aws_request_id = "first"
     def get_remaining_time_in_millis(self): return 6_000
 def ended(error): return json.dumps([type(error).__name__, str(error)])
 try:
@@ -32,18 +33,20 @@ except Exception as error:
     print(ended(error))
 """
 EVENTS = {"step": {"runs": ["01J"]}, "deliver": {"events": ["e"]}, "poller": {}, "setup": {}}
+# A key that could be one: whether it is, only the database knows.
+LISTING = (ROOT / "tests/events/gateway_keys.json").read_text().replace("KEY", "lam_a_" + "k" * 43)
 
 
 def first_invocation(
-    function: str, environ: dict[str, str], *, broken: str = ""
+    function: str, environ: dict[str, str], *, broken: str = "", event: str = ""
 ) -> tuple[str, str]:
-    """The error's message, and the log."""
+    """The error's message, and the log. With `event` a function that answers HTTP is asked, too."""
     path = [str(ROOT / "layers" / name / "src") for name in ("runtime", "core", "agents")]
     if broken:
         path.insert(0, broken)
     done = subprocess.run(
-        [sys.executable, "-c", INVOKE, json.dumps(EVENTS.get(function, {})),
-         "call" if function == "setup" else "import"],
+        [sys.executable, "-c", INVOKE, event or json.dumps(EVENTS.get(function, {})),
+         "call" if event or function == "setup" else "import"],
         cwd=ROOT / "functions" / function, capture_output=True, text=True, check=True, timeout=60,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(path), **environ},
     )  # fmt: skip
@@ -78,6 +81,15 @@ def test_a_store_that_is_not_reached_is_named_with_what_to_check(function: str) 
     assert "127.0.0.1" in named[0]
     if function in ("deliver", "setup"):
         assert_one_line(said, log, f"{store} does not answer. Check its address")
+
+
+def test_a_database_without_its_tables_is_named_with_what_to_invoke(
+    postgres_dsn: str, mongo_uri: str
+) -> None:
+    environ = {"POSTGRES_DSN": postgres_dsn, "MONGO_URI": mongo_uri}
+    _, log = first_invocation("gateway", environ, event=LISTING)
+    named = [line for line in log.splitlines() if "The database lacks" in line]
+    assert "Invoke the setup function, or deploy again" in named[0]
 
 
 @pytest.mark.parametrize("function", ["chat", "gateway"])
