@@ -109,6 +109,21 @@ async def recall(
     return [one.content for one in found]
 
 
+@tool
+async def search_conversations(
+    words: Annotated[str, Field(min_length=1, max_length=400)],
+    context: ToolContext,
+    limit: Annotated[int, Field(ge=1, le=20)] = 5,
+) -> list[dict[str, Any]]:
+    """Find earlier conversations with the caller by words that were said, the newest first.
+
+    Args:
+        words: whole words, all of which have to occur close to each other
+        limit: how many places at most
+    """
+    return await context.said(words, limit=limit)
+
+
 def page_text(page: Document) -> str:
     """What a person would read of it; raises `ToolFailed` for what is no text."""
     kind = page.content_type.partition(";")[0].strip().lower()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lambent.admission.decisions import Scope
 from lambent.agents.turn_runs import TurnRuns
@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from lambent.engine.engine import WorkflowEngine
     from lambent.models.values import Embeddings
 
+
+class Conversations(Protocol):
+    """What clients and agents have said to each other."""
+
+    async def search(self, client: str, question: str, *, limit: int) -> list[dict[str, Any]]:
+        """Where that client's conversations hold all these words, the newest first."""
+        ...
+
+
 Embed = Callable[[str], Awaitable["Embeddings"]]
 
 
@@ -36,6 +45,7 @@ class Means:
     bus: Callable[[], EventBus] | None = None
     memory: Callable[[], Memory] | None = None
     mcp: Callable[[], McpServers] | None = None
+    conversations: Callable[[], Conversations] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +95,12 @@ class ToolContext:
         if self.means.memory is None:
             raise Unavailable("There is no memory here.")
         return self.means.memory()
+
+    async def said(self, question: str, *, limit: int) -> list[dict[str, Any]]:
+        """Where the caller's own conversations hold all these words. Raises `Unavailable`."""
+        if self.means.conversations is None:
+            raise Unavailable("There are no conversations here.")
+        return await self.means.conversations().search(self.client, question, limit=limit)
 
     async def vector(self, text: str) -> tuple[float, ...]:
         """The text's meaning as a vector. Raises `Unavailable` and what the model raises."""

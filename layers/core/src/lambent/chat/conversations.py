@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+from lambent.chat.conversation_search import search, words_said
 from lambent.chat.messages import messages_of, records_of
 from lambent.clock import EPOCH, Clock
 from lambent.errors import Conflict, NotFound, RequestError
@@ -100,6 +101,8 @@ class ConversationStore:
         # Rising, though read from its end: some servers find nothing in a falling one.
         await guarded(self._conversations.create_index([("client", 1), ("place", 1)]))
         await guarded(self._entries.create_index([("conversation", 1), ("number", 1)]))
+        by_words = [("client", 1), ("words", 1), ("created_at", 1)]
+        await guarded(self._entries.create_index(by_words))
 
     async def create(
         self, client: str, *, title: str = "", messages: Sequence[Message] = ()
@@ -152,6 +155,11 @@ class ConversationStore:
         return [
             _entry(one) for one in await guarded(found.to_list(None)) if one["client"] == client
         ]
+
+    async def search(self, client: str, question: str, *, limit: int) -> list[dict[str, Any]]:
+        """As `conversation_search.search`."""
+        wanted: dict[str, Any] = {"client": client, "question": question, "limit": limit}
+        return await search(self._entries, self._conversations, **wanted)
 
     async def append(self, id: str, messages: Sequence[Message], *, client: str) -> Entry:
         """Add messages; raises `NotFound`, and `Conflict` where a turn or somebody else adds."""
@@ -373,6 +381,7 @@ def _entry_document(id: str, client: str, entry: Entry) -> dict[str, Any]:
         "conversation": id,
         "client": client,
         "number": entry.number,
+        "words": words_said(entry.messages),
         "turn": entry.turn,
         "messages": records_of(entry.messages),
         "created_at": entry.created_at,

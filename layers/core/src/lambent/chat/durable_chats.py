@@ -109,6 +109,7 @@ def durable_chats_of(parts: Parts) -> DurableChats:
         bus=lambda: parts.bus,
         memory=lambda: parts.memory,
         mcp=lambda: parts.mcp,
+        conversations=lambda: parts.chats.conversations,
     )
 
     def streams() -> StreamStore:

@@ -79,6 +79,7 @@ class Parts:
             bus=self.bus,
             memory=self.memory,
             mcp=self.mcp,
+            conversations=self.conversations,
         )
 
 
