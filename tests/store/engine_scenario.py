@@ -61,3 +61,13 @@ def canceller(world: World, run: str) -> Act:
             await world.engine.control.cancel(run, client=world.client)
 
     return cancel
+
+
+def retrier(world: World, run: str) -> Act:
+    """Somebody who retries the run, if it has failed."""
+
+    async def retry() -> None:
+        with contextlib.suppress(Conflict):
+            await world.engine.control.retry(run, client=world.client)
+
+    return retry

@@ -216,9 +216,9 @@ async def _slots_check(world: World) -> None:
 
 POLLED = (
     Scenario("polled", _polled, _polled_setup, polled_check, weight=3),
-    Scenario("pollers", _sleeper, _pollers_setup, _slept_check),
-    Scenario("bell", _sleeper, _bell_setup, _slept_check, weight=0.5, prompt=_prompt),
-    Scenario("tick", _ticked, _tick_setup, _tick_check),
+    Scenario("pollers", _sleeper, _pollers_setup, _slept_check, weight=0.5),
+    Scenario("bell", _sleeper, _bell_setup, _slept_check, weight=0.25, prompt=_prompt),
+    Scenario("tick", _ticked, _tick_setup, _tick_check, weight=0.5),
     Scenario("resumed", _ticked, _resumed_setup, _resumed_check),
     Scenario("slots", _slots, _slots_setup, _slots_check),
 )

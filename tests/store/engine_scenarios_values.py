@@ -334,7 +334,7 @@ VALUES = (
     Scenario("silence", _callback, _silence_setup, _answers_check, weight=2),
     Scenario("mapped", _mapped, _mapped_setup, _mapped_check),
     Scenario("torn", _torn, _torn_setup, _torn_check),
-    Scenario("big", _big, _big_setup, _big_check, config=_BIG),
+    Scenario("big", _big, _big_setup, _big_check, weight=0.5, config=_BIG),
     Scenario("first", _big, _first_setup, _first_check, config=_BIG),
     Scenario("loop", _loop, _loop_setup, _loop_check),
     Scenario("debounced", _debounced, _debounced_setup, _debounced_check),

@@ -8,7 +8,7 @@ from lambent.clock import Clock
 from lambent.due import Database, DueDocuments, Lease, Settled
 from lambent.engine.config import EngineConfig, Nudger
 from lambent.engine.flow import Gates
-from lambent.engine.model import CHUNKS, ENDED_IN, OPEN_WAITS, STEPS, Debt
+from lambent.engine.model import CHUNKS, ENDED, ENDED_IN, OPEN_WAITS, STEPS, Debt
 from lambent.engine.transitions import Transitions
 from lambent.mongo import Document, guarded
 from lambent.waits import WAITS, Waits
@@ -58,6 +58,18 @@ class Debts:
             await self._take_back(run)
         if woken:
             await self._nudger.nudge(woken)
+
+    async def pay_after(self, run_id: str) -> None:
+        """See to it that what a late owner wrote goes with its run as all else does; for that
+        owner itself, when it has found that it is late."""
+        left = {"$each": [STEPS, WAITS, CHUNKS, OPEN_WAITS]}
+        runs = self._due.collection
+        await guarded(runs.update_one({"_id": run_id}, {"$addToSet": {"left": left}}))
+        # Read after that: who ends the run from here on finds it noted.
+        run = await guarded(runs.find_one({"_id": run_id}))
+        if run is not None and run["status"] in ENDED and not run["owes"]:
+            await self._set_expiry(run)
+            await self._take_back(run)
 
     async def _set_expiry(self, run: Document) -> None:
         # Only now, and never at insertion: a run may last longer than any retention.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, Final
@@ -89,7 +90,11 @@ class Slice:
         ):
             try:
                 return await self._work()
-            except (LeaseLost, StoreUnavailable):
+            except LeaseLost:
+                with suppress(StoreUnavailable):
+                    await self._parts.debts.pay_after(self.run_id)
+                return Verdict(Did.LOST)
+            except StoreUnavailable:
                 return Verdict(Did.LOST)
 
     async def _claim(self, rests_s: Sequence[float]) -> Claimed | None:
