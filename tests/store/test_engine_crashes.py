@@ -17,7 +17,8 @@ from lambent.errors import NonRetryable, WorkflowError
 from lambent.intercept import StoreCall
 from lambent.testing import Crash, WorkflowTest
 
-EXPECTED = [1, "retried", [10, 20], "event", 14, "slept"]
+EXPECTED = [1, "retried", [10, 20], "event", 14, "slept", "approved", "again"]
+HEARTBEAT_S = 100
 
 
 class World:
@@ -25,6 +26,7 @@ class World:
 
     def __init__(self) -> None:
         self.effects: dict[str, list[str]] = {}
+        self.tokens: dict[str, str] = {}  # of the callbacks that were handed out
 
     def note(self, run: str, what: str) -> int:
         seen = self.effects.setdefault(run, [])
@@ -49,7 +51,7 @@ def registered(world: World) -> Registry:
         "w", retry=Retry(attempts=5, first_s=3, jitter=False), concurrency=Concurrency(limit=2)
     )
     async def w(step: Step, input: Any) -> Any:
-        run = input["name"]
+        run, before = input["name"], input.get("before")
 
         async def act(what: str, value: Any) -> Any:
             world.note(run, what)
@@ -66,6 +68,8 @@ def registered(world: World) -> Registry:
         async def square(n: int) -> Any:
             return await step.do("square", act, f"square {n}", n * 10)
 
+        if before is not None:
+            return [*before, await step.do("again", act, "again", "again")]
         first = await step.do("first", act, "first", 1, undo=undo)
         flaky = await step.do("flaky", once_bad)
         squares = await step.map("squares", [1, 2], square)
@@ -75,7 +79,11 @@ def registered(world: World) -> Registry:
         if input["fail"]:
             await step.do("second", act, "second", 2, undo=undo)
             raise NonRetryable("to be undone")
-        return [first, flaky, squares, event.data, doubled, "slept"]
+        # Not where it is undone: what follows has nothing to undo, and each call costs a run.
+        asked = await step.callback("asked", timeout=1000, heartbeat=HEARTBEAT_S)
+        world.tokens[run] = asked.token
+        done = [first, flaky, squares, event.data, doubled, "slept", await asked]
+        await step.continue_as_new({**input, "before": done})
 
     return workflows
 
@@ -117,7 +125,22 @@ class Killer:
             self._on_the_way -= 1
 
 
-async def run_once(test: WorkflowTest, name: str, killer: Killer, *, fail: bool) -> str:
+async def answer(test: WorkflowTest, world: World, name: str) -> None:
+    """Hold the run's callback: keep it alive beyond its silence, then complete it."""
+    await test.pass_time(3600)  # it sleeps so long first
+    async with asyncio.timeout(60):
+        while name not in world.tokens:
+            await test.pass_time(HEARTBEAT_S / 2)
+    callbacks, token = test.engine.callbacks, world.tokens[name]
+    for _ in range(2):
+        await callbacks.heartbeat(token)
+        await test.pass_time(HEARTBEAT_S * 0.8)
+    await callbacks.complete(token, "approved")
+
+
+async def run_once(
+    test: WorkflowTest, world: World, name: str, killer: Killer, *, fail: bool
+) -> str:
     run_id = await test.start("w", {"name": name, "fail": fail})
     await test.send("e", "event", subject=name)
     test.gate = killer.gate
@@ -126,6 +149,7 @@ async def run_once(test: WorkflowTest, name: str, killer: Killer, *, fail: bool)
             with pytest.raises(WorkflowError, match="to be undone"):
                 await test.finish(run_id)
         else:
+            await answer(test, world, name)
             assert await test.finish(run_id) == EXPECTED
     finally:
         test.gate = None
@@ -145,6 +169,8 @@ async def check(test: WorkflowTest, world: World, run_id: str, name: str, *, fai
     expected = {"first": 1, "flaky": 2, "square 1": 1, "square 2": 1}
     if fail:
         expected |= {"second": 1, "undo 1": 1, "undo 2": 1}
+    else:
+        expected |= {"again": 1}
     seen = {what: world.effects[name].count(what) for what in world.effects[name]}
     assert seen.keys() == expected.keys()
     # One crash: at most one effect happened without its checkpoint, and so happened again.
@@ -157,7 +183,7 @@ async def test_a_slice_may_die_at_any_store_call(
     test: WorkflowTest, world: World, fail: bool, after: bool
 ) -> None:
     clean = Killer(test, 0, after)
-    await run_once(test, "clean", clean, fail=fail)
+    await run_once(test, world, "clean", clean, fail=fail)
     assert clean.calls > 40
     # To die before a call is to die after the one before it, unless they were made side by side.
     points = range(1, clean.calls + 1) if after else [1, *clean.overlapping]
@@ -165,7 +191,7 @@ async def test_a_slice_may_die_at_any_store_call(
         killer = Killer(test, at, after)
         name = f"crash-{at}"
         try:
-            run_id = await run_once(test, name, killer, fail=fail)
+            run_id = await run_once(test, world, name, killer, fail=fail)
             await check(test, world, run_id, name, fail=fail)
         except BaseException as error:
             error.add_note(f"killed at call {at}: {killer.killed}, after={after}, fail={fail}")
@@ -176,12 +202,12 @@ async def test_any_acknowledgement_may_be_lost(test: WorkflowTest, world: World)
     """Each call is done, but its answer is a broken connection: it is asked again, or read."""
     test.clock.sleep = _briefly  # type: ignore[method-assign]
     clean = Killer(test, 0, False)
-    await run_once(test, "clean", clean, fail=True)
+    await run_once(test, world, "clean", clean, fail=True)
     for at in range(1, clean.calls + 1):
         deaf = Deaf(test, at)
         name = f"lost-{at}"
         try:
-            run_id = await run_once(test, name, deaf, fail=True)
+            run_id = await run_once(test, world, name, deaf, fail=True)
             await check(test, world, run_id, name, fail=True)
             run = await test.document(run_id)
             assert run["marks"] == [f"key:test:{run_id}"]
