@@ -16,7 +16,7 @@ from local.aws.commands import WORK, Missing, need
 from local.services import ServiceError
 from local.services.process import Child
 
-START_LIMIT_S = 30.0
+START_LIMIT_S = 60.0
 # `overlay2` is much faster, but does not stand on every file system that a container has.
 _DRIVERS = ((), ("--storage-driver=vfs",))
 
