@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -19,17 +19,9 @@ from lambent.testing import CLIENT, WorkflowTest
 
 
 @pytest.fixture
-def workflows() -> Registry:
-    return Registry()
-
-
-@pytest.fixture
-async def test(
-    mongo_uri: str, mongo_db_name: str, workflows: Registry
-) -> AsyncIterator[WorkflowTest]:
-    async with WorkflowTest(mongo_uri, workflows=workflows, db_name=mongo_db_name) as one:
-        one.clock.sleep = _briefly  # type: ignore[method-assign]
-        yield one
+def test(test: WorkflowTest) -> WorkflowTest:
+    test.clock.sleep = _briefly  # type: ignore[method-assign]
+    return test
 
 
 async def _briefly(seconds: float) -> None:

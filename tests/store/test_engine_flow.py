@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -15,19 +14,6 @@ from lambent.engine.registry import Registry
 from lambent.engine.step import Step
 from lambent.errors import ConfigError, Conflict, NonRetryable, RequestError, Unprocessable
 from lambent.testing import CLIENT, WorkflowTest
-
-
-@pytest.fixture
-def workflows() -> Registry:
-    return Registry()
-
-
-@pytest.fixture
-async def test(
-    mongo_uri: str, mongo_db_name: str, workflows: Registry
-) -> AsyncIterator[WorkflowTest]:
-    async with WorkflowTest(mongo_uri, workflows=workflows, db_name=mongo_db_name) as one:
-        yield one
 
 
 async def statuses(test: WorkflowTest, run_ids: list[str]) -> list[str]:

@@ -3,29 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
-
-import pytest
 
 from lambent.engine.registry import Registry
 from lambent.engine.step import Step
 from lambent.engine.tenure import Did
 from lambent.intercept import StoreCall
 from lambent.testing import CLIENT, WorkflowTest
-
-
-@pytest.fixture
-def workflows() -> Registry:
-    return Registry()
-
-
-@pytest.fixture
-async def test(
-    mongo_uri: str, mongo_db_name: str, workflows: Registry
-) -> AsyncIterator[WorkflowTest]:
-    async with WorkflowTest(mongo_uri, workflows=workflows, db_name=mongo_db_name) as one:
-        yield one
 
 
 class Paused:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -22,19 +21,6 @@ from lambent.engine.tenure import Did
 from lambent.errors import NonRetryable, StepFailed
 from lambent.leases import Held, LeaseKeeper
 from lambent.testing import CLIENT, WorkflowTest
-
-
-@pytest.fixture
-def workflows() -> Registry:
-    return Registry()
-
-
-@pytest.fixture
-async def test(
-    mongo_uri: str, mongo_db_name: str, workflows: Registry
-) -> AsyncIterator[WorkflowTest]:
-    async with WorkflowTest(mongo_uri, workflows=workflows, db_name=mongo_db_name) as one:
-        yield one
 
 
 def deployed(workflows: Registry, *versions: Workflow) -> None:

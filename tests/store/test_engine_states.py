@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -99,14 +98,7 @@ TABLE: dict[str, dict[str, str]] = {
 
 
 @pytest.fixture
-def workflows() -> Registry:
-    return Registry()
-
-
-@pytest.fixture
-async def test(
-    mongo_uri: str, mongo_db_name: str, workflows: Registry
-) -> AsyncIterator[WorkflowTest]:
+def test(test: WorkflowTest, workflows: Registry) -> WorkflowTest:
     @workflows.workflow("w")
     async def w(step: Step, input: Any) -> Any:
         if input == "fail":
@@ -114,8 +106,7 @@ async def test(
         await step.do("first", lambda: 1)
         await step.wait_for_event("go", type="go")
 
-    async with WorkflowTest(mongo_uri, workflows=workflows, db_name=mongo_db_name) as one:
-        yield one
+    return test
 
 
 async def brought_to(status: str, test: WorkflowTest, workflows: Registry) -> str:

@@ -1,0 +1,52 @@
+"""What the stories about the engine begin with."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from lambent.engine.registry import Registry
+from lambent.testing import WorkflowTest
+
+
+class Effects:
+    """Counts what steps did to the outside world."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    async def do(self, what: Any) -> Any:
+        self.seen.append(what)
+        return what
+
+    def failing(self, *errors: Exception | None) -> Any:
+        """A function that raises each error in turn, then works; None works at once."""
+        left = list(errors)
+
+        async def act(what: Any = "done") -> Any:
+            self.seen.append(what)
+            if left and (error := left.pop(0)) is not None:
+                raise error
+            return what
+
+        return act
+
+
+@pytest.fixture
+def workflows() -> Registry:
+    """The workflows of one test; it registers its own."""
+    return Registry()
+
+
+@pytest.fixture
+async def test(
+    mongo_uri: str, mongo_db_name: str, workflows: Registry
+) -> AsyncIterator[WorkflowTest]:
+    """An engine with a fresh database and virtual time."""
+    async with WorkflowTest(mongo_uri, workflows=workflows, db_name=mongo_db_name) as one:
+        yield one
+
+
+@pytest.fixture
+def effects() -> Effects:
+    return Effects()
