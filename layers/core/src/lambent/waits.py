@@ -233,12 +233,24 @@ class Waits:
                 self._waits.update_many({"_id": {"$in": wait_ids}}, {"$set": {"consumed": True}})
             )
 
-    async def close_run(self, run: str) -> None:
-        """Close what an ended run left open, so that no delivery looks at it any more."""
+    async def close_run(self, run: str, *, up_to: int) -> None:
+        """Close what an ended run left open, so that no delivery looks at it any more.
+
+        `up_to`: its epoch; who comes late must not close what a retry has opened since.
+        """
         await guarded(
             self._waits.update_many(
-                {"run": run, "status": WaitStatus.OPEN.value},
+                {"run": run, "status": WaitStatus.OPEN.value, "epoch": {"$gte": 0, "$lte": up_to}},
                 {"$set": {"status": WaitStatus.CLOSED.value, "closed_at": self._clock.now()}},
+            )
+        )
+
+    async def reopen(self, wait_id: str) -> None:
+        """Open a wait again that the end of its run closed: the run goes on after all."""
+        await guarded(
+            self._waits.update_one(
+                {"_id": wait_id, "status": WaitStatus.CLOSED.value},
+                {"$set": {"status": WaitStatus.OPEN.value}, "$unset": {"closed_at": ""}},
             )
         )
 

@@ -27,6 +27,7 @@ Transitions (each is one compare-and-set)
         continue_as_new                        running                   running, next epoch
         end                                    active                    ended, with debts
         forget (debts are paid)                ended                     ended, never due again
+        be quit (debts of the last epoch)      active                    the same, without debts
     by whoever starts a run and advances it at once
         take                                   none                      running, under his lease
     by a command
@@ -35,7 +36,10 @@ Transitions (each is one compare-and-set)
         resume     parked: waiting; active with a pause asked for: the pause is off; else refused
         retry      failed, cancelled: waiting in the next epoch; else refused
         restart    ended, parked: waiting in the next epoch; else refused
-        delete     ended and without debts: gone; else refused
+        delete     ended: gone; else refused
+    A command on a run that has just ended does not wait for its debts. Retry and restart leave them
+    on the run, with the lease of whoever pays them: the next epoch begins once they are paid.
+    Delete marks the run, so that nothing takes it on any more, pays them itself, and then deletes.
     A blocked run that was being undone is ended by a cancel without the rest of its undoing.
 
 Claims

@@ -14,6 +14,7 @@ from pymongo.errors import OperationFailure
 from lambent.clock import EPOCH, FAR_FUTURE, Clock
 from lambent.due import Database, DueDocuments
 from lambent.engine.config import Nudger
+from lambent.engine.debts import Debts
 from lambent.engine.documents import ulid_floor, visible
 from lambent.engine.listing import count_newest, newest, newest_of
 from lambent.engine.model import (
@@ -67,6 +68,7 @@ class RunControl:
         due: DueDocuments,
         *,
         transitions: Transitions,
+        debts: Debts,
         values: Values,
         waits: Waits,
         nudger: Nudger,
@@ -76,6 +78,7 @@ class RunControl:
         self._mongo = mongo
         self._due = due
         self._transitions = transitions
+        self._debts = debts
         self._values = values
         self._waits = waits
         self._nudger = nudger
@@ -185,14 +188,10 @@ class RunControl:
 
         async def ask(run: Document) -> bool:
             if run["ending"] is not None or run["status"] == Status.CANCELLED:
-                return await self._transitions.raise_epoch(
-                    run, statuses=statuses, cut=None, afresh=True
-                )
+                return await self._transitions.raise_epoch(run, cut=None, afresh=True)
             step = (run["error"] or {}).get("step")
             cut = None if step is None else await self._place(run, step)
-            return await self._transitions.raise_epoch(
-                run, statuses=statuses, cut=cut, afresh=False
-            )
+            return await self._transitions.raise_epoch(run, cut=cut, afresh=False)
 
         return await self._command(run_id, client, "retried", statuses, ask)
 
@@ -215,23 +214,22 @@ class RunControl:
                     "The run was undone: it can only be restarted from its start.",
                     fields={"status": run["status"]},
                 )
-            return await self._transitions.raise_epoch(
-                run, statuses=statuses, cut=cut, afresh=cut is None
-            )
+            return await self._transitions.raise_epoch(run, cut=cut, afresh=cut is None)
 
         return await self._command(run_id, client, "restarted", statuses, ask)
 
     async def delete(self, run_id: str, *, client: str | None) -> None:
-        """Forget an ended run and all it left. Raises `Conflict` while it goes on or owes."""
+        """Forget an ended run and all it left. Raises `Conflict` while it goes on."""
         run = await self._read(run_id, client)
+        ended = {"_id": run_id, "status": {"$in": [one.value for one in ENDED]}}
+        ended |= {"epoch": run["epoch"], "owes": []}
+        if run["status"] in ENDED and run["owes"] and await self._transitions.doom(run):
+            await self._debts.pay_for_deletion(run)
+            del ended["owes"]
         # The run first: what a crash leaves of the rest expires by itself.
-        gone = await guarded(
-            self._due.collection.delete_one(
-                {"_id": run_id, "status": {"$in": [one.value for one in ENDED]}, "owes": []}
-            )
-        )
+        gone = await guarded(self._due.collection.delete_one(ended))
         if gone.deleted_count == 0:
-            raise _refused(run, "deleted")
+            raise _refused(await self._read(run_id, client), "deleted")
         for name in (STEPS, WAITS, CHUNKS):
             await guarded(self._mongo.db[name].delete_many({"run": run_id}))
 
@@ -341,4 +339,6 @@ def _refused(run: Document, verb: str) -> Conflict:
     if run["control"] == Control.CANCEL or run["ending"] is not None:
         state = f"{state}, being ended"
         fields["ending"] = True
+    if run.get("deleting"):
+        state = f"{state}, being deleted"
     return Conflict(f"A run that is {state} cannot be {verb}.", fields=fields)

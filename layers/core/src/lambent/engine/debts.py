@@ -10,6 +10,7 @@ from lambent.engine.config import EngineConfig, Nudger
 from lambent.engine.flow import Gates
 from lambent.engine.model import CHUNKS, ENDED, ENDED_IN, OPEN_WAITS, STEPS, Debt
 from lambent.engine.transitions import Transitions
+from lambent.errors import LeaseLost
 from lambent.mongo import Document, guarded
 from lambent.waits import WAITS, Waits
 
@@ -38,8 +39,40 @@ class Debts:
         self._clock = clock
         self._config = config
 
-    async def pay(self, lease: Lease, run: Document) -> None:
-        """Pay all that the run owes, then settle it for the last time."""
+    async def pay(self, lease: Lease, run: Document) -> bool:
+        """Pay all that the run owes, then settle it for the last time; or, where a command has
+        taken it on already, let it begin its next epoch without debts.
+
+        Raises LeaseLost. True: the run was settled; False: look at it again.
+        """
+        ended = run["status"] in ENDED
+        woken = await self._pay_others(run)
+        if ended and Debt.RETENTION in run["owes"]:
+            await self._set_expiry(run)
+        if not ended:
+            if not await self._transitions.be_quit(lease, run):
+                raise LeaseLost
+            settled = Settled.SIGNALLED
+        else:
+            expire_at = run["finished_at"] + timedelta(seconds=self._config.retention_s)
+            settled = await self._transitions.forget(lease, run, expire_at)
+        if woken:
+            await self._nudger.nudge(woken)
+        if settled is Settled.LOST:
+            await self._take_back(run)
+            raise LeaseLost
+        return settled is Settled.DONE
+
+    async def pay_for_deletion(self, run: Document) -> None:
+        """Pay all that a run owes which is being deleted, without its lease: whoever holds that
+        may pay once more, but no command can take the run on any more."""
+        woken = await self._pay_others(run)
+        await self._set_expiry(run)
+        if woken:
+            await self._nudger.nudge(woken)
+
+    async def _pay_others(self, run: Document) -> list[str]:
+        """Pay its parent and its heir; the runs that were woken."""
         woken: list[str] = []
         for debt in run["owes"]:
             match Debt(debt):
@@ -51,13 +84,8 @@ class Debts:
                     heir = await self._gates.pass_on(run["slot_group"], but=run["_id"])
                     woken.extend([heir] if heir else [])
                 case Debt.RETENTION:
-                    await self._set_expiry(run)
-        keep = timedelta(seconds=self._config.retention_s)
-        settled = await self._transitions.forget(lease, run["finished_at"] + keep)
-        if settled is Settled.LOST:
-            await self._take_back(run)
-        if woken:
-            await self._nudger.nudge(woken)
+                    pass
+        return woken
 
     async def pay_after(self, run_id: str) -> None:
         """See to it that what a late owner wrote goes with its run as all else does; for that
@@ -75,7 +103,7 @@ class Debts:
         # Only now, and never at insertion: a run may last longer than any retention.
         left = set(run.get("left", ()))
         if OPEN_WAITS in left:
-            await self._waits.close_run(run["_id"])
+            await self._waits.close_run(run["_id"], up_to=run["epoch"])
         stay_s = self._config.retention_s + self._config.leftovers_s
         expire_at = run["finished_at"] + timedelta(seconds=stay_s)
         # With the epoch that ended, so that a late owner changes nothing of a later one.

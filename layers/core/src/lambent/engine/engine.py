@@ -82,17 +82,6 @@ class WorkflowEngine:
         self._starter = Starter(
             due, registry=workflows, values=store.values, nudger=nudger, clock=clock
         )
-        self.control = RunControl(
-            mongo,
-            due,
-            transitions=transitions,
-            values=store.values,
-            waits=store.waits,
-            nudger=nudger,
-            clock=clock,
-        )
-        self.records = RunRecords(mongo, due, values=store.values, waits=store.waits, clock=clock)
-        self.callbacks = Callbacks(store.waits, events=events, due=due, clock=clock)
         debts = Debts(
             mongo,
             due,
@@ -103,6 +92,18 @@ class WorkflowEngine:
             clock=clock,
             config=self.config,
         )
+        self.control = RunControl(
+            mongo,
+            due,
+            transitions=transitions,
+            debts=debts,
+            values=store.values,
+            waits=store.waits,
+            nudger=nudger,
+            clock=clock,
+        )
+        self.records = RunRecords(mongo, due, values=store.values, waits=store.waits, clock=clock)
+        self.callbacks = Callbacks(store.waits, events=events, due=due, clock=clock)
         self._nudger = nudger
         self._parts = Parts(
             mongo=mongo,

@@ -117,9 +117,13 @@ class Slice:
     async def _work(self) -> Verdict:
         tenure, debts = self._tenure, self._parts.debts
         while True:
-            if tenure.run["status"] in ENDED:
-                await tenure.steady(lambda: debts.pay(tenure.held.lease, tenure.run))
-                return Verdict(Did.ENDED)
+            if tenure.run["status"] in ENDED or tenure.run["owes"]:
+                if await tenure.steady(lambda: debts.pay(tenure.held.lease, tenure.run)):
+                    return Verdict(Did.ENDED)
+                # A command was quicker than the debts: this slice goes on with what it asked for.
+                tenure.journal = None
+                await tenure.steady(tenure.reread)
+                continue
             if (verdict := await self._once()) is not None:
                 return verdict
 
@@ -163,10 +167,8 @@ class Slice:
 
     async def _decide(self, status: Status, error: Any) -> None:
         tenure, decide = self._tenure, self._parts.transitions.decide
-        if not await tenure.steady(lambda: decide(tenure.held.lease, status, error)):
+        if not await tenure.steady(lambda: decide(tenure.held.lease, tenure.run, status, error)):
             raise LeaseLost
-        tenure.run["ending"] = {"status": status.value, "error": error}
-        tenure.run["control"] = None
 
     async def _no_code(self) -> Verdict | None:
         run, transitions = self._tenure.run, self._parts.transitions
@@ -212,7 +214,7 @@ class Slice:
             parts.transitions.begin, tenure.held.lease, run, invocation=self._invocation
         )
         if run.get("untidy"):
-            await tenure.steady(lambda: tidy(parts.mongo, parts.children, run))
+            await tenure.steady(lambda: tidy(parts.mongo, parts.waits, parts.children, run))
         if run["started_at"] is None and run["epoch"] == 0:
             # Nothing can be on record before a run has begun.
             tenure.journal = Journal(parts.mongo, run)

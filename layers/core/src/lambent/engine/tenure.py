@@ -217,6 +217,7 @@ class Tenure:
         if found is None:
             raise LeaseLost
         self.held.signals = found["signals"]
+        self.run.clear()  # also of what is gone from it, such as a slot
         self.run.update(found)
         if found["control"] is None or found["ending"] is not None:
             return None

@@ -11,16 +11,21 @@ from lambent.engine.model import CHUNKS, ENDED_IN, STEPS, ErrorRecord, Kind
 from lambent.engine.tracebacks import traceback_of
 from lambent.errors import LambentError, StepFailed
 from lambent.mongo import Document, guarded
-from lambent.waits import WAITS
+from lambent.waits import WAITS, Waits, WaitStatus
 
 
-async def tidy(mongo: Database, children: Children, run: Document) -> None:
-    """After a retry or restart: nothing of the run expires, and children that were cut off stop."""
+async def tidy(mongo: Database, waits: Waits, children: Children, run: Document) -> None:
+    """After a retry or restart: nothing of the run expires, waits that its end closed are open
+    again where they still count, and children that were cut off stop."""
     # Not what the end of this very epoch set: then this owner is a late one.
     earlier_end = {"run": run["_id"], ENDED_IN: {"$not": {"$gte": run["epoch"]}}}
     for name in (STEPS, WAITS, CHUNKS):
         expiry = {"expire_at": "", ENDED_IN: ""}
         await guarded(mongo.db[name].update_many(earlier_end, {"$unset": expiry}))
+    closed = {"run": run["_id"], "status": WaitStatus.CLOSED.value}
+    for wait in await guarded(mongo.db[WAITS].find(closed).to_list()):
+        if visible(run, wait):
+            await waits.reopen(wait["_id"])
     if not run["cuts"] and run["base_epoch"] != run["epoch"]:
         return
     cut_off = {"run": run["_id"], "kind": Kind.CHILD.value}

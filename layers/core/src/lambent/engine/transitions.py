@@ -156,13 +156,22 @@ class Transitions:
             also=noted.added,
         )
 
-    async def decide(self, lease: Lease, status: Status, error: Document | None) -> bool:
+    async def decide(
+        self, lease: Lease, run: Document, status: Status, error: Document | None
+    ) -> bool:
         """Fix how the run will end before the first undo: a later slice must not change its mind,
         and a cancel that comes later must not either."""
         ending = {"status": status.value, "error": error, "at": self._clock.now()}
-        return await self._due.write(
-            lease, {"$set": {"ending": ending, "control": None}}, where={"ending": None}
-        )
+        changes: Document = {"ending": ending, "control": None}
+        if not await self._due.write(lease, {"$set": changes}, where={"ending": None}):
+            # Nobody but the owner decides: if it is decided under this lease, it was this write,
+            # and only its acknowledgement was lost.
+            found = await self._own(lease)
+            if found is None or found["ending"] is None:
+                return False
+            changes["ending"] = found["ending"]
+        run.update(changes)
+        return True
 
     async def end(
         self,
@@ -194,20 +203,37 @@ class Transitions:
         update: Document = {"$set": changes, **_let_go(run), **noted.added}
         if left:
             update["$addToSet"] = {"left": {"$each": left}}
-        unended = {"status": {"$nin": [one.value for one in ENDED]}}
-        done = await self._due.write(lease, update, where=unended)
-        if done:
+        # With the epoch: once it has ended, a command may take it to the next one at any moment,
+        # and that one is not to be ended by a repetition of this write.
+        where = {"status": {"$nin": [one.value for one in ENDED]}, "epoch": run["epoch"]}
+        if await self._due.write(lease, update, where=where):
             run.update(changes, left=[*run.get("left", ()), *left])
-        return done
+            return True
+        # Only the owner ends a run that it holds: ended under this lease, or even taken on from
+        # there, means that this write was done and only its acknowledgement was lost.
+        found = await self._own(lease)
+        if found is None or (found["epoch"] == run["epoch"] and found["status"] not in ENDED):
+            return False
+        _replace(run, found)
+        return True
 
-    async def forget(self, lease: Lease, expire_at: datetime) -> Settled:
-        """The last settle: every debt is paid."""
+    async def forget(self, lease: Lease, run: Document, expire_at: datetime) -> Settled:
+        """The last settle: every debt is paid. SIGNALLED: a command has taken the run on."""
         return await self._due.settle(
             lease,
             due_at=FAR_FUTURE,
             seen_signals=None,
             set={"owes": [], "expire_at": expire_at},
+            where={"status": run["status"], "epoch": run["epoch"]},
         )
+
+    async def be_quit(self, lease: Lease, run: Document) -> bool:
+        """Active, taken on by a command before the debts of its last end were paid → without
+        debts."""
+        done = await self._due.write(lease, {"$set": {"owes": []}}, where={"epoch": run["epoch"]})
+        if done:
+            run["owes"] = []
+        return done
 
     async def continue_as_new(self, lease: Lease, run: Document, input: Any, spent: int) -> bool:
         """The next epoch, with an empty journal; what was recorded stays where it is."""
@@ -224,9 +250,19 @@ class Transitions:
             "claims": 1,
         }
         done = await self._due.write(lease, {"$set": changes}, where={"epoch": run["epoch"]})
+        if not done:
+            # A running run is taken to the next epoch by its owner alone: this write, then, of
+            # which the acknowledgement was lost.
+            found = await self._own(lease)
+            done = found is not None and found["epoch"] == epoch == found["base_epoch"]
         if done:
             run.update(changes)
         return done
+
+    async def _own(self, lease: Lease) -> Document | None:
+        """The run as it stands, if it is held under this lease."""
+        mine = {"_id": lease.id, "lease": lease.token}
+        return await guarded(self._due.collection.find_one(mine))
 
     async def report(self, lease: Lease, progress: Document) -> bool:
         """Show how far the run is."""
@@ -286,12 +322,13 @@ class Transitions:
         self,
         run: Document,
         *,
-        statuses: Sequence[Status],
         cut: tuple[int, str] | None,
         afresh: bool,
     ) -> bool:
         """Ended or parked → waiting in the next epoch: one guarded update, nothing deleted.
 
+        What an ended run still owes stays owed, and whoever is about to pay it keeps the lease:
+        the debts are paid before the next epoch begins.
         `cut`: the order and key from which on nothing is kept; `afresh`: nothing is kept at all.
         """
         epoch = run["epoch"] + 1
@@ -306,7 +343,6 @@ class Transitions:
             "error": None,
             "finished_at": None,
             "due_at": now,
-            "owes": [],
             "records": 0,
             "idle": 0,
             "untidy": True,  # what the last epoch left is put in order by the next slice
@@ -315,14 +351,11 @@ class Transitions:
             changes |= {"base_epoch": epoch, "cuts": []}
         elif cut is not None:
             changes["cuts"] = [*run["cuts"], new_cut(run["epoch"], *cut)]
-        # Never while debts are being paid, nor under a live lease: both end in a moment.
-        where = {
-            "_id": run["_id"],
-            "epoch": run["epoch"],
-            "status": {"$in": [status.value for status in statuses]},
-            "owes": [],
-            "lease": None,
-        }
+        where: Document = {"_id": run["_id"], "epoch": run["epoch"], "status": run["status"]}
+        where["deleting"] = None
+        if run["status"] not in ENDED:
+            # A parked run that is in hand is being looked at by its owner, who knows the epoch.
+            where["lease"] = None
         update: Document = {
             "$set": changes,
             "$inc": {"signals": 1},
@@ -333,10 +366,24 @@ class Transitions:
         answer = await guarded(self._due.collection.update_one(where, update))
         return answer.matched_count == 1
 
+    async def doom(self, run: Document) -> bool:
+        """Ended, with debts → being deleted: nobody takes it on any more, so that whoever
+        deletes it may pay them."""
+        where = {"_id": run["_id"], "epoch": run["epoch"], "status": run["status"]}
+        update = {"$set": {"deleting": True}}
+        answer = await guarded(self._due.collection.update_one(where, update))
+        return answer.matched_count == 1
+
     def no_code_until(self, tries: int) -> datetime:
         """When to look again for code that is not deployed: doubling from 5 s to 5 minutes."""
         rest_s = min(self._config.no_code_retry_s, 5.0 * 2 ** min(tries, 10))
         return self._clock.now() + timedelta(seconds=rest_s)
+
+
+def _replace(run: Document, found: Document) -> None:
+    """Make the run what was found, also where a field is gone."""
+    run.clear()
+    run.update(found)
 
 
 def _let_go(run: Mapping[str, Any]) -> Document:
