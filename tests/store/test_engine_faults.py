@@ -14,6 +14,8 @@ from lambent.engine.engine import WorkflowEngine
 from lambent.engine.options import Batch, Concurrency, Debounce, RateLimit
 from lambent.engine.registry import Registry
 from lambent.engine.step import Step
+from lambent.engine.tenure import Did
+from lambent.errors import NonRetryable
 from lambent.intercept import StoreCall
 from lambent.testing import CLIENT, WorkflowTest
 
@@ -36,7 +38,7 @@ def lose_the_acknowledgement(
 
     async def gate(call: StoreCall, make: Any) -> Any:
         answer = await make()
-        if test.in_slice and of(call):
+        if of(call):
             seen.append(str(call))
             if len(seen) == nth:
                 raise AutoReconnect("the acknowledgement was lost")
@@ -144,3 +146,99 @@ async def test_a_poller_is_rung_for_a_start_that_waits_for_others(
     gathered = (await engine.start("last", client=CLIENT)).run
     at_once = (await engine.start("plain", client=CLIENT)).run
     assert (heard.rung, heard.nudged) == ([gathered["due_at"]], [at_once["_id"]])
+
+
+def ends_a_run(call: StoreCall) -> bool:
+    return changes(call, "finished_at") and call.collection == "runs"
+
+
+@pytest.mark.parametrize("fails", [True, False])
+async def test_an_end_that_was_not_acknowledged_pays_its_debts_at_once(
+    test: WorkflowTest, workflows: Registry, fails: bool
+) -> None:
+    @workflows.workflow("w")
+    async def w(step: Step, input: Any) -> Any:
+        if fails:
+            raise NonRetryable("as asked")
+        return "done"
+
+    run_id = await test.start("w")
+    seen = lose_the_acknowledgement(test, ends_a_run)
+    assert (await test.engine.advance([run_id]))[run_id].did is Did.ENDED
+    assert seen
+    run = await test.document(run_id)
+    assert (run["status"], run["owes"]) == ("failed" if fails else "completed", [])
+
+
+async def test_an_end_that_was_not_acknowledged_does_not_end_the_retry_of_the_run_too(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    @workflows.workflow("w")
+    async def w(step: Step, input: Any) -> Any:
+        if step.attempt_of_run == 0:
+            raise NonRetryable("as asked")
+        return "done"
+
+    run_id = await test.start("w")
+
+    async def gate(call: StoreCall, make: Any) -> Any:
+        answer = await make()
+        if ends_a_run(call):
+            test.gate = None
+            await test.engine.control.retry(run_id, client=CLIENT)
+            raise AutoReconnect("the acknowledgement was lost")
+        return answer
+
+    test.gate = gate
+    assert (await test.engine.advance([run_id]))[run_id].did is Did.ENDED
+    run = await test.run(run_id)
+    assert (run.status, run.output, run.epoch) == ("completed", "done", 1)
+
+
+async def test_a_decision_to_undo_that_was_not_acknowledged_is_carried_out_at_once(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    done: list[str] = []
+
+    @workflows.workflow("w")
+    async def w(step: Step, input: Any) -> Any:
+        await step.do("act", lambda: done.append("act"), undo=lambda _: done.append("undo"))
+        raise NonRetryable("as asked")
+
+    run_id = await test.start("w")
+    seen = lose_the_acknowledgement(test, lambda call: changes(call, "ending"))
+    assert (await test.engine.advance([run_id]))[run_id].did is Did.ENDED
+    assert seen
+    assert done == ["act", "undo"]
+
+
+async def test_a_new_epoch_that_was_not_acknowledged_begins_at_once(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    @workflows.workflow("w")
+    async def w(step: Step, input: Any) -> Any:
+        if input < 2:
+            await step.continue_as_new(input + 1)
+        return input
+
+    run_id = await test.start("w", 0)
+    seen = lose_the_acknowledgement(test, lambda call: changes(call, "base_epoch"))
+    assert (await test.engine.advance([run_id]))[run_id].did is Did.ENDED
+    assert seen
+    run = await test.run(run_id)
+    assert (run.output, run.epoch) == (2, 2)
+
+
+async def test_a_settle_that_was_not_acknowledged_says_when_the_run_wants_to_go_on(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    @workflows.workflow("w")
+    async def w(step: Step, input: Any) -> Any:
+        await step.sleep(10)
+
+    run_id = await test.start("w")
+    seen = lose_the_acknowledgement(test, lambda call: changes(call, "settled"))
+    verdict = (await test.engine.advance([run_id]))[run_id]
+    assert seen
+    assert verdict.did is Did.WAITING
+    assert verdict.due_at == (await test.document(run_id))["due_at"]

@@ -13,6 +13,7 @@ The rules, each of which kills a counterexample:
 * A claimed document keeps its `due_at`: whoever dies leaves it due, with a lease that lapses.
 * A wake never takes a live lease away: it counts `signals` up, and the owner, whose settle is
   guarded by the count it had seen, looks again.
+* A settle leaves its token behind, so that its owner, not having been told, knows its own write.
 * A settle that leaves the document due at once needs no such guard: a flood of signals must not
   hold off a deadline.
 
@@ -297,7 +298,7 @@ class DueDocuments:
         guard: Document = {"_id": lease.id, "lease": lease.token, **(where or {})}
         if seen_signals is not None and due_at > self._clock.now():
             guard["signals"] = seen_signals
-        changes = {**(set or {}), "due_at": due_at, **_FREED, "claims": 0}
+        changes = {**(set or {}), "due_at": due_at, **_FREED, "claims": 0, "settled": lease.token}
         update: Document = {"$set": changes, **(also or {})}
         if unset:
             update["$unset"] = dict.fromkeys(unset, "")
@@ -305,9 +306,12 @@ class DueDocuments:
         answer = await guarded(collection.update_one(guard, update))
         if answer.matched_count == 1:
             return Settled.DONE
-        mine = {"_id": lease.id, "lease": lease.token}
-        still = await guarded(self.collection.find_one(mine, {"signals": 1}))
-        return Settled.LOST if still is None else Settled.SIGNALLED
+        found = await guarded(self.collection.find_one({"_id": lease.id}, _OWNERS))
+        if found is not None and found["lease"] == lease.token:
+            return Settled.SIGNALLED
+        # Settled under this very lease: it was this write, and its acknowledgement was lost.
+        done = found is not None and found.get("settled") == lease.token
+        return Settled.DONE if done else Settled.LOST
 
     async def release(self, lease: Lease) -> None:
         """Give it back untouched and uncounted: it was claimed but no work was begun on it."""
@@ -328,6 +332,7 @@ async def read_winner(collection: AsyncCollection[Document], document_id: str) -
     return await guarded(durable.find_one({"_id": document_id}))
 
 
+_OWNERS: Final = {"lease": 1, "settled": 1}
 _FREED: Final[Mapping[str, Any]] = {"lease": None, "lease_until": EPOCH}
 
 
