@@ -40,7 +40,10 @@ Transitions (each is one compare-and-set)
     A command on a run that has just ended does not wait for its debts. Retry and restart leave them
     on the run, with the lease of whoever pays them: the next epoch begins once they are paid.
     Delete marks the run, so that nothing takes it on any more, pays them itself, and then deletes.
-    A blocked run that was being undone is ended by a cancel without the rest of its undoing.
+    A blocked run that was being undone is ended by a cancel without the rest of its undoing, which
+    its error then says (`undo_skipped`). A cancel of a run without code cancels its children at
+    once; then the run ends, unless a step of it has to be undone: for that it stays blocked until
+    its version is deployed, or until a second cancel.
 
 Claims
     A run is claimed if it is due and its lease has lapsed. The slice reads the run, then its
@@ -86,6 +89,14 @@ Epochs
     What the new epoch sees of the old ones is told by the cuts on the run (`documents.visible`): a
     record counts if it was begun before the step that was cut off, or stands in a sibling branch of
     it. A late owner's checkpoint lands in its own epoch, where nobody looks.
+
+    A retry goes on from the step that failed. Where that step was the result of a child run that
+    failed or was cancelled, the child is retried first, by the same rule and in its own run: what
+    it has completed is kept, and so on down to the step that really failed. The parent says which
+    end of the child it will not take again (`again`, in the update that raises its epoch); its next
+    slice retries the child when it comes by. A child that was retried on its own meanwhile is taken
+    as it ended then, if well; one that is gone, or belongs to another run (a singleton), is started
+    anew. A restart from such a step does the same.
 
 Ending
     A run that fails or is cancelled after a step with `undo=` first fixes how it will end. Then the

@@ -43,6 +43,8 @@ class Child:
         """The record of its end, if it has ended; else waits for a sign of it."""
         context = self._context
         run = await context.execution.persist(lambda: context.children.read(self.run_id))
+        if run is not None and self._to_be_retried(run):
+            run = await self._retried(run["epoch"])
         if run is None or run["status"] in ENDED:
             return await self._record(key, run)
 
@@ -54,6 +56,21 @@ class Child:
         look_at = None if ours else context.clock.now() + timedelta(seconds=_FOREIGN_LOOK_S)
         await context.execution.park(look_at, ended)
         return None
+
+    async def _retried(self, epoch: int) -> Document | None:
+        """The child, taken on after its end in this epoch, unless it is being deleted."""
+        context, retry = self._context, self._context.children.retry_child
+        context.check_lease()
+        parent = context.run["_id"]
+        await context.execution.persist(lambda: retry(self.run_id, parent=parent, epoch=epoch))
+        return await context.execution.persist(lambda: context.children.read(self.run_id))
+
+    def _to_be_retried(self, run: Document) -> bool:
+        """Whether this end of the child is the one for whose sake our run was retried."""
+        again = self._context.run.get("again")
+        if again is None or again["run"] != self.run_id or run["epoch"] > again["epoch"]:
+            return False
+        return run["status"] in ENDED and run["status"] != Status.COMPLETED
 
     async def _record(self, key: str, run: Document | None) -> Document:
         context, order = self._context, self._context.journal.next_order()

@@ -15,7 +15,7 @@ from lambent.clock import EPOCH, FAR_FUTURE, Clock
 from lambent.due import Database, DueDocuments
 from lambent.engine.config import Nudger
 from lambent.engine.debts import Debts
-from lambent.engine.documents import ulid_floor, visible
+from lambent.engine.documents import ulid_floor
 from lambent.engine.listing import count_newest, newest, newest_of
 from lambent.engine.model import (
     ACTIVE,
@@ -27,6 +27,7 @@ from lambent.engine.model import (
     Reason,
     Status,
 )
+from lambent.engine.retries import Retries
 from lambent.engine.transitions import Transitions
 from lambent.engine.values import Values
 from lambent.engine.views import RunView, StepView, run_view, step_view, wait_as_step
@@ -69,6 +70,7 @@ class RunControl:
         *,
         transitions: Transitions,
         debts: Debts,
+        retries: Retries,
         values: Values,
         waits: Waits,
         nudger: Nudger,
@@ -79,6 +81,7 @@ class RunControl:
         self._due = due
         self._transitions = transitions
         self._debts = debts
+        self._retries = retries
         self._values = values
         self._waits = waits
         self._nudger = nudger
@@ -145,13 +148,18 @@ class RunControl:
         return oldest
 
     async def cancel(self, run_id: str, *, client: str | None) -> RunView:
-        """Ask for the run to be undone and ended; one that is stuck in its undoing just ends.
+        """Ask for the run to be undone and ended; one that is stuck in its undoing just ends, with
+        `undo_skipped` in its error. One whose code is not deployed waits for it, `blocked`, if it
+        has something to undo.
 
         Raises `Conflict`, with the status, for a run that has ended.
         """
 
         async def ask(run: Document) -> bool:
             if run["status"] == Status.BLOCKED and run["ending"] is not None:
+                if run["ending"]["status"] == Status.CANCELLED:
+                    asked = await self._transitions.ask_cancel_children(run_id)
+                    await self._nudger.nudge(asked)
                 return await self._transitions.end_stuck(run)
             return await self._transitions.ask_cancel(run_id)
 
@@ -183,17 +191,10 @@ class RunControl:
 
     async def retry(self, run_id: str, *, client: str | None) -> RunView:
         """Go on with a failed run from the step that failed; what completed is kept, unless it
-        was undone: then nothing is. Raises `Conflict` for a run in any other state."""
+        was undone: then nothing is. Where that step was a child run that failed, the child is
+        retried first, in the same way. Raises `Conflict` for a run in any other state."""
         statuses = (Status.FAILED, Status.CANCELLED)
-
-        async def ask(run: Document) -> bool:
-            if run["ending"] is not None or run["status"] == Status.CANCELLED:
-                return await self._transitions.raise_epoch(run, cut=None, afresh=True)
-            step = (run["error"] or {}).get("step")
-            cut = None if step is None else await self._place(run, step)
-            return await self._transitions.raise_epoch(run, cut=cut, afresh=False)
-
-        return await self._command(run_id, client, "retried", statuses, ask)
+        return await self._command(run_id, client, "retried", statuses, self._retries.retry)
 
     async def restart(self, run_id: str, *, client: str | None, step: str | None = None) -> RunView:
         """Run again from `step` on (its key), or from the start; steps begun before it are kept.
@@ -203,18 +204,7 @@ class RunControl:
         statuses = (*ENDED, *PARKED)
 
         async def ask(run: Document) -> bool:
-            cut = None
-            if step is not None:
-                cut = await self._place(run, step)
-                if cut is None:
-                    raise NotFound(f"The run has no step {step!r} on record.")
-            undone = run["ending"] is not None
-            if undone and step is not None:
-                raise Conflict(
-                    "The run was undone: it can only be restarted from its start.",
-                    fields={"status": run["status"]},
-                )
-            return await self._transitions.raise_epoch(run, cut=cut, afresh=cut is None)
+            return await self._retries.restart(run, step)
 
         return await self._command(run_id, client, "restarted", statuses, ask)
 
@@ -282,15 +272,6 @@ class RunControl:
         if run is None or (client is not None and run["client"] != client):
             raise NotFound(f"There is no run {run_id!r}.")
         return run
-
-    async def _place(self, run: Document, step: str) -> tuple[int, str] | None:
-        """The order and key of a step that counts in the present epoch."""
-        for name in (STEPS, WAITS):
-            found = self._mongo.db[name].find({"run": run["_id"], "key": step})
-            for record in await guarded(found.to_list()):
-                if visible(run, record):
-                    return int(record["order"]), step
-        return None
 
     async def _find(self, wanted: RunFilter, limit: int, cursor: str | None) -> list[Document]:
         query = _query(wanted)

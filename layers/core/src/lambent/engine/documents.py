@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -69,6 +70,19 @@ def new_run(
         "error": None,
         **(extra or {}),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where a run is cut off: what was begun from `order` on, at the step `key`, does not count.
+
+    `child`: a child run that ended otherwise than well, and its epoch then: this end of it is not
+    to be taken as its outcome again, so the run that goes on retries it first.
+    """
+
+    order: int
+    key: str
+    child: tuple[str, int] | None = None
 
 
 def new_cut(epoch: int, order: int, key: str) -> Document:

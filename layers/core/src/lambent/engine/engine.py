@@ -18,6 +18,7 @@ from lambent.engine.flow import Gates
 from lambent.engine.model import ENDED, RUNS, Status
 from lambent.engine.options import event_input
 from lambent.engine.registry import Registry, registry
+from lambent.engine.retries import Retries
 from lambent.engine.run_records import RunRecords
 from lambent.engine.slices import Slice
 from lambent.engine.starter import Start, Started, Starter
@@ -92,11 +93,13 @@ class WorkflowEngine:
             clock=clock,
             config=self.config,
         )
+        retries = Retries(mongo, due, transitions=transitions)
         self.control = RunControl(
             mongo,
             due,
             transitions=transitions,
             debts=debts,
+            retries=retries,
             values=store.values,
             waits=store.waits,
             nudger=nudger,
@@ -114,7 +117,7 @@ class WorkflowEngine:
             debts=debts,
             values=store.values,
             waits=store.waits,
-            children=_Children(self._starter, due, transitions, nudger),
+            children=_Children(self._starter, due, transitions, retries, nudger),
             keeper=store.keeper,
             nudger=nudger,
             clock=clock,
@@ -288,8 +291,14 @@ class _Children:
     """How runs reach other runs."""
 
     def __init__(
-        self, starter: Starter, due: DueDocuments, transitions: Transitions, nudger: Nudger
+        self,
+        starter: Starter,
+        due: DueDocuments,
+        transitions: Transitions,
+        retries: Retries,
+        nudger: Nudger,
     ) -> None:
+        self._retries = retries
         self._starter = starter
         self._due = due
         self._transitions = transitions
@@ -303,6 +312,14 @@ class _Children:
 
     async def read(self, run_id: str) -> Document | None:
         return await guarded(self._due.collection.find_one({"_id": run_id}))
+
+    async def retry_child(self, run_id: str, *, parent: str, epoch: int) -> None:
+        if await self._retries.retry_child(run_id, parent=parent, epoch=epoch):
+            await self._nudger.nudge([run_id])
+
+    async def cancel_children(self, parent: str) -> None:
+        """All that the run started, those of which it has no record yet among them."""
+        await self._nudger.nudge(await self._transitions.ask_cancel_children(parent))
 
     async def cancel_child(self, run_id: str, *, parent: str) -> None:
         run = await self.read(run_id)

@@ -100,6 +100,11 @@ class Journal:
             found.append(OPEN_WAITS)
         return found
 
+    def to_undo(self) -> bool:
+        """Whether a completed step left something that its workflow would undo."""
+        done = StepStatus.COMPLETED
+        return any(one.get("undo") and one["status"] == done for one in self.steps.values())
+
     def satisfied(self) -> list[str]:
         """The `_id`s of the waits whose events reached the code."""
         return [

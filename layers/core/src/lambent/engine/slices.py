@@ -158,10 +158,15 @@ class Slice:
             await tenure.steady(
                 lambda: cancel_earlier_children(self._parts.mongo, self._parts.children, run)
             )
-        if run["started_at"] is None or workflow is None:
-            # Nothing was done, or nothing knows how to undo it.
+        if run["started_at"] is None:
             await tenure.end(Status.CANCELLED)
             return None
+        if workflow is None:
+            # No code will come by the children; so all that the run started are cancelled here.
+            await tenure.steady(partial(self._parts.children.cancel_children, self.run_id))
+            if not (await self._load()).to_undo():
+                await tenure.end(Status.CANCELLED)
+                return None
         await self._decide(Status.CANCELLED, None)
         return None
 
@@ -173,9 +178,12 @@ class Slice:
     async def _no_code(self) -> Verdict | None:
         run, transitions = self._tenure.run, self._parts.transitions
         tries = int((run["blocked"] or {}).get("tries", 0))
+        detail = f"Version {run['version']} of {run['workflow']!r} is not deployed."
+        if run["ending"] is not None:
+            detail += " What the run did is undone once it is; cancel again to end it without."
         return await self._tenure.block(
             Reason.NO_CODE,
-            f"Version {run['version']} of {run['workflow']!r} is not deployed.",
+            detail,
             due_at=transitions.no_code_until(tries),
             tries=tries + 1,
         )

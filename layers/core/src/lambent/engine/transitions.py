@@ -16,7 +16,7 @@ from lambent.clock import FAR_FUTURE, Clock
 from lambent.due import DueDocuments, Lease, Settled
 from lambent.engine import marks, slice_history
 from lambent.engine.config import EngineConfig
-from lambent.engine.documents import new_cut
+from lambent.engine.documents import Cut, new_cut
 from lambent.engine.model import (
     ACTIVE,
     CHUNKS,
@@ -279,12 +279,20 @@ class Transitions:
         where = {"status": {"$in": [status.value for status in PARKED]}, "ending": None}
         return await self._due.wake(run_id, set=changes, where=where)
 
+    async def ask_cancel_children(self, parent: str) -> list[str]:
+        """Ask every run that this one started for a cancel; those that are not over yet."""
+        going_on = [status.value for status in (*ACTIVE, *PARKED)]
+        query = {"parent.run": parent, "status": {"$in": going_on}}
+        found = await guarded(self._due.collection.find(query, {"_id": 1}).to_list())
+        return [child["_id"] for child in found if await self.ask_cancel(child["_id"])]
+
     async def end_stuck(self, run: Document) -> bool:
         """blocked while it was being undone → what it was to end as, without the rest of it."""
         now = self._clock.now()
+        why = run["ending"]["error"] or {"type": "Cancelled", "message": "It was cancelled."}
         changes = {
             "status": run["ending"]["status"],
-            "error": run["ending"]["error"],
+            "error": {**why, "undo_skipped": True},
             "control": None,
             "blocked": None,
             "finished_at": now,
@@ -322,14 +330,14 @@ class Transitions:
         self,
         run: Document,
         *,
-        cut: tuple[int, str] | None,
+        cut: Cut | None,
         afresh: bool,
     ) -> bool:
         """Ended or parked → waiting in the next epoch: one guarded update, nothing deleted.
 
         What an ended run still owes stays owed, and whoever is about to pay it keeps the lease:
         the debts are paid before the next epoch begins.
-        `cut`: the order and key from which on nothing is kept; `afresh`: nothing is kept at all.
+        `cut`: from where on nothing is kept; `afresh`: nothing is kept at all.
         """
         epoch = run["epoch"] + 1
         now = self._clock.now()
@@ -345,12 +353,16 @@ class Transitions:
             "due_at": now,
             "records": 0,
             "idle": 0,
+            "again": None,
             "untidy": True,  # what the last epoch left is put in order by the next slice
         }
         if afresh:
             changes |= {"base_epoch": epoch, "cuts": []}
         elif cut is not None:
-            changes["cuts"] = [*run["cuts"], new_cut(run["epoch"], *cut)]
+            changes["cuts"] = [*run["cuts"], new_cut(run["epoch"], cut.order, cut.key)]
+            if cut.child is not None:
+                child, of_epoch = cut.child
+                changes["again"] = {"run": child, "epoch": of_epoch}
         where: Document = {"_id": run["_id"], "epoch": run["epoch"], "status": run["status"]}
         where["deleting"] = None
         if run["status"] not in ENDED:
