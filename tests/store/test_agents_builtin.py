@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
+from lambent.admission.decisions import Scope
 from lambent.admission.migrate import migrate
 from lambent.agents.agent import Agent, Chunk, agent
-from lambent.agents.builtin_tools import fetch_page, page_text
+from lambent.agents.builtin_tools import fetch_page, page_text, publish_event
 from lambent.agents.memory import Memory
 from lambent.agents.tool_calls import run_tool
 from lambent.agents.tool_context import Caller, Means, ToolContext
 from lambent.agents.turn import Turn
 from lambent.agents.web import Document
 from lambent.clock import SystemClock
+from lambent.engine.config import EngineConfig
 from lambent.engine.registry import Registry
 from lambent.engine.step import Step
 from lambent.models.values import ToolCall
+from lambent.mongo import Mongo
 from lambent.postgres import Postgres
 from lambent.settings import Settings
 from lambent.testing import WorkflowTest
 from local.services import ScriptedModel
 from local.services.script import Reply
+from tests.store.engine_world import World
 from tests.unit.chat_site import chat_site
 from tests.unit.test_agents_web import listed, pages
 
@@ -97,6 +102,29 @@ def test_what_is_no_text_is_refused() -> None:
 class City(BaseModel):
     name: str
     people: int
+
+
+@pytest.mark.parametrize(
+    ("type", "said"),
+    [("report.ready", "It is published."), ("lambent.callback", "are the platform's own")],
+)
+async def test_a_model_publishes_events_but_none_of_the_platforms_own(
+    mongo_uri: str, mongo_db_name: str, type: str, said: str
+) -> None:
+    mongo = Mongo(mongo_uri, mongo_db_name, clock=SystemClock())
+    bus = World(mongo, Registry(), config=EngineConfig()).bus
+    plain = context()
+    caller = Caller(client="ann", scopes=frozenset({Scope.EVENTS}))
+    means = replace(plain.means, bus=lambda: bus)
+    call = ToolCall("publish_event", {"type": type, "data": {"n": 1}})
+    ended = await run_tool(
+        {"publish_event": publish_event}, call, replace(plain, caller=caller, means=means)
+    )
+    assert said in ended.content
+    kept = [one["type"] for one in await mongo.db["events"].find({"client": "ann"}).to_list()]
+    assert kept == ([] if ended.failed else [type])
+    assert ended.failed is (type != "report.ready")
+    await mongo.close()
 
 
 @agent("cities", description="Tells of cities.")

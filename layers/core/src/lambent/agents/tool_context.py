@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lambent.admission.decisions import Scope
 from lambent.agents.turn_runs import TurnRuns
 from lambent.clock import Clock
-from lambent.errors import Unavailable
+from lambent.errors import Unavailable, Unprocessable
 from lambent.settings import Settings
 
 if TYPE_CHECKING:
@@ -109,9 +109,14 @@ class ToolContext:
         return (await self.embed(text)).vectors[0]
 
     async def publish(self, type: str, data: Any, *, subject: str | None = None) -> bool:
-        """Publish an event, once for this call; False for a key without the scope `events`."""
-        from lambent.bus.cloudevents import CloudEvent
+        """Publish an event, once for this call; False for a key without the scope `events`.
 
+        Raises `Unprocessable`, also for a type that is the platform's own.
+        """
+        from lambent.bus.cloudevents import RESERVED, CloudEvent, is_reserved
+
+        if is_reserved(type):
+            raise Unprocessable(f"Types that begin with {RESERVED!r} are the platform's own.")
         bus = self.means.bus
         if bus is None or not self.caller.may(Scope.EVENTS):
             return False

@@ -10,6 +10,7 @@ from typing import Any, Final
 from pymongo.asynchronous.collection import AsyncCollection
 
 from lambent.bus import transitions
+from lambent.bus.cloudevents import is_reserved
 from lambent.bus.signing import is_secret, new_secret
 from lambent.bus.targets import check_url
 from lambent.bus.transitions import DeliveryStatus, WebhookStatus
@@ -21,8 +22,6 @@ from lambent.mongo import Document, guarded
 
 MAX_PER_CLIENT: Final = 100
 MAX_TYPES: Final = 50
-# The platform's own events (answers to callbacks): nobody else publishes or is told of them.
-RESERVED: Final = "lambent."
 # Both secrets sign for so long after a rotation, so that receivers can change theirs meanwhile.
 ROTATION: Final = timedelta(hours=24)
 
@@ -53,7 +52,7 @@ class WebhookQueue:
 
     async def queue(self, event: Document) -> list[str]:
         """The ids of the deliveries, new or not: their `_id` makes each exist once."""
-        if event["type"].startswith(RESERVED):
+        if is_reserved(event["type"]):
             return []
         webhooks = self._mongo.db[transitions.WEBHOOKS]
         active = {"client": event["client"], "status": WebhookStatus.ACTIVE}

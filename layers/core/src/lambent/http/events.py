@@ -9,10 +9,17 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field
 
 from lambent.admission.decisions import Scope
-from lambent.bus.cloudevents import BATCH, STRUCTURED, CloudEvent, read_http, to_structured
+from lambent.bus.cloudevents import (
+    BATCH,
+    RESERVED,
+    STRUCTURED,
+    CloudEvent,
+    is_reserved,
+    read_http,
+    to_structured,
+)
 from lambent.bus.events import EventBus, Published, event_of
 from lambent.bus.transitions import EventStatus
-from lambent.bus.webhooks import RESERVED
 from lambent.errors import Unprocessable
 from lambent.http.bodies import read_body
 from lambent.http.reach import Authorize, Reach, changing, reading
@@ -146,7 +153,7 @@ def _refuse_reserved(events: list[CloudEvent]) -> None:
     problems = [
         {"field": f"[{place}].type", "message": f"{RESERVED}* is the platform's own"}
         for place, event in enumerate(events)
-        if event.type.startswith(RESERVED)
+        if is_reserved(event.type)
     ]
     if problems:
         raise Unprocessable("That type is reserved.", fields={"errors": problems})
