@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, Final
@@ -37,8 +38,9 @@ class Asked:
     model: str | None
 
     @classmethod
-    def of(cls, input: Any, settings: Settings) -> Asked:
-        """Raises `WorkflowError` that says what is wrong."""
+    def of(cls, input: Any, feeds: Sequence[str]) -> Asked:
+        """`feeds`: those that are read where none are named. Raises `WorkflowError` that says
+        what is wrong."""
         given = input or {}
         # An event that starts the workflow brings what it asks for as its data.
         given = given.get("data") or {} if {"source", "type"} <= set(given) else given
@@ -48,8 +50,12 @@ class Asked:
         articles = given.get("articles", 5)
         if not isinstance(articles, int) or not 1 <= articles <= _MOST_ARTICLES:
             raise WorkflowError(f"articles must be from 1 to {_MOST_ARTICLES}.")
-        feeds = given.get("feeds") or settings.news_feeds
-        return cls(tuple(feeds), articles, bool(given.get("approval")), given.get("model"))
+        return cls(
+            tuple(given.get("feeds") or feeds),
+            articles,
+            bool(given.get("approval")),
+            given.get("model"),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +68,25 @@ class DigestInput:
     model: str | None = None
 
 
-@workflow("news.digest", on=(REQUESTED,), input=DigestInput)
+@workflow("news.digest", version=2, on=(REQUESTED,), input=DigestInput)
 async def news_digest(step: Step, input: Any) -> dict[str, Any]:
     """Reads feeds, sums their newest articles up, waits for a yes if asked to, and publishes.
 
     Input `{"feeds"?, "articles"?, "approval"?, "model"?}` → `{"status", "articles", "bad"}`.
     A feed that cannot be read is told in `bad` and ends nothing.
     """
-    asked = Asked.of(input, _settings())
+    # On record: a deploy may change the setting under a run that waits for its editor.
+    feeds = await step.do("feeds", lambda: list(_settings().news_feeds))
+    return await _digest(step, Asked.of(input, feeds))
+
+
+@workflow("news.digest", version=1, input=DigestInput)
+async def news_digest_1(step: Step, input: Any) -> dict[str, Any]:
+    """For runs that were begun before version 2, which has the feeds on record."""
+    return await _digest(step, Asked.of(input, _settings().news_feeds))
+
+
+async def _digest(step: Step, asked: Asked) -> dict[str, Any]:
     await step.progress({"stage": "reading", "feeds": len(asked.feeds)})
     results = await step.map("feed", asked.feeds, lambda url: _read(step, url), limit=_AT_ONCE)
     articles = _newest([one for found, _ in results for one in found])[: asked.articles]
