@@ -63,6 +63,8 @@ What may run twice
       key, or say `at_most_once=True`.
     * `check` of `wait_until`, the `key` functions of flow control, a child's input.
 
+    * A report of `step.progress` and, after a crash, a line of `step.log`.
+
 What never happens
     * A recorded checkpoint does not change; the first writer wins, and every later one gets what
       the first wrote.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Final
 
@@ -23,6 +24,8 @@ class Branch:
         self.abandoned = False
         self._counts: dict[str, int] = {}
         self.busy: str | None = None  # the key of the step that goes on
+        self.entered = 0  # steps so far
+        self.lines = 0  # lines logged since the last of them
 
     def enter(self, name: str) -> str:
         """The key of the step that begins; raises `ConcurrentSteps` if another goes on."""
@@ -33,6 +36,8 @@ class Branch:
             )
         key = self.key(name)
         self.busy = key
+        self.entered += 1
+        self.lines = 0
         return key
 
     def leave(self) -> None:
@@ -64,6 +69,13 @@ class Branch:
         while branch is not None and branch is not other:
             branch = branch.parent
         return branch is other
+
+
+def enclosing(path: str) -> Iterator[str]:
+    """The paths around a key or a branch, to the root's, which is empty."""
+    while path:
+        path = path.rpartition("/")[0]
+        yield path
 
 
 CURRENT: Final[ContextVar[Branch]] = ContextVar("lambent_branch")

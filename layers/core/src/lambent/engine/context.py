@@ -15,6 +15,7 @@ from lambent.engine.execution import Execution
 from lambent.engine.journal import Journal
 from lambent.engine.model import FINAL, ErrorRecord, Kind, StepStatus
 from lambent.engine.registry import Workflow
+from lambent.engine.run_log import Said
 from lambent.engine.values import Values
 from lambent.errors import (
     CallbackFailed,
@@ -87,8 +88,14 @@ class RunContext:
     model: ModelPort | None
     events: EventPort | None
     report: Callable[[Any], Awaitable[None]]
+    said: Said
     undos: list[Undo] = field(default_factory=list)
     undoable: bool = False  # whether a step with an undo was reached
+
+    @property
+    def replaying(self) -> bool:
+        """Whether the code that asks does what an earlier slice has done already."""
+        return self.execution.unwinding or self.journal.replaying(CURRENT.get().path)
 
     @contextmanager
     def step(
@@ -120,7 +127,7 @@ class RunContext:
         if self.execution.unwinding or kind in {Kind.UNDO, Kind.GATHER}:
             # An undoing may find one step fewer or more; a gather is recorded after its branches.
             return
-        passed = self.journal.passed_over(CURRENT.get().path, self.execution.abandoned)
+        passed = self.journal.passed_over(CURRENT.get().path)
         if passed is not None:
             raise self.execution.unwind(
                 NonDeterministic(
@@ -147,7 +154,9 @@ class RunContext:
         """Insert the step's record, or take the winner's."""
         self.check_lease()
         write = partial(self.journal.insert, key, kind, status, order, fields, tried=tried)
-        return self._accept(await self.execution.persist(write), kind)
+        record = await self.execution.persist(write)
+        self.said.recorded(CURRENT.get().path)
+        return self._accept(record, kind)
 
     async def advance(
         self, record: Document, *, tried: Document | None = None, **changes: Any

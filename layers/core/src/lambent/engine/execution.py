@@ -102,7 +102,6 @@ class Execution:
         self.unwinding = unwinding  # replay only: whatever is not on record is refused
         self.begun = begun  # whether this slice has begun a step: a fresh one always does
         self.pausing = False
-        self.abandoned: set[str] = set()
         self._held = held
         self._settling = settling
         self._ends_s = ends_s
@@ -217,7 +216,7 @@ class Execution:
         """Give up these branches: whatever they wait for or do is interrupted."""
         for branch in branches:
             branch.abandoned = True
-            self.abandoned.add(branch.path)
+        self.journal.write_off(branch.path for branch in branches)
         for parked in list(self._parked):
             if parked.branch.given_up():
                 self._end_wait(parked, Abandoned())

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import DuplicateKeyError
 
 from lambent.due import Database, read_winner
+from lambent.engine.branch import enclosing
 from lambent.engine.documents import visible
 from lambent.engine.model import OPEN_WAITS, STEPS, Kind, StepStatus, step_id
 from lambent.engine.run_log import MOST_LINES, Lines
@@ -36,8 +37,9 @@ class Journal:
         self.lines = Lines(int(run.get("lines", 0)))
         self.fresh = 0  # records written by this slice: what counts as progress
         self._next_order = 0
-        # How many records in and inside each branch are unasked; None until it matters.
+        # See `_unasked`; None until it matters. Then `_keys_in` has the keys that it counts.
         self._left: Counter[str] | None = None
+        self._keys_in: dict[str, list[str]] = {}
         self._written_off: set[str] = set()
 
     @property
@@ -79,10 +81,43 @@ class Journal:
     def count(self) -> int:
         return len(self.steps) + len(self.waits)
 
-    @property
-    def replaying(self) -> bool:
-        """Whether records are left that the code has not asked for yet."""
-        return len(self.asked) < self.count
+    def replaying(self, path: str) -> bool:
+        """Whether the branch, one inside it, or one around it after this one, has yet to ask for
+        a record: what its code does until then it has done before."""
+        if len(self.asked) == self.count:
+            return False
+        left = self._unasked()
+        if left[path]:
+            return True
+        # The branch around a gather comes by its own later records once all in the gather ended.
+        around = list(enclosing(path))
+        beside = [path[: path.rfind("[") + 1], *(one[: one.rfind("[") + 1] for one in around)]
+        return any(left[one] > left[group] for one, group in zip(around, beside, strict=False))
+
+    def write_off(self, paths: Iterable[str]) -> None:
+        """Nobody will ask for what these branches, which were given up, have on record."""
+        if len(self.asked) == self.count:
+            return
+        left = self._unasked()
+        for path in paths:
+            for key in self._keys_in.get(path, ()) if left[path] else ():
+                if key not in self.asked and key not in self._written_off:
+                    self._written_off.add(key)
+                    left.subtract(_counted(key))
+
+    def _unasked(self) -> Counter[str]:
+        """How many records in and inside each branch it has yet to ask for."""
+        if self._left is None:
+            records = {**self.steps, **self.waits}
+            for key, record in records.items():
+                if record["status"] == StepStatus.TOMBSTONE:
+                    self._written_off.add(key)
+            self._left = Counter()
+            for key in records.keys() - self.asked - self._written_off:
+                self._left.update(_counted(key))
+                for path in enclosing(key):
+                    self._keys_in.setdefault(path, []).append(key)
+        return self._left
 
     def last_key(self) -> str | None:
         """The key of the record that was begun last."""
@@ -128,47 +163,29 @@ class Journal:
             raise NonDeterministic(
                 f"Step {key!r} is on record as {record['kind']!r}; the code now asks for {kind!r}."
             )
-        if self._left is not None and key not in self.asked:
-            self._left.subtract(_around(key))
+        if self._left is not None and key not in self.asked and key not in self._written_off:
+            self._left.subtract(_counted(key))
         self.asked.add(key)
         return record
 
-    def passed_over(self, path: str, given_up: set[str]) -> str | None:
+    def passed_over(self, path: str) -> str | None:
         """A recorded step of this branch, or of one inside it, that has not been asked for.
 
         For when the branch asks for a step that is not on record: its code runs one step after
         the other, so by then it has asked for all that are; else it is not the code that wrote
         them.
         """
-        if not self.replaying:
+        if len(self.asked) == self.count or not self._unasked()[path]:
             return None
-        if self._left is None:
-            records = self.steps.keys() | self.waits.keys()
-            self._left = Counter(one for key in records - self.asked for one in _around(key))
-        if self._left[path] == 0:
-            return None
-        for key, record in sorted(
-            {**self.steps, **self.waits}.items(), key=lambda item: int(item[1]["order"])
-        ):
-            if key in self.asked or key in self._written_off or not _inside(key, path):
-                continue
-            over = any(key.startswith(f"{one}/") for one in given_up)
-            if not over and record["status"] != StepStatus.TOMBSTONE:
+        records = {**self.steps, **self.waits}
+        for key in sorted(records, key=lambda one: int(records[one]["order"])):
+            if key not in self.asked and key not in self._written_off and _inside(key, path):
                 return key
-            # Nobody will ask for it: not to be looked at again and again.
-            self._written_off.add(key)
-            self._left.subtract(_around(key))
         return None
 
-    def unasked(self, given_up: set[str]) -> str | None:
+    def unasked(self) -> str | None:
         """A recorded step that the code, having ended, never asked for; None if all is well."""
-        for key, record in sorted(
-            {**self.steps, **self.waits}.items(), key=lambda item: int(item[1]["order"])
-        ):
-            left = key in self.asked or record["status"] == StepStatus.TOMBSTONE
-            if not left and not any(key.startswith(f"{path}/") for path in given_up):
-                return key
-        return None
+        return self.passed_over("")
 
     async def insert(
         self,
@@ -265,12 +282,12 @@ class Journal:
         return cut_off and not holder.get("consumed", False)
 
 
-def _around(key: str) -> Iterator[str]:
-    """The paths of the branch of a step and of all around it, to the root's, which is empty."""
-    path = key
-    while path:
-        path = path.rpartition("/")[0]
+def _counted(key: str) -> Iterator[str]:
+    """The branches that a record stands in, and the groups ("m[" of "m[3]") of those."""
+    for path in enclosing(key):
         yield path
+        if path:
+            yield path[: path.rfind("[") + 1]
 
 
 def _inside(key: str, path: str) -> bool:

@@ -1,18 +1,18 @@
 """Keeps what an author says with `step.log`, with the next thing that goes on record.
 
 No write is made for a line: the lines said since the last record go into the next one (a step's
-document, or the run's where it ends). That is also what makes them silent on replay: code that has
-a record behind it is not run again as new. Lines of a slice that lets go before anything follows
-them are dropped here, for the next slice says them again.
+document), or with the settle onto the run. That is also what makes them silent on replay: code that
+has a record behind it is not run again as new, and for lines that no record follows the same settle
+keeps how far each branch had come. Lines of a slice that dies before either are said again.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from lambent.engine.branch import CURRENT
+from lambent.engine.branch import CURRENT, Branch, enclosing
 from lambent.mongo import Document
 from lambent.telemetry import redact
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MOST_LINES: Final = 100  # of one document
 MOST_OF_RUN: Final = 2_000
+_MOST_MARKS: Final = 1000
 _LONGEST_TEXT: Final = 1_000
 _LONGEST_FIELD: Final = 200
 _MOST_FIELDS: Final = 10
@@ -53,6 +54,50 @@ class Lines:
         self._waiting = [*lines, *self._waiting]
 
 
+class Said:
+    """How far each branch had come with its lines, for those that no record lies behind.
+
+    A line before a record that the code has yet to ask for was said when the record was made. The
+    others are told by a mark for each branch: the place of its last line, as the number of steps
+    that it had entered and of lines since. A settle keeps the marks; a crash repeats some lines,
+    and so does a map of more than a thousand branches that log at their ends.
+    """
+
+    def __init__(self, kept: Iterable[tuple[str, int, int]] | None, *, epoch: int) -> None:
+        self.epoch = epoch
+        self._marks: dict[str, tuple[int, int]] = {}
+        self._inside: dict[str, set[str]] = {}
+        for path, steps, lines in kept or ():
+            self._mark(path, (steps, lines))
+
+    def is_new(self, branch: Branch) -> bool:
+        """Whether the line that the branch is about to log was not logged before."""
+        branch.lines += 1
+        place = (branch.entered, branch.lines)
+        if place <= self._marks.get(branch.path, (0, 0)):
+            return False
+        self._mark(branch.path, place)
+        return True
+
+    def _mark(self, path: str, place: tuple[int, int]) -> None:
+        self._marks[path] = place
+        for around in enclosing(path):
+            self._inside.setdefault(around, set()).add(path)
+
+    def recorded(self, path: str) -> None:
+        """A record of this branch lies behind all its lines now, and those of branches in it."""
+        if not self._marks:
+            return
+        self._marks.pop(path, None)
+        for one in self._inside.pop(path, ()):
+            self._marks.pop(one, None)
+
+    def document(self) -> list[list[Any]]:
+        """The marks as a settle keeps them."""
+        marks = list(self._marks.items())[-_MOST_MARKS:]
+        return [[path, *place] for path, place in marks]
+
+
 class ReplayAwareLog:
     """`step.log`: says things once, in the function's log and on the run's page."""
 
@@ -73,14 +118,14 @@ class ReplayAwareLog:
         self._say(logging.ERROR, message, fields)
 
     def _say(self, level: int, message: str, fields: Mapping[str, Any]) -> None:
-        journal = self._context.journal
-        if journal.replaying:
+        context, branch = self._context, CURRENT.get()
+        # What a step's own body says is new by itself: a replay does not run it.
+        if branch.busy is None and (context.replaying or not context.said.is_new(branch)):
             return
-        run_id = self._context.run["_id"]
+        run_id = context.run["_id"]
         self._logger.log(level, message, extra={"run": run_id, "fields": dict(fields)})
-        branch = CURRENT.get()
         line: Document = {
-            "at": self._context.clock.now(),
+            "at": context.clock.now(),
             "level": logging.getLevelName(level).lower(),
             "text": redact(str(message))[:_LONGEST_TEXT],
             "step": branch.busy or branch.path or None,
@@ -88,4 +133,4 @@ class ReplayAwareLog:
         if fields:
             kept = list(fields.items())[:_MOST_FIELDS]
             line["fields"] = {str(k): redact(str(v))[:_LONGEST_FIELD] for k, v in kept}
-        journal.lines.say(line)
+        context.journal.lines.say(line)

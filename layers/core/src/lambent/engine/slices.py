@@ -190,7 +190,7 @@ class Slice:
 
     async def _load(self) -> Journal:
         parts, tenure = self._parts, self._tenure
-        tenure.journal = journal = Journal(parts.mongo, tenure.run)
+        journal = tenure.new_journal()
         await tenure.steady(lambda: journal.load(parts.waits))
         return journal
 
@@ -216,7 +216,8 @@ class Slice:
         self._begun = False
         if self._taken is not None:
             # Inserted as begun; nothing is on record. Not so at a second look.
-            self._taken, tenure.journal = None, Journal(parts.mongo, run)
+            self._taken = None
+            tenure.new_journal()
             return True
         begin = partial(
             parts.transitions.begin, tenure.held.lease, run, invocation=self._invocation
@@ -225,7 +226,7 @@ class Slice:
             await tenure.steady(lambda: tidy(parts.mongo, parts.waits, parts.children, run))
         if run["started_at"] is None and run["epoch"] == 0:
             # Nothing can be on record before a run has begun.
-            tenure.journal = Journal(parts.mongo, run)
+            tenure.new_journal()
             begun = await tenure.steady(begin)
         elif run["claims"] > 1:
             journal = await self._load()
@@ -318,6 +319,7 @@ class Slice:
             model=parts.model,
             events=parts.events,
             report=tenure.report,
+            said=tenure.said(),
         )
 
     async def _after(self, outcome: Outcome, context: RunContext) -> Verdict | None:
@@ -347,7 +349,7 @@ class Slice:
 
     async def _returned(self, value: Any, context: RunContext) -> Verdict | None:
         tenure = self._tenure
-        unasked = context.journal.unasked(context.execution.abandoned)
+        unasked = context.journal.unasked()
         if unasked is not None:
             text = f"The code came to its end without the recorded step {unasked!r}."
             return await tenure.block(Reason.NONDETERMINISTIC, text)

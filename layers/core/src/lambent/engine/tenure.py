@@ -18,6 +18,7 @@ from lambent.engine.flow import Gates
 from lambent.engine.journal import Journal
 from lambent.engine.model import CHUNKS, Control, Reason, SliceEnd, Status
 from lambent.engine.registry import Registry
+from lambent.engine.run_log import Said
 from lambent.engine.slice_history import ended
 from lambent.engine.transitions import Noted, Transitions
 from lambent.engine.values import Values
@@ -87,6 +88,8 @@ class Tenure:
         self.run_id: str = claimed.lease.id
         self.held = Held(claimed.lease, claimed.document["signals"])
         self.journal: Journal | None = None
+        self._said: Said | None = None
+        self._lines: list[Document] = []
         self.leaving = False  # SIGTERM: no store call is repeated any more
 
     async def hold(self, until: datetime) -> Verdict | None:
@@ -103,9 +106,7 @@ class Tenure:
         if self.parts.values.given_to(self.run_id):
             left.append(CHUNKS)
         end = partial(self.parts.transitions.end, self.held.lease, self.run, status)
-        # Nothing is run after this, so what was said since the last record is kept with the run.
-        lines = self.journal.lines.take() if self.journal is not None else ()
-        noted = self.noted(SliceEnd.ENDED, lines=lines)
+        noted = self.noted(SliceEnd.ENDED, over=True)
         done = await self.steady(lambda: end(output=output, error=error, noted=noted, left=left))
         if not done:
             raise LeaseLost
@@ -182,32 +183,64 @@ class Tenure:
             case Settled.LOST:
                 raise LeaseLost
             case Settled.SIGNALLED:
+                self._give_back()
                 await self.reread()
                 return None
 
     async def suspend(self, due_at: datetime) -> Settled:
         """Let the run wait; for the pass that finds that nothing in it can go on."""
-        settled = await self.parts.transitions.suspend(
-            self.held.lease,
-            due_at,
-            seen_signals=self.held.signals,
-            noted=self.noted(SliceEnd.SUSPENDED, idle=0),
-        )
+        settled = Settled.SIGNALLED
+        try:
+            settled = await self.parts.transitions.suspend(
+                self.held.lease,
+                due_at,
+                seen_signals=self.held.signals,
+                noted=self.noted(SliceEnd.SUSPENDED, idle=0),
+            )
+        finally:
+            if settled is Settled.SIGNALLED:
+                self._give_back()
         if settled is Settled.DONE:
             self.run["due_at"] = due_at
         return settled
 
-    def noted(self, end: SliceEnd, *, lines: Sequence[Document] = (), **fields: Any) -> Noted:
-        """What a settle writes down of the journal, and of this slice."""
+    def noted(self, end: SliceEnd, *, over: bool = False, **fields: Any) -> Noted:
+        """What a settle writes down of the journal, and of this slice. `over`: nothing is run
+        after it."""
         run, token = self.run, self.held.lease.token
         slices = ended(run, token=token, now=self.parts.clock.now(), end=end)
+        lines: Sequence[Document] = ()
         if slices:
             fields["slice"] = None
         if (journal := self.journal) is not None:
             fields |= {"spent": journal.spent, "records": journal.count}
+            # No record follows these lines yet; with the marks that say so, they are kept here.
+            lines = self._lines = journal.lines.take()
             if journal.lines.said:
                 fields["lines"] = journal.lines.said
+            said = [] if over else self.said().document()
+            if said or run.get("said"):
+                fields["said"] = said
         return Noted(fields, slices, lines)
+
+    def _give_back(self) -> None:
+        """The settle was not made: its lines go with what comes next."""
+        if self.journal is not None:
+            self.journal.lines.give_back(self._lines)
+        self._lines = []
+
+    def new_journal(self) -> Journal:
+        """An empty journal; what was said in an earlier pass of this slice waits in it."""
+        before, self.journal = self.journal, Journal(self.parts.mongo, self.run)
+        if before is not None:
+            self.journal.lines = before.lines
+        return self.journal
+
+    def said(self) -> Said:
+        """The lines that were logged in this epoch, so far as that has to be known."""
+        if self._said is None or self._said.epoch != self.run["epoch"]:
+            self._said = Said(self.run.get("said"), epoch=self.run["epoch"])
+        return self._said
 
     async def reread(self) -> Control | None:
         """Read the run again; what its signals are now has then been acted upon."""

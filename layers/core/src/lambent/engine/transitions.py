@@ -245,6 +245,7 @@ class Transitions:
             "input": input,
             "spent": spent,
             "spent_before": spent,
+            "said": None,
             "records": 0,
             "idle": 0,
             "claims": 1,
@@ -354,6 +355,7 @@ class Transitions:
             "records": 0,
             "idle": 0,
             "again": None,
+            "said": None,
             "untidy": True,  # what the last epoch left is put in order by the next slice
         }
         if afresh:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from lambent.engine.attempts import Plan, Product, attempted, call
 from lambent.engine.branch import CURRENT
@@ -41,6 +40,10 @@ async def _undo(context: RunContext, undo: Undo) -> Document:
         timeout_s=min(config.step_timeout_s, config.longest_step_s),
         redact=undo.redact,
     )
+    branch = CURRENT.get()
     # Named by the key it undoes, not counted: a replay may find one undo fewer or more.
-    key: Any = f"{CURRENT.get().path}/{undo.key}"
-    return await attempted(context, key, plan, context.ask(key, Kind.UNDO))
+    branch.busy = key = f"{branch.path}/{undo.key}"
+    try:
+        return await attempted(context, key, plan, context.ask(key, Kind.UNDO))
+    finally:
+        branch.leave()

@@ -14,6 +14,7 @@ from typing import Any, Final
 from lambent.clock import FAR_FUTURE
 from lambent.codec import decode
 from lambent.engine.attempts import call
+from lambent.engine.branch import CURRENT
 from lambent.engine.context import RunContext, error_document
 from lambent.engine.documents import SINCE_BEFORE_S
 from lambent.engine.model import FINAL, Kind, StepStatus, step_id
@@ -76,7 +77,7 @@ async def wait_for_event(context: RunContext, name: str, wanted: Wanted) -> Even
     with context.step(name, Kind.WAIT) as (key, record):
         wait = record or await _open(context, key, Kind.WAIT, wanted, {})
         wait = await _satisfied(context, wait)
-    if not context.journal.replaying:
+    if not context.replaying:
         # The run goes on as a part of its own trace; who sent the event has another.
         with span(f"event {wait['type']}", linked=wait.get("trace"), run_id=context.run["_id"]):
             pass
@@ -112,6 +113,7 @@ async def _open(
     if lines := context.journal.lines.take():
         wait["log"] = lines
     found = await context.execution.persist(lambda: context.waits.open(wait))
+    context.said.recorded(CURRENT.get().path)
     return context.journal.keep_wait(found)
 
 
