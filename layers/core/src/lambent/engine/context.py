@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -87,9 +88,11 @@ class RunContext:
     config: EngineConfig
     model: ModelPort | None
     events: EventPort | None
-    report: Callable[[Any], Awaitable[None]]
+    report: Callable[[Any], Awaitable[bool]]
     said: Said
     undos: list[Undo] = field(default_factory=list)
+    # One report after the other, also from branches: told in the order of their records.
+    telling: asyncio.Lock = field(default_factory=asyncio.Lock)
     undoable: bool = False  # whether a step with an undo was reached
 
     @property
@@ -183,6 +186,16 @@ class RunContext:
         if record["status"] == StepStatus.TOMBSTONE:
             raise self.buried()
         return record
+
+    async def tell(self, record: Document) -> None:
+        """Show a recorded progress on the run, unless that or a later one is shown already."""
+        place, shown = (record["epoch"], record["order"]), self.run["progress"]
+        if shown is not None and place <= (shown.get("epoch", -1), shown["order"]):
+            return
+        told = {"value": record["output"], "order": record["order"], "at": record["finished_at"]}
+        told["epoch"] = record["epoch"]
+        if not await self.execution.persist(lambda: self.report(told)):
+            raise self.execution.unwind(LeaseLost())
 
     async def bury(self, key: str, kind: Kind, record: Document | None) -> Document:
         """While unwinding: make sure that nothing is recorded under the key any more.

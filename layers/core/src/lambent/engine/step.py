@@ -358,18 +358,26 @@ class Step:
         return found
 
     async def progress(self, value: Any) -> None:
-        """Say how far the run is: readable on the run, sent to its watchers; told once."""
+        """Say how far the run is: readable on the run, sent to its watchers; told at least once,
+        in order."""
         context = self._context
-        with context.step("progress", Kind.PROGRESS) as (key, record):
-            if record is not None or context.execution.unwinding:
+        with context.step("progress", Kind.PROGRESS) as (key, known):
+            if context.execution.unwinding:
                 return
-            order = context.journal.next_order()
-            form = await context.execution.persist(lambda: context.values.store(self.run_id, value))
-            now = context.clock.now()
-            await context.record(
-                key, Kind.PROGRESS, StepStatus.COMPLETED, order, output=form, finished_at=now
-            )
-            await context.report({"value": form, "order": order, "at": now})
+            if known is not None:
+                # Whoever recorded it may have died before it was told.
+                await context.tell(known)
+                return
+            async with context.telling:
+                order = context.journal.next_order()
+                form = await context.execution.persist(
+                    lambda: context.values.store(self.run_id, value)
+                )
+                now, done = context.clock.now(), StepStatus.COMPLETED
+                record = await context.record(
+                    key, Kind.PROGRESS, done, order, output=form, finished_at=now
+                )
+                await context.tell(record)
 
     async def continue_as_new(self, input: Any = None) -> None:
         """Begin again with this input and an empty journal; never returns."""

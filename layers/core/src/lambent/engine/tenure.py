@@ -256,9 +256,12 @@ class Tenure:
             return None
         return Control(found["control"])
 
-    async def report(self, progress: Document) -> None:
-        """Show how far the run is."""
-        await self.steady(lambda: self.parts.transitions.report(self.held.lease, progress))
+    async def report(self, progress: Document) -> bool:
+        """Show how far the run is; False: the lease is lost."""
+        done = await self.parts.transitions.report(self.held.lease, progress)
+        if done:
+            self.run["progress"] = progress
+        return done
 
     async def steady(self, write: Callable[[], Awaitable[T]]) -> T:
         """Repeat while the store does not answer, as long as the lease lasts."""

@@ -131,7 +131,8 @@ async def run_view(
     """
     progress = run["progress"]
     if progress is not None:
-        progress = {**progress, "value": plain(await values.form(progress["value"]))}
+        value = plain(await values.form(progress["value"]))
+        progress = {"value": value, "order": progress["order"], "at": progress["at"]}
     return RunView(
         id=run["_id"],
         key=run["key"],
