@@ -17,7 +17,8 @@ from lambent.engine.step import Step
 from lambent.engine.tenure import Did
 from lambent.errors import NonRetryable
 from lambent.intercept import StoreCall
-from lambent.testing import CLIENT, WorkflowTest
+from lambent.testing import CLIENT, Crash, WorkflowTest
+from tests.store.test_engine_races import Paused
 
 
 @pytest.fixture
@@ -242,3 +243,122 @@ async def test_a_settle_that_was_not_acknowledged_says_when_the_run_wants_to_go_
     assert seen
     assert verdict.did is Did.WAITING
     assert verdict.due_at == (await test.document(run_id))["due_at"]
+
+
+BIG = "x" * 1_500_000
+
+
+async def die_at(test: WorkflowTest, call: str, *, after: bool) -> None:
+    """A starter that dies there."""
+    test.crash_at(call, after=after)
+    test.in_slice = True
+    with pytest.raises(Crash):
+        await test.start("w", BIG)
+    test.in_slice = False
+
+
+async def expiries(test: WorkflowTest) -> list[bool]:
+    chunks = await test.store.mongo.db["chunks"].find({}, {"expire_at": 1}).to_list()
+    return ["expire_at" in one for one in chunks]
+
+
+async def test_the_chunks_of_a_starter_that_died_before_its_run_expire(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    @workflows.workflow("w")
+    async def w(step: Step, input: Any) -> Any: ...
+
+    await die_at(test, "runs.insert_one", after=False)
+    assert await test.store.mongo.db["runs"].count_documents({}) == 0
+    assert await expiries(test) == [True]
+
+
+@pytest.mark.parametrize(
+    ("call", "after"), [("runs.insert_one", True), ("chunks.update_many", True), (None, False)]
+)
+async def test_the_chunks_of_an_input_do_not_expire_under_their_run(
+    test: WorkflowTest, workflows: Registry, call: str | None, after: bool
+) -> None:
+    @workflows.workflow("w")
+    async def w(step: Step, input: Any) -> Any:
+        await step.sleep(100 * 86400)
+        return len(input)
+
+    if call is None:
+        await test.start("w", BIG)
+        assert await expiries(test) == [False]
+    else:
+        await die_at(test, call, after=after)
+    await test.settle()
+    assert await expiries(test) == [False]
+    (run,) = await test.store.mongo.db["runs"].find({}).to_list()
+    assert "untaken" not in run
+    assert await test.finish(run["_id"]) == len(BIG)
+    assert await expiries(test) == [True]
+
+
+async def test_the_chunks_of_a_start_that_could_not_join_expire_by_themselves(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    @workflows.workflow("w", debounce=Debounce(period_s=5))
+    async def w(step: Step, input: Any) -> Any: ...
+
+    await test.start("w", "small")
+    steps: list[str] = []
+
+    async def gate(call: StoreCall, make: Any) -> Any:
+        if "$push" in str(call.args[1:]) and "another joins" not in steps:
+            steps.append("another joins")
+            await test.start("w", "quicker")
+        answer = await make()
+        if (call.collection, call.name) == ("chunks", "update_many"):
+            steps.append("moved")
+            if steps.count("moved") == 2:  # to the run that it was to join, and back
+                raise Crash("before its second try")
+        return answer
+
+    test.gate = gate
+    with pytest.raises(Crash):
+        await test.start("w", BIG)
+    test.gate = None
+    assert await expiries(test) == [True]
+
+
+@pytest.mark.parametrize("after", [True, False])
+async def test_the_chunks_of_a_start_that_joined_a_run_do_not_expire_under_it(
+    test: WorkflowTest, workflows: Registry, after: bool
+) -> None:
+    @workflows.workflow("w", debounce=Debounce(period_s=5))
+    async def w(step: Step, input: Any) -> Any:
+        await step.sleep(100 * 86400)
+        return len(input)
+
+    await test.start("w", "small")
+    # The joining is done; what says that the chunks are the run's is not, or just so.
+    test.crash_at("chunks.update_many", nth=2, after=after)
+    test.in_slice = True
+    with pytest.raises(Crash):
+        await test.start("w", BIG)
+    test.in_slice = False
+    await test.pass_time(6)
+    assert await expiries(test) == [False]
+    (run,) = await test.store.mongo.db["runs"].find({}).to_list()
+    assert await test.finish(run["_id"]) == len(BIG)
+    assert await expiries(test) == [True]
+
+
+async def test_a_starter_that_comes_late_takes_no_expiry_from_a_run_that_has_ended(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    @workflows.workflow("w")
+    async def w(step: Step, input: Any) -> Any: ...
+
+    paused = Paused(lambda call: (call.collection, call.name) == ("chunks", "update_many"))
+    test.gate = paused.gate
+    starting = asyncio.create_task(test.start("w", BIG))
+    await paused.reached.wait()
+    await test.settle()
+    assert (await test.store.mongo.db["runs"].find_one({}) or {})["status"] == "completed"
+    paused.let_go()
+    await starting
+    assert await expiries(test) == [True]

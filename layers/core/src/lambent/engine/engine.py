@@ -40,7 +40,7 @@ class MongoStore:
         self.mongo = mongo
         self.clock = clock
         self.due = DueDocuments(mongo, RUNS, clock=clock)
-        self.values = Values(mongo, config)
+        self.values = Values(mongo, config, clock=clock)
         self.waits = Waits(mongo, clock=clock)
         self.keeper: Keeper = keeper or NoKeeper()
 

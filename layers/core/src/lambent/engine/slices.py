@@ -134,6 +134,8 @@ class Slice:
         workflow = parts.registry.get(run["workflow"], run["version"])
         if self._stopped:
             return await tenure.give_way()
+        if run.get("untaken"):
+            await tenure.steady(self._take_input)
         if run["ending"] is None and run["control"] is not None:
             return await self._obey(Control(run["control"]), workflow)
         if workflow is None:
@@ -149,6 +151,15 @@ class Slice:
         if (verdict := await self._poison()) is not None:
             return verdict
         return await self._pass(workflow) if await self._begin() else None
+
+    async def _take_input(self) -> None:
+        """Nobody has said yet that the input's chunks are the run's: its starter died before."""
+        parts, tenure = self._parts, self._tenure
+        await parts.values.take(tenure.run["input"])
+        # Unless another start joined it since it was read, with chunks of its own.
+        seen = {"signals": tenure.run["signals"]}
+        await parts.due.write(tenure.held.lease, {"$unset": {"untaken": ""}}, where=seen)
+        tenure.run.pop("untaken", None)
 
     async def _obey(self, control: Control, workflow: Workflow | None) -> Verdict | None:
         tenure, run = self._tenure, self._tenure.run

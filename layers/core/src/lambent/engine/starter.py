@@ -109,6 +109,7 @@ class Starter:
             raise
         if started.created:
             note(Metric.RUNS_STARTED)
+            await self._keep_input(run, form)
         elif not started.joined:
             await self._values.discard(form)
         # Also a known one: whoever inserted it may have died before saying so.
@@ -146,7 +147,18 @@ class Starter:
             await self._values.discard(run["input"])
             return started
         note(Metric.RUNS_STARTED)
+        await self._keep_input(started.run, run["input"])
         return replace(started, created=True, claimed=Claimed(started.run, lease))
+
+    async def _keep_input(self, run: Document, form: Any) -> None:
+        """The input's chunks are the run's now. Should this not come: by its first slice."""
+        if is_chunked(form):
+            await self._values.take(form)
+            if run.get("gathers"):
+                return  # others may join it meanwhile, and the mark stands for theirs too
+            taken = {"$unset": {"untaken": ""}}
+            await guarded(self._due.collection.update_one({"_id": run["_id"]}, taken))
+            run.pop("untaken", None)
 
     async def _by_flow(self, run: Document, wanted: Start, flow: Flow) -> Started:
         match flow.debounce or flow.batch or flow.singleton:
@@ -186,7 +198,7 @@ class Starter:
         if trace := carried():
             extra["trace"] = trace
         if is_chunked(form):
-            extra["left"] = [CHUNKS]
+            extra |= {"left": [CHUNKS], "untaken": True}
         return new_run(
             id=run_id,
             key=wanted.key or run_id,
@@ -337,9 +349,12 @@ class Starter:
         }
         # Before it, so that the run never points at chunks that do not expire with it.
         await self._values.move(form, holder["_id"])
+        if is_chunked(form):
+            update.setdefault("$set", {})["untaken"] = True
         try:
             answer = await guarded(self._due.collection.update_one(guard, update))
             if answer.matched_count == 1:
+                await self._values.take(form)
                 return True
         except DuplicateKeyError:
             pass

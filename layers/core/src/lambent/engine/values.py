@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import secrets
+from datetime import timedelta
 from typing import Any
 
 import bson
 
+from lambent.clock import Clock
 from lambent.codec import TAG, Encoded, decode, encode
 from lambent.due import Database
 from lambent.engine.config import EngineConfig
-from lambent.engine.model import CHUNKS, RUNS
+from lambent.engine.model import CHUNKS, ENDED_IN, RUNS
 from lambent.errors import Unserialisable
 from lambent.mongo import Document, guarded
 
@@ -21,8 +23,9 @@ _DOCUMENT_BYTES = 8 * 1024 * 1024  # what values may take of the 16 MB of a docu
 class Values:
     """Stores and fetches values; a big one becomes `{"~": "chunks", ...}` and chunk documents."""
 
-    def __init__(self, mongo: Database, config: EngineConfig) -> None:
+    def __init__(self, mongo: Database, config: EngineConfig, *, clock: Clock) -> None:
         self._mongo = mongo
+        self._clock = clock
         self._config = config
         self._given: set[str] = set()  # runs that got chunks since `given_to` was asked of them
 
@@ -59,18 +62,33 @@ class Values:
         ]
         # On the run first, so that what ends it knows to set their expiry, then the chunks, and
         # only then the document that points at them: a record never misses its value.
+        fleeting: Document = {}
         if await self._note(run):
             self._given.add(run)
+        else:
+            # An input, of a run that is inserted next: should that not come, they go by themselves.
+            stay_s = self._config.retention_s + self._config.leftovers_s
+            fleeting["expire_at"] = self._clock.now() + timedelta(seconds=stay_s)
         for piece in pieces:
-            await guarded(self._mongo.db[CHUNKS].insert_one(piece))
+            await guarded(self._mongo.db[CHUNKS].insert_one({**piece, **fleeting}))
         return {TAG: _CHUNKED, "v": {"set": name, "count": len(pieces), "bytes": len(data)}}
 
     async def move(self, form: Any, run: str) -> None:
-        """Give the chunks of a value, if it has any, to another run, to expire with that one."""
+        """Give the chunks of an input, if it has any, to another run, to expire with that one, or
+        by themselves until that takes them."""
         if is_chunked(form):
             await self._note(run)
-            change = {"$set": {"run": run}, "$unset": {"expire_at": ""}}
+            change = {"$set": {"run": run}}
             await guarded(self._mongo.db[CHUNKS].update_many({"set": form["v"]["set"]}, change))
+
+    async def take(self, form: Any) -> None:
+        """Once the run is there whose input this is: its chunks do not go by themselves."""
+        for one in form if isinstance(form, list) else [form]:
+            if is_chunked(one):
+                # Not what its end has set: then whoever takes it here is late.
+                kept: Document = {"set": one["v"]["set"], ENDED_IN: None}
+                change = {"$unset": {"expire_at": ""}}
+                await guarded(self._mongo.db[CHUNKS].update_many(kept, change))
 
     async def discard(self, form: Any) -> None:
         """Remove the chunks of a value that no document points at."""
