@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -20,19 +19,6 @@ from lambent.telemetry import correlated
 from lambent.testing import CLIENT, WorkflowTest
 
 THREE = Retry(attempts=3, first_s=5, jitter=False)
-
-
-@pytest.fixture
-def workflows() -> Registry:
-    return Registry()
-
-
-@pytest.fixture
-async def test(
-    mongo_uri: str, mongo_db_name: str, workflows: Registry
-) -> AsyncIterator[WorkflowTest]:
-    async with WorkflowTest(mongo_uri, workflows=workflows, db_name=mongo_db_name) as one:
-        yield one
 
 
 async def ends(test: WorkflowTest, run_id: str) -> list[str | None]:

@@ -326,10 +326,18 @@ class DueDocuments:
         return [{"priority": level} for level in self.kind.levels] or [{}]
 
 
+def durable(collection: AsyncCollection[Document]) -> AsyncCollection[Document]:
+    """The collection, read so that no failover can take back what was read.
+
+    It shows every write that was acknowledged, as all that matter here wait for a majority; it
+    costs no round trip.
+    """
+    return collection.with_options(read_concern=ReadConcern("majority"))
+
+
 async def read_winner(collection: AsyncCollection[Document], document_id: str) -> Document | None:
     """The document whose insert came first, read so that no failover can take it back."""
-    durable = collection.with_options(read_concern=ReadConcern("majority"))
-    return await guarded(durable.find_one({"_id": document_id}))
+    return await guarded(durable(collection).find_one({"_id": document_id}))
 
 
 _OWNERS: Final = {"lease": 1, "settled": 1}

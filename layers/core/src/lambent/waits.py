@@ -30,7 +30,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import DuplicateKeyError
 
 from lambent.clock import EPOCH, FAR_FUTURE, Clock
-from lambent.due import Database, read_winner
+from lambent.due import Database, durable, read_winner
 from lambent.mongo import Document, guarded
 from lambent.where import matches
 
@@ -294,8 +294,8 @@ class Waits:
         return frozenset(document["run"] for document in documents)
 
     async def of_run(self, run: str) -> list[Document]:
-        """Every wait of a run, of all epochs."""
-        return await guarded(self._waits.find({"run": run}).to_list())
+        """Every wait of a run, of all epochs, as no failover can take them back."""
+        return await guarded(durable(self._waits).find({"run": run}).to_list())
 
     async def find(self, wait_id: str) -> Document | None:
         """The wait, if there is one."""

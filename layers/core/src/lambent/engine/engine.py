@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from lambent.clock import Clock, SystemClock
-from lambent.due import Claimed, Database, DueDocuments
+from lambent.due import Claimed, Database, DueDocuments, read_winner
 from lambent.engine.callbacks import Callbacks
 from lambent.engine.config import EngineConfig, EventPort, ModelPort, NoNudges, Nudger
 from lambent.engine.context import ChildSpec
@@ -311,7 +311,8 @@ class _Children:
         return await self._starter.bury(_start_of(spec))
 
     async def read(self, run_id: str) -> Document | None:
-        return await guarded(self._due.collection.find_one({"_id": run_id}))
+        # With majority concern: its end becomes a checkpoint of its parent.
+        return await read_winner(self._due.collection, run_id)
 
     async def retry_child(self, run_id: str, *, parent: str, epoch: int) -> None:
         if await self._retries.retry_child(run_id, parent=parent, epoch=epoch):

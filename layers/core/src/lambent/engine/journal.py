@@ -10,7 +10,7 @@ from typing import Any, Final
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import DuplicateKeyError
 
-from lambent.due import Database, read_winner
+from lambent.due import Database, durable, read_winner
 from lambent.engine.branch import enclosing
 from lambent.engine.documents import visible
 from lambent.engine.model import OPEN_WAITS, STEPS, Kind, StepStatus, step_id
@@ -47,14 +47,19 @@ class Journal:
         return self._mongo.db[STEPS]
 
     async def load(self, waits: Waits) -> None:
-        """Read every record. After the run itself: else a signal between the two is lost."""
+        """Read every record. After the run itself: else a signal between the two is lost.
+
+        With majority concern: what the code goes on from must not be rolled back under it.
+        """
         run = self.run
         of_run: Document = {"run": run["_id"]}
         if run["base_epoch"] == run["epoch"]:
             of_run["epoch"] = run["epoch"]
         else:
-            of_run["epoch"] = {"$gte": run["base_epoch"], "$lte": run["epoch"]}
-        found = self._collection.find(of_run, _UNREAD, batch_size=10_000).to_list()
+            # Never "$lte": of a field that is not the last of its index, a server that is only
+            # compatible with MongoDB leaves that very value out.
+            of_run["epoch"] = {"$gte": run["base_epoch"], "$lt": run["epoch"] + 1}
+        found = durable(self._collection).find(of_run, _UNREAD, batch_size=10_000).to_list()
         steps, waiting = await asyncio.gather(guarded(found), waits.of_run(run["_id"]))
         for step in steps:
             self.spent += int(step.get("spent", 0))
