@@ -135,13 +135,15 @@ class World:
         await self.bus.publish(self.client, [event])
 
     async def advance(self, run_id: str) -> None:
-        await self.engine.advance([run_id])
+        for verdict in (await self.engine.advance([run_id])).values():
+            if verdict.error is not None:
+                raise verdict.error
 
     async def poll(self, rounds: int = 1) -> None:
         """What the poller and a step function do together."""
         for _ in range(rounds):
             for one in await self.engine.store.due.find(20):
-                await self.engine.advance([one.id])
+                await self.advance(one.id)
 
     async def runs(self) -> list[Document]:
         return await self.mongo.db["runs"].find({"client": self.client}).to_list()
@@ -163,7 +165,7 @@ class World:
             if not events and not due:
                 return
             for run in due:
-                await self.engine.advance([run["_id"]])
+                await self.advance(run["_id"])
         raise AssertionError("the runs do not come to rest")
 
     async def check(self) -> None:

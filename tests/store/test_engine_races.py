@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import pytest
+
 from lambent.engine.registry import Registry
 from lambent.engine.step import Step
 from lambent.engine.tenure import Did
@@ -268,3 +270,28 @@ async def test_a_zombies_step_that_came_first_is_undone_too(
     assert (await heir)[run_id].did is Did.ENDED
     assert (await test.run(run_id)).status == "cancelled"
     assert seen == ["act", "undo"]
+
+
+async def test_an_error_in_the_slice_of_one_run_is_no_affair_of_the_others(
+    test: WorkflowTest, workflows: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    @workflows.workflow("w")
+    async def w(step: Step, input: Any) -> Any:
+        await step.sleep(10)
+
+    broken, fine = await test.start("w"), await test.start("w")
+
+    async def gate(call: StoreCall, make: Callable[[], Awaitable[Any]]) -> Any:
+        if call.about == broken and settles(call):
+            raise RuntimeError("a bug of ours")
+        return await make()
+
+    test.gate = gate
+    verdicts = await test.engine.advance([broken, fine])
+    assert verdicts[fine].did is Did.WAITING
+    assert verdicts[fine].due_at == (await test.document(fine))["due_at"]
+    # Its lease lapses then: who rings a bell for these runs rings it in time for both.
+    assert verdicts[broken].did is Did.BROKEN
+    assert verdicts[broken].due_at > test.clock.now()
+    assert isinstance(verdicts[broken].error, RuntimeError)
+    assert [one.run for one in caplog.records if one.message == "A slice failed"] == [broken]

@@ -406,6 +406,10 @@ async def advance_runs(
         if taken:
             # After the settles: a run that is due before the next tick must find a poller awake.
             await parts.bell.ring(min(one.due_at for one in taken))
+        for one in taken:
+            if one.error is not None:
+                # The bell is rung for all; now whoever watches over this function may hear of it.
+                raise one.error
         return len(taken)
 
 

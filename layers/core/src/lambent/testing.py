@@ -276,11 +276,14 @@ class WorkflowTest:
         """One slice of these runs; False: it was killed by a crash."""
         self.in_slice = True
         try:
-            await self.engine.advance(run_ids)
+            verdicts = await self.engine.advance(run_ids)
         except Crash:
             return False
         finally:
             self.in_slice = False
+        for verdict in verdicts.values():
+            if verdict.error is not None:
+                raise verdict.error
         return True
 
     async def pass_time(self, duration: timedelta | float) -> None:

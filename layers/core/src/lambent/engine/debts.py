@@ -48,6 +48,8 @@ class Debts:
         ended = run["status"] in ENDED
         woken = await self._pay_others(run)
         if ended and Debt.RETENTION in run["owes"]:
+            if self._clock.monotonic_s() >= lease.ends_s:
+                raise LeaseLost  # someone else has paid, and a command may have taken it on since
             await self._set_expiry(run)
         if not ended:
             if not await self._transitions.be_quit(lease, run):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from lambent.clock import Clock, SystemClock
-from lambent.due import Claimed, Database, DueDocuments, read_winner
+from lambent.due import LEASE_S, Claimed, Database, DueDocuments, read_winner
 from lambent.engine.callbacks import Callbacks
 from lambent.engine.config import EngineConfig, EventPort, ModelPort, NoNudges, Nudger
 from lambent.engine.context import ChildSpec
@@ -28,6 +28,7 @@ from lambent.engine.values import Values
 from lambent.errors import RequestError
 from lambent.leases import Keeper, LeaseKeeper, NoKeeper
 from lambent.mongo import Document, Mongo, guarded
+from lambent.telemetry import log_fields, logger
 from lambent.waits import Waits
 
 
@@ -233,7 +234,8 @@ class WorkflowEngine:
         `ends_s`: the end of this invocation by the monotonic clock. A run whose last owner died
         goes alone: from a batch of several it is released and nudged by itself. `early`: what
         makes them due may still be on its way to the store. `taken`: the hold on one of them that
-        was started by `take_internal`.
+        was started by `take_internal`. An error in one slice is logged and told in its verdict; it
+        is no affair of the other runs.
         """
         if ends_s is None:
             ends_s = self.store.clock.monotonic_s() + self.config.longest_step_s
@@ -251,16 +253,22 @@ class WorkflowEngine:
         finally:
             self._slices.difference_update(slices)
         by_id = dict(zip(unique, outcomes, strict=True))
-        found = {run_id: one for run_id, one in by_id.items() if isinstance(one, Verdict)}
+        found = {run_id: self._verdict(run_id, outcome) for run_id, outcome in by_id.items()}
         for run_id, verdict in found.items():
             if verdict.did is Did.RELEASED:
                 await self._nudger.nudge([run_id])
-        # Raised only when all slices are over: else the others would go on, with their leases,
-        # in a function that has given its answer and may be frozen at any moment.
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
         return found
+
+    def _verdict(self, run_id: str, outcome: Verdict | BaseException) -> Verdict:
+        if isinstance(outcome, Verdict):
+            return outcome
+        if not isinstance(outcome, Exception):
+            # Raised only when all slices are over: else the others would go on, with their leases,
+            # in a function that has given its answer and may be frozen at any moment.
+            raise outcome
+        logger().error("A slice failed", exc_info=outcome, **log_fields(run=run_id))
+        lapses_at = self.store.clock.now() + timedelta(seconds=LEASE_S)
+        return Verdict(Did.BROKEN, lapses_at, outcome)
 
     def stop(self) -> None:
         """SIGTERM: every slice settles at once, due."""

@@ -48,14 +48,17 @@ class Did(StrEnum):
     PARKED = "parked"
     RELEASED = "released"  # its last owner died: it must go alone
     LOST = "lost"
+    BROKEN = "broken"  # its slice raised an error of ours: its lease lapses
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`due_at`: when the run wants its next slice, as far as this one knows."""
+    """`due_at`: when the run wants its next slice, as far as this one knows; `error`: what broke
+    this one."""
 
     did: Did
     due_at: datetime = FAR_FUTURE
+    error: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
