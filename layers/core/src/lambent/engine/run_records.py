@@ -35,14 +35,16 @@ _FORMER_INDEX: Final = "run_1_epoch_1"  # the new one begins like it
 # Above every number: no index is asked for an open range.
 _ABOVE: Final = 10**9
 _GROWTH: Final = 8
-_SAMPLES: Final = 160
+_COUNTED: Final = 1000
+_SAMPLES: Final = 60
 Place = tuple[int, int]  # epoch and number
 
 
 @dataclass(frozen=True, slots=True)
 class Records:
     """A page, in the order of beginning. `cursor` asks for the next one, `before` for the one
-    before; None where there is none. `first` counts from 1, `total` is of all epochs."""
+    before; None where there is none. `first` counts from 1, `total` is of all epochs; of more than
+    a thousand they go by the records' numbers, and by what the last settle knew."""
 
     steps: list[StepView]
     cursor: str | None
@@ -54,7 +56,7 @@ class Records:
 @dataclass(frozen=True, slots=True)
 class History:
     """How the platform dealt with a run: its last slices, what its code said at its end, and
-    `pace`: when each of some 160 records, spread evenly over all, was done."""
+    `pace`: when each of some 60 records, spread evenly over all, was done."""
 
     slices: tuple[SliceView, ...]
     log: tuple[LineView, ...]
@@ -95,7 +97,7 @@ class RunRecords:
         of that key, or the first ones. Raises `NotFound`, `RequestError` for another's cursor."""
         run = await self._read(run_id, client)
         reader = _Reader(self._mongo, run, await self._waits.of_run(run_id))
-        total = await reader.count({}) + len(reader.waits)
+        total = await reader.total()
         if before is not None or (newest and total > limit):
             above = _place_of(before) if before else (int(run["epoch"]), _ABOVE)
             found = await reader.backwards(above, limit)
@@ -153,9 +155,17 @@ class _Reader:
         self._mongo = mongo
         self._run = run
         self._last = int(run["epoch"])
+        self._many = False
         self.waits = waits
 
-    async def count(self, where: Document) -> int:
+    async def total(self) -> int:
+        """How many records there are: counted, unless the last settle knew of very many, for some
+        servers read what they count."""
+        known = int(self._run["records"])
+        self._many = known > _COUNTED
+        return known if self._many else await self._count({}) + len(self.waits)
+
+    async def _count(self, where: Document) -> int:
         of_run = {"run": self._run["_id"], **where}
         return await guarded(self._mongo.db[STEPS].count_documents(of_run))
 
@@ -164,12 +174,9 @@ class _Reader:
         found: list[Document] = []
         epoch, low = start
         while len(found) < limit and epoch <= self._last:
-            left = await self._left(epoch, low)
             width = limit
-            while left > 0 and len(found) < limit:
-                several = await self._range(epoch, low, low + width)
-                found += several
-                left -= len(several)
+            while low < _ABOVE and len(found) < limit:
+                found += await self._range(epoch, low, low + width)
                 low, width = low + width, width * _GROWTH
             epoch, low = epoch + 1, 0
         return found[:limit]
@@ -179,10 +186,16 @@ class _Reader:
         found: list[Document] = []
         epoch, high = above
         while len(found) < limit and epoch >= 0:
-            # Numbers are given out once, so at least `limit` of so many stand above this one.
-            low = max(0, await self._below(epoch, high) - limit)
-            found = [*await self._range(epoch, low, high), *found][-limit:]
+            width = limit
+            # From above all numbers down to the last ones at a stroke: there is little up there.
+            low = high if high < _ABOVE else max(0, int(self._run["records"]) - width)
+            if high == _ABOVE:
+                found = [*await self._range(epoch, low, high), *found]
+            while low > 0 and len(found) < limit:
+                high, low, width = low, max(0, low - width), width * _GROWTH
+                found = [*await self._range(epoch, low, high), *found]
             epoch, high = epoch - 1, _ABOVE
+        found = found[-limit:]
         return found
 
     async def near(self, key: str, before: int) -> Place:
@@ -198,19 +211,17 @@ class _Reader:
     async def passed(self, place: Place) -> int:
         """How many records come before it."""
         epoch, number = place
-        earlier = await self.count({"epoch": {"$gte": 0, "$lt": epoch}}) if epoch else 0
+        if self._many:
+            return number
+        earlier = await self._count({"epoch": {"$gte": 0, "$lt": epoch}}) if epoch else 0
         earlier += sum(1 for one in self.waits if one["epoch"] < epoch)
         return earlier + await self._below(epoch, number)
 
     async def _below(self, epoch: int, number: int) -> int:
         if number <= 0:
             return 0
-        steps = await self.count({"epoch": epoch, "order": {"$gte": 0, "$lt": number}})
+        steps = await self._count({"epoch": epoch, "order": {"$gte": 0, "$lt": number}})
         return steps + len(self._waits_in(epoch, 0, number))
-
-    async def _left(self, epoch: int, low: int) -> int:
-        steps = await self.count({"epoch": epoch, "order": {"$gte": low, "$lt": _ABOVE}})
-        return steps + len(self._waits_in(epoch, low, _ABOVE))
 
     async def _range(self, epoch: int, low: int, high: int) -> list[Document]:
         wanted = {"run": self._run["_id"], "epoch": epoch, "order": {"$gte": low, "$lt": high}}

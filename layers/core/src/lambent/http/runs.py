@@ -113,7 +113,10 @@ class StepList(BaseModel):
         description="Ask with it, as `before`, for the page before; null on the first."
     )
     first: int = Field(description="The place of the first one of this page.", examples=[1])
-    total: int = Field(description="How many are on record.", examples=[12])
+    total: int = Field(
+        description="How many are on record; of more than 1,000, as of the run's last settle.",
+        examples=[12],
+    )
 
 
 class HistoryView(BaseModel):
@@ -126,7 +129,7 @@ class HistoryView(BaseModel):
         description="What the code said after its last step; the rest is with the steps."
     )
     pace: list[AwareDatetime] = Field(
-        description="When each of some 160 of its records, spread evenly over all, was done."
+        description="When each of some 60 of its records, spread evenly over all, was done."
     )
 
 
