@@ -133,6 +133,9 @@ class Fleet:
     async def step(self, ids: list[str]) -> None:
         """The step function: slices, and the bell for what is due before the next tick."""
         verdicts = await self._engine.advance(ids)
+        for verdict in verdicts.values():
+            if verdict.error is not None:
+                raise verdict.error
         if self.rings and verdicts:
             await self._bell.ring(min(one.due_at for one in verdicts.values()))
 

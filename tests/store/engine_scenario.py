@@ -69,5 +69,6 @@ def retrier(world: World, run: str) -> Act:
     async def retry() -> None:
         with contextlib.suppress(Conflict):
             await world.engine.control.retry(run, client=world.client)
+            world.told["retries"] = world.told.get("retries", 0) + 1
 
     return retry

@@ -324,6 +324,7 @@ async def _batch_check(world: World) -> None:
     runs = world.last
     assert all(run["status"] == "completed" for run in runs)
     assert sorted(number for run in runs for number in run["output"]) == [0, 1, 2]
+    assert all(len(run["output"]) <= 2 for run in runs), "a batch holds more than its size"
 
 
 # A singleton that is replaced while it runs.
@@ -475,6 +476,42 @@ async def _revived_check(world: World) -> None:
     assert run["status"] == "waiting" or (run["status"], run["epoch"]) == ("failed", 0)
 
 
+# Two who retry a run that fails once more: who was told yes has begun an epoch, and nobody twice.
+
+
+def _retried(workflows: Registry, world: Callable[[], World]) -> None:
+    @workflows.workflow("retried", retry=NO_RETRY)
+    async def retried(step: Step, input: Any) -> Any:
+        here = world()
+
+        async def twice_bad() -> str:
+            await here.effect("try")
+            if here.effects.count("try") <= 2:
+                raise NonRetryable("not yet")
+            return "well"
+
+        return await step.do("act", twice_bad)
+
+
+async def _retried_setup(world: World) -> dict[str, Act]:
+    run = await world.start("retried")
+    await world.advance(run)
+    retry = retrier(world, run)
+
+    async def retry_and_slice() -> None:
+        await retry()
+        await world.advance(run)
+
+    return {"one": retry_and_slice, "two": retry_and_slice}
+
+
+async def _retried_check(world: World) -> None:
+    run, told = world.last[0], world.told.get("retries", 0)
+    assert told <= run["epoch"], "who was told yes has retried nothing"
+    assert world.faulty or told == run["epoch"], "an epoch that nobody asked for"
+    assert run["status"] == ("failed" if world.effects.count("try") <= 2 else "completed")
+
+
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
@@ -492,6 +529,7 @@ SCENARIOS = {
         Scenario("single", _single, _single_setup, _single_check),
         Scenario("retry", _retry, _retry_setup, _retry_check),
         Scenario("taken", _taken, _taken_setup, _taken_check),
+        Scenario("retried", _retried, _retried_setup, _retried_check, weight=0.5),
         Scenario("revived", _revived, _revived_setup, _revived_check),
         *POLLED,
         *VALUES,

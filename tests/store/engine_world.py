@@ -225,12 +225,12 @@ class World:
         }
         known = {run["_id"] for run in self.last}
         for chunk in found:
-            if chunk["run"] not in known:
-                continue
             about = {name: value for name, value in chunk.items() if name != "data"}
-            goes = chunk["run"] in ended and "expire_at" in chunk
-            stays = chunk["run"] not in ended and chunk["set"] in pointed
-            assert goes or stays, f"orphan: {about}"
+            if chunk["run"] in ended or chunk["run"] not in known:  # or its starter died first
+                assert "expire_at" in chunk, f"orphan: {about}"
+            else:
+                assert chunk["set"] in pointed, f"orphan: {about}"
+                assert "expire_at" not in chunk, f"it goes while it is needed: {about}"
         for name, count in pointed.items():
             assert count == sum(one["set"] == name for one in found), f"chunks of {name} are gone"
 

@@ -16,7 +16,7 @@ from lambent.engine.context import Children
 from lambent.engine.debts import Debts
 from lambent.engine.flow import Gates
 from lambent.engine.journal import Journal
-from lambent.engine.model import CHUNKS, Control, Reason, SliceEnd, Status
+from lambent.engine.model import CHUNKS, OPEN_WAITS, STEPS, Control, Reason, SliceEnd, Status
 from lambent.engine.registry import Registry
 from lambent.engine.run_log import Said
 from lambent.engine.slice_history import ended
@@ -26,7 +26,7 @@ from lambent.errors import LeaseLost, StoreUnavailable
 from lambent.leases import Held, Keeper
 from lambent.metrics import Metric, note
 from lambent.mongo import Document, guarded
-from lambent.waits import Waits
+from lambent.waits import WAITS, Waits
 
 T = TypeVar("T")
 
@@ -93,6 +93,8 @@ class Tenure:
         self.journal: Journal | None = None
         self._said: Said | None = None
         self._lines: list[Document] = []
+        # Whoever had the run before lost it without a settle, and may still be writing.
+        self._taken_over = claimed.document["claims"] > 1
         self.leaving = False  # SIGTERM: no store call is repeated any more
 
     async def hold(self, until: datetime) -> Verdict | None:
@@ -108,6 +110,8 @@ class Tenure:
         left = self.journal.left() if self.journal is not None else []
         if self.parts.values.given_to(self.run_id):
             left.append(CHUNKS)
+        if self._taken_over:
+            left = [STEPS, WAITS, CHUNKS, OPEN_WAITS]
         end = partial(self.parts.transitions.end, self.held.lease, self.run, status)
         noted = self.noted(SliceEnd.ENDED, over=True)
         done = await self.steady(lambda: end(output=output, error=error, noted=noted, left=left))
