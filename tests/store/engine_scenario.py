@@ -59,6 +59,7 @@ def canceller(world: World, run: str) -> Act:
     async def cancel() -> None:
         with contextlib.suppress(Conflict):
             await world.engine.control.cancel(run, client=world.client)
+            world.told["cancelled"] = True
 
     return cancel
 

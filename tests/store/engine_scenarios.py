@@ -293,6 +293,22 @@ async def _pause_check(world: World) -> None:
     assert await outcome(world) == ("completed", 1)
 
 
+# Pause against cancel: who was told that his cancel is taken finds no paused run.
+
+
+async def _halted_setup(world: World) -> dict[str, Act]:
+    actors = await _pause_setup(world)
+    (run,) = await world.runs()
+    cancel = canceller(world, run["_id"])
+    return {"slice": actors["slice"], "canceller": cancel, "pauser": actors["pauser"]}
+
+
+async def _halted_check(world: World) -> None:
+    run = world.last[0]
+    assert run["status"] in {"completed", "cancelled", "paused"}
+    assert not (run["status"] == "paused" and "cancelled" in world.told), "a cancel was forgotten"
+
+
 # Three starts, batches of two, a slice that takes what is due.
 
 
@@ -525,6 +541,7 @@ SCENARIOS = {
         Scenario("undo", _undo, _undo_setup, _undo_check, weight=2),
         Scenario("again", _again, _again_setup, _again_check),
         Scenario("pause", _pause, _pause_setup, _pause_check),
+        Scenario("halted", _pause, _halted_setup, _halted_check, weight=0.5),
         Scenario("batch", _batch, _batch_setup, _batch_check),
         Scenario("single", _single, _single_setup, _single_check),
         Scenario("retry", _retry, _retry_setup, _retry_check),
