@@ -21,6 +21,7 @@ from lambent.agents.durable import DurableTurns, stream_of, turn_input, workflow
 from lambent.agents.tool_context import Means
 from lambent.agents.turn import Turn
 from lambent.agents.turn_frames import DONE, Body, chunk_of, decode_frame, is_error
+from lambent.chat.parked import TurnParked, parked, parked_event
 from lambent.clock import FAR_FUTURE, Clock
 from lambent.engine.model import ENDED
 from lambent.errors import (
@@ -59,7 +60,7 @@ _FIRST_SILENCE_S: Final = 1.0
 _LONGEST_SILENCE_S: Final = 5.0
 _STOPPING_S: Final = 3.0
 _LOOK_S: Final = 0.5
-_KNOWN: Final = {one.code: one for one in (StreamStopped, UnknownModel, ModelRefused)}
+_KNOWN: Final = {one.code: one for one in (StreamStopped, UnknownModel, ModelRefused, TurnParked)}
 
 
 class TurnFailed(LambentError):
@@ -191,6 +192,9 @@ class DurableChats:
                     yield events
                 if ended:
                     return
+                if feed.parked is not None:
+                    yield [parked_event(feed.parked)]
+                    return
                 await feed.log.news(after, within_s=_LOOK_S)
         finally:
             feed.readers -= 1
@@ -261,6 +265,7 @@ class _Feed:
     def __init__(self, chats: DurableChats, turn: str, run_id: str, taken: Claimed | None) -> None:
         self.log = StreamLog()
         self.readers = 0
+        self.parked: TurnParked | None = None
         self._chats = chats
         self._turn = turn
         self._run_id = run_id
@@ -289,7 +294,7 @@ class _Feed:
     async def _run(self) -> None:
         silence_s = _FIRST_SILENCE_S
         try:
-            while not (self.log.ended or self._stopped):
+            while not (self.log.ended or self.parked or self._stopped):
                 await self._advance()
                 heard = await self._watch(silence_s)
                 silence_s = _FIRST_SILENCE_S if heard else min(2 * silence_s, _LONGEST_SILENCE_S)
@@ -347,12 +352,13 @@ class _Feed:
         return self.log.last > at
 
     async def _end_if_over(self, store: StreamStore, stream: Stream | None) -> None:
-        """A run that was ended before it began has told nobody."""
+        """A run that was ended before it began has told nobody, nor has one that is parked."""
         control = self._chats.engine().control
         try:
             with suppress(NotFound):
                 run = await control.get(self._run_id, client=None)
                 if run.status not in ENDED:
+                    self.parked = parked(run)
                     return
             if stream is None:  # its time is over, or it was never opened
                 self.log.end(StreamStatus.FAILED)

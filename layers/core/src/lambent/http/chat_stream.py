@@ -12,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 from lambent.agents.agent import Chunk
 from lambent.agents.turn_frames import awaited_body, tool_bodies, usage_body
 from lambent.chat.live_turn import LiveTurn
+from lambent.chat.parked import TurnParked, parked_event
 from lambent.chat.stream_turn import FrameEncoder
 from lambent.chat.values import Failed, Finished, Frame, Queued
 from lambent.clock import Clock
@@ -50,6 +51,8 @@ class EventEncoder:
             case Finished():
                 end = {"finish_reason": frame.finish_reason, "usage": usage_body(frame.usage)}
                 return [self._event(end), sse.DONE]
+            case Failed(error=TurnParked() as error):
+                return [parked_event(error)]
             case Failed():
                 return [self._event(problem(frame.error, self._request_id), event="error")]
 
