@@ -198,7 +198,7 @@ def cloud(
             "MongoDbName": name,
             "PostgresDsn": postgres_server.create_database(name),
             "OllamaHost": line.reachable(model_server.host),
-            "BreakerOpenS": "1",
+            "BreakerOpenS": "5",  # longer than a refusal takes on a busy machine
         }
         yield Cloud(
             deploy(built.template, endpoint=localstack.endpoint, parameters=parameters), line
