@@ -6,10 +6,10 @@ import re
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from local.services import Reply, ScriptedModel
-from tests.functions.dashboard_kit import HOSTILE, Operator
+from tests.functions.dashboard_kit import HOSTILE, VARIANTS, Operator, problems_of
 from tests.functions.stack import Stack
 
 pytestmark = pytest.mark.browser
@@ -177,3 +177,27 @@ def test_a_stream_to_a_page_ends_in_its_time_and_the_page_comes_back(
     answer(page).get_by_role("button", name="Approve").click()
     expect(answer(page)).to_contain_text("At last.")
     expect(answer(page)).to_have_text(re.compile("tokens"))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_chat_in_full_swing_is_sound(
+    chromium: Browser, scripted_stack: Stack, script: ScriptedModel, variant: str
+) -> None:
+    who = Operator(chromium, scripted_stack, variant=variant)
+    page = who.sign_in(scripted_stack.admin_key)
+    script.script(Reply.text("Fine.", thinking=("Well, ", "hm.")), Reply.many(900, delay_s=0.05))
+    page.goto("/admin/playground")
+    ask(page, "How are you?")
+    expect(answer(page)).to_contain_text("tokens")
+    ask(page, HOSTILE)
+    expect(answer(page, 1)).to_contain_text("word word")
+    found = problems_of(who, "playground-streams", variant)
+    page.get_by_role("button", name="Stop").click()
+    expect(answer(page, 1)).to_contain_text("Stopped.")
+    ask_research(page, script, "Then not.")
+    found += problems_of(who, "playground-waits", variant)
+    answer(page).get_by_role("button", name="Decline").click()
+    expect(answer(page)).to_contain_text("Then not.")
+    found += problems_of(who, "playground-done", variant)
+    who.context.close()
+    assert not found, "\n".join(found)

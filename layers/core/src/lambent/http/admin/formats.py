@@ -34,10 +34,15 @@ def formats(clock: Clock) -> dict[str, Callable[..., Any]]:
         "segment": lambda text: quote(str(text), safe=""),
         "took": took,
         "since": since,
-        "count": lambda number: f"{number:,}",
+        "count": count,
         "with": with_query,
         "without": without_query,
     }
+
+
+def count(number: float) -> str:
+    """With commas; a whole number without a fraction, whatever its type."""
+    return f"{int(number) if number == int(number) else number:,}"
 
 
 def instant(text: str | None) -> datetime | None:
