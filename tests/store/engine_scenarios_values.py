@@ -42,11 +42,12 @@ async def _asked(world: World) -> str:
 
 def _answer(world: World, name: str, answer: Callable[[], Awaitable[None]]) -> Act:
     async def act() -> None:
+        asked_at = world.clock.now()  # what follows may take as long as a stall
         try:
             await answer()
         except Gone:
             return
-        world.told[name] = world.clock.now()
+        world.told[name] = asked_at
 
     return act
 
