@@ -126,7 +126,21 @@ def test_a_budget_is_made_edited_and_taken_away_and_usage_comes_as_csv(
                 assert said.status_code == 200
     with scripted_stack.client(key) as caller:
         assert caller.post("/chat", json={"agent": "chat", "input": "x"}).status_code == 429
-    row.get_by_role("button", name="Take away").click()
+    with scripted_stack.client() as admin:
+        daily = {"period": "day", "unit": "tokens", "hard": 7}
+        monthly = {"period": "month", "unit": "tokens", "hard": 1}
+        admin.put(f"/budgets/client/{client}", json={"budgets": [daily, monthly]})
+    page.reload()
+    row = page.get_by_role("region", name="List of budgets").locator("tr", has_text="month")
+    row = row.filter(has_text=client)
+    row.get_by_text("Take away …").click()
+    row.get_by_role("button", name="Take this budget away").click()
+    # The other one of the same owner stays.
+    row = page.get_by_role("region", name="List of budgets").locator("tr", has_text=client)
+    expect(row).to_have_count(1)
+    expect(row.locator("td").nth(1)).to_have_text("day")
+    row.get_by_text("Take away …").click()
+    row.get_by_role("button", name="Take this budget away").click()
     expect(page.get_by_text(f"client {client}")).to_have_count(0)
     page.goto(f"/admin/usage?client={client}&group_by=client")
     with page.expect_download() as got:
@@ -148,11 +162,67 @@ def test_a_keys_secret_is_replaced_and_the_old_one_is_good_for_a_while(
         page.get_by_label("Hours that the old secret stays good").fill(hours)
         page.get_by_role("button", name="New secret").click()
         new.append(page.locator("#secret").inner_text())
+        expect(page.get_by_text("Only a trace of it")).to_be_visible()
         with scripted_stack.client(old) as client:
             assert client.get("/agents").status_code == (200 if hours == "1" else 401)
     for secret, status in zip(new, (401, 200), strict=True):
         with scripted_stack.client(secret) as client:
             assert client.get("/agents").status_code == status
+
+
+def test_what_opens_in_a_table_is_seen_whole(operator: Operator, scripted_stack: Stack) -> None:
+    page = operator.page
+    scripted_stack.new_key(name="to open", client="opener")
+    page.goto("/admin/keys?client=opener")
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.reload()
+        page.get_by_label("Change to open").click()
+        table = page.locator(".table").first.bounding_box()
+        for button in page.locator("details.confirm[open] button").all():
+            box = button.bounding_box()
+            assert table is not None
+            assert box is not None
+            assert box["x"] >= table["x"] - 1
+            assert box["x"] + box["width"] <= table["x"] + table["width"] + 1
+
+
+def test_whoever_is_signed_out_meanwhile_is_told_and_comes_back(
+    chromium: Browser, scripted_stack: Stack
+) -> None:
+    who = Operator(chromium, scripted_stack)
+    page = who.sign_in(scripted_stack.admin_key, "/admin/runs?status=failed")
+    who.context.clear_cookies()
+    expect(page.get_by_text("You are signed out")).to_be_visible(timeout=15_000)
+    page.goto("/admin/events")  # leads to the sign-in page
+    expect(page.get_by_label("Admin key")).to_be_visible()
+    who.sign_in(scripted_stack.admin_key, "/admin/schedules?cron=0+0+1+1+*")
+    who.context.clear_cookies()
+    page.locator("form[action$=schedule-create] [name=name]").fill("lost")
+    page.locator("form[action$=schedule-create] button.first").click()
+    page.get_by_label("Admin key").fill(scripted_stack.admin_key)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url("**/admin/schedules?cron=*")
+    who.context.close()
+
+
+def test_a_wrong_filter_and_wrong_json_are_told_as_what_they_are(operator: Operator) -> None:
+    page = operator.page
+    page.goto("/admin/usage?from=zz")
+    expect(page.get_by_text("That did not work")).to_be_visible()
+    expect(page.get_by_text("does not count usage")).to_have_count(0)
+    page.goto("/admin/events")
+    form = page.locator("form[action$=event-publish]")
+    form.get_by_label("Type").fill("odd")
+    form.get_by_label("Data, as JSON").fill("[NaN]")
+    form.get_by_role("button", name="Publish").click()
+    expect(page.get_by_text("is no JSON")).to_be_visible()
+    assert all("422" in one for one in operator.complaints)
+    operator.complaints.clear()  # a refused page is told to the console by the browser itself
+    page.goto("/admin/schedules")
+    names = page.locator("form[action$=schedule-create] [name=workflow] option").all_inner_texts()
+    assert "news.digest" in names
+    assert not [name for name in names if name.startswith(("agent.", "lambent."))]
 
 
 def test_a_dead_letter_is_sent_again(operator: Operator) -> None:
@@ -163,6 +233,7 @@ def test_a_dead_letter_is_sent_again(operator: Operator) -> None:
         page.locator("form[action$=webhook-create] [name=types]").fill("letter.*")
         page.locator("form[action$=webhook-create] button").click()
         assert page.locator("#secret").inner_text().startswith("whsec_")
+        expect(page.get_by_text("Only a trace of it")).to_have_count(0)
         publish(page, "letter.sent", '{"n": 1}')
         page.goto("/admin/webhooks")
         page.locator("main a", has_text=url).click()

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any, cast
 
 import httpx
+import pytest
 import pytest_asyncio
 
 from lambent.admission.decisions import AdmissionConfig
@@ -132,6 +133,20 @@ async def site(postgres_dsn: str, mongo_uri: str, mongo_db_name: str) -> AsyncIt
     await made.set_up()
     yield made
     await made.close()
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+async def test_numbers_that_json_has_no_word_for_start_nothing(site: Site, number: str) -> None:
+    acme = await site.caller("acme", "runs")
+    headers = {"content-type": "application/json"}
+    body = f'{{"workflow": "greet", "input": {{"name": [{number}]}}}}'
+    said = await acme.post("/runs", content=body, headers=headers)
+    assert said.status_code == 422, said.text
+    assert "too large for a double" in said.text
+    plan = f'{{"name": "n", "cron": "0 0 1 1 *", "workflow": "greet", "input": {number}}}'
+    said = await acme.post("/schedules", content=plan, headers=headers)
+    assert said.status_code == 422, said.text
+    assert (await acme.get("/runs")).json()["runs"] == []
 
 
 async def test_a_run_is_started_once_for_its_idempotency_key(site: Site) -> None:
@@ -363,4 +378,5 @@ async def test_the_description_lists_every_route_with_examples(site: Site) -> No
         "priority": 1,
         "description": "Says hello.",
         "input_schema": None,
+        "internal": False,
     }

@@ -59,6 +59,13 @@ def parse_json(body: bytes) -> Any:
     return value
 
 
+def finite(value: Any) -> Any:
+    """The value; raises ValueError where it holds a number that JSON has no word for."""
+    if not is_finite(value):
+        raise ValueError("a number in it is NaN, infinite or too large for a double")
+    return value
+
+
 def is_finite(value: Any) -> bool:
     """Whether no number in it, at any depth, is infinite: JSON has no word for that."""
     match value:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.config import JsonDict
 
 from lambent.admission.decisions import Principal, Scope
@@ -16,6 +16,7 @@ from lambent.engine.model import Level, Status
 from lambent.engine.registry import Workflow
 from lambent.engine.views import LineView, RunView, SliceView, StepView
 from lambent.errors import Conflict, RequestError, Unprocessable
+from lambent.http.bodies import finite
 from lambent.http.key_header import checked_key
 from lambent.http.reach import Authorize, Reach, changing, reading
 
@@ -55,7 +56,7 @@ class RunRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_EXAMPLE]})
 
     workflow: str = Field(min_length=1, max_length=100)
-    input: Any = None
+    input: Annotated[Any, AfterValidator(finite)] = None
     key: str | None = Field(
         default=None,
         min_length=1,

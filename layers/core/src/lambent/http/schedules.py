@@ -7,10 +7,11 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from lambent.admission.decisions import Scope
 from lambent.clock import Clock
+from lambent.http.bodies import finite
 from lambent.http.reach import Authorize, Reach, changing, reading
 from lambent.mongo import Document
 from lambent.schedules.schedules import MAX_CATCH_UP, MAX_PREVIEW, Plan, Schedules, preview
@@ -34,7 +35,9 @@ class PlanRequest(BaseModel):
     timezone: str = _ZONE
     workflow: str = Field(min_length=1, max_length=100, examples=["news-digest"])
     version: int | None = Field(default=None, ge=1, description="None: the newest at each tick.")
-    input: Any = Field(default=None, examples=[{"topic": "science"}])
+    input: Annotated[Any, AfterValidator(finite)] = Field(
+        default=None, examples=[{"topic": "science"}]
+    )
     catch_up: CatchUp = Field(
         default=CatchUp.LAST, description="What becomes of ticks missed while nothing could run."
     )

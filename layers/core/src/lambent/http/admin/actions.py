@@ -129,7 +129,8 @@ async def _create_webhook(view: View, form: Form) -> Response:
         "description": form.get("description", ""),
     }
     made = await _ask(view, "POST", "/webhooks", body)
-    return _secret(view, "The webhook's signing secret", made["secret"], back="/admin/webhooks")
+    title = "The webhook's signing secret"
+    return _secret(view, title, made["secret"], back="/admin/webhooks", kept=True)
 
 
 async def _change_webhook(view: View, form: Form) -> Response:
@@ -140,7 +141,7 @@ async def _change_webhook(view: View, form: Form) -> Response:
         case "rotate":
             said = await _ask(view, "POST", path("webhooks", webhook, "rotate"))
             title = "The webhook's new signing secret"
-            return _secret(view, title, said["secret"], back="/admin/webhooks")
+            return _secret(view, title, said["secret"], back="/admin/webhooks", kept=True)
         case "disable" | "enable" as command:
             status = "active" if command == "enable" else "disabled"
             await _ask(view, "PATCH", path("webhooks", webhook), {"status": status})
@@ -163,7 +164,8 @@ async def _create_key(view: View, form: Form) -> Response:
     if form.get("limit"):
         body["limit"] = _number(form["limit"], "limit")
     if form.get("expires_on"):
-        body["expires_at"] = f"{form['expires_on']}T00:00:00Z"
+        # Good until then: that day is the last one.
+        body["expires_at"] = f"{form['expires_on']}T23:59:59Z"
     made = await _ask(view, "POST", "/keys", body)
     return _secret(view, f"The key “{made['name']}”", made["key"], back="/admin/keys")
 
@@ -213,14 +215,7 @@ async def _set_budget(view: View, form: Form) -> Response:
     edges = {name: _amount(form[name], name) for name in ("soft", "hard") if form.get(name)}
     new = {"period": form.get("period", ""), "unit": form.get("unit", ""), **edges}
     # The API sets all budgets of an owner at once: the others stay as they are.
-    names = ("period", "unit", "soft", "hard")
-    found = (await _ask(view, "GET", "/budgets"))["budgets"]
-    others = [
-        {name: one[name] for name in names}
-        for one in found
-        if (one["kind"], one["owner"]) == (kind, owner)
-        and (one["period"], one["unit"]) != (new["period"], new["unit"])
-    ]
+    others = await _other_budgets(view, form)
     await _ask(view, "PUT", f"/budgets/{kind}/{owner}", {"budgets": [*others, new]})
     return done("/admin/usage", "budget")
 
@@ -229,13 +224,27 @@ async def _delete_budget(view: View, form: Form) -> Response:
     kind, owner = form.get("kind", ""), form.get("owner", "")
     if kind not in ("client", "key"):
         raise Unprocessable("Not valid: kind.")
-    await _ask(view, "DELETE", f"/budgets/{kind}/{owner}")
+    if others := await _other_budgets(view, form):
+        await _ask(view, "PUT", f"/budgets/{kind}/{owner}", {"budgets": others})
+    else:
+        await _ask(view, "DELETE", f"/budgets/{kind}/{owner}")
     return done("/admin/usage", "budget")
 
 
-def _secret(view: View, title: str, secret: str, *, back: str) -> Response:
+async def _other_budgets(view: View, form: Form) -> list[dict[str, Any]]:
+    """The owner's budgets but the one that the form is about."""
+    place = tuple(form.get(name, "") for name in ("kind", "owner", "period", "unit"))
+    found = (await _ask(view, "GET", "/budgets"))["budgets"]
+    return [
+        {name: one[name] for name in ("period", "unit", "soft", "hard")}
+        for one in found
+        if (one["kind"], one["owner"]) == place[:2] and (one["period"], one["unit"]) != place[2:]
+    ]
+
+
+def _secret(view: View, title: str, secret: str, *, back: str, kept: bool = False) -> Response:
     # The one answer that holds it: no redirect, no cookie, no store in between.
-    return view.page("secret.html", title=title, secret=secret, back=back)
+    return view.page("secret.html", title=title, secret=secret, back=back, kept=kept)
 
 
 def _amount(text: str, field: str) -> float:

@@ -170,7 +170,8 @@ class Site:
         """One form. Only ever from our own page, with its token, by somebody who may."""
         session = await session_of(request, self._sessions)
         if session is None:
-            return RedirectResponse("/admin/sign-in", status_code=303)
+            where = f"/admin/sign-in?next={quote(_back(request))}"
+            return RedirectResponse(where, status_code=303)
         form = await read_form(request)
         view = self._view(request, session)
         if not (is_own_form(request) and is_own_token(session, form.pop("csrf", ""))):

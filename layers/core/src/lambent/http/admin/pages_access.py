@@ -7,6 +7,7 @@ from typing import Final
 from starlette.responses import Response
 
 from lambent.admission.decisions import Scope
+from lambent.http.admin.api import Failed
 from lambent.http.admin.formats import instant
 from lambent.http.admin.view import View
 
@@ -42,10 +43,12 @@ async def usage(view: View) -> Response:
     """What was used, by whom, and the budgets."""
     group = view.query.get("group_by", "day")
     group = group if group in _GROUPS else "day"
-    asked = _asked(view)
+    answer = await view.api.call("GET", "/usage", query={**_asked(view), "group_by": group})
+    if answer.status in (400, 422):  # a wrong filter; the rest: usage is not counted here
+        raise Failed(answer)
     return view.page(
         "usage.html",
-        usage=await view.api.maybe("/usage", **asked, group_by=group),
+        usage=answer.data if answer.good else None,
         budgets=await view.api.maybe("/budgets", client=view.query.get("client")),
         group=group,
         groups=_GROUPS,

@@ -38,7 +38,7 @@ async def schedules(view: View) -> Response:
         "schedules.html",
         schedules=page["schedules"],
         cursor=page["cursor"],
-        names=sorted({one["name"] for one in deployed}),
+        names=sorted({one["name"] for one in deployed if not one["internal"]}),
         preview=preview,
     )
 

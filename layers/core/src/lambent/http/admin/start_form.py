@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from lambent.errors import Unprocessable
+from lambent.errors import RequestError, Unprocessable
+from lambent.http.bodies import parse_json as strict_json
 
 _PREFIX: Final = "in."
 
@@ -78,6 +79,6 @@ def parse_json(text: str, field: str) -> Any:
     if not text.strip():
         return None
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Unprocessable(f"{field} is no JSON: {error}.") from None
+        return strict_json(text.encode())
+    except RequestError as error:
+        raise Unprocessable(f"{field}: {error.detail}") from None

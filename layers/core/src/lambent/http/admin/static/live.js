@@ -13,11 +13,23 @@
     main.querySelector("details.confirm[open]") !== null ||
     (main.contains(document.activeElement) && document.activeElement.matches("input, textarea, select"));
 
+  let over = false;
+  function signedOut() {
+    over = true;
+    const note = document.createElement("p");
+    note.className = "note warn";
+    note.setAttribute("role", "alert");
+    note.textContent = "You are signed out, and this page is no longer kept fresh. Load it again to sign in.";
+    main.prepend(note);
+  }
+
   async function redraw() {
+    if (over) return;
     if (busy) { again = true; return; }
     busy = true;
     try {
-      const answer = await fetch(location.href, { headers: { accept: "text/html" }, redirect: "error" });
+      const answer = await fetch(location.href, { headers: { accept: "text/html" }, redirect: "manual" });
+      if (answer.type === "opaqueredirect") { signedOut(); return; }
       if (answer.ok && !occupied()) {
         const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
         const open = new Set([...main.querySelectorAll("details[open][id]")].map((one) => one.id));
@@ -38,11 +50,12 @@
     : Promise.resolve();
 
   async function poll() {
-    for (;;) { await pause(pollMs); await shown(); await redraw(); }
+    while (!over) { await pause(pollMs); await shown(); await redraw(); }
   }
 
   async function token() {
-    const answer = await fetch("/admin/session/token", { redirect: "error" });
+    const answer = await fetch("/admin/session/token", { redirect: "manual" });
+    if (answer.type === "opaqueredirect" || answer.status === 401) signedOut();
     if (!answer.ok) throw new Error("signed out");
     return (await answer.json()).token;
   }
@@ -50,7 +63,7 @@
   // One stream is at most a minute long; then the next one goes on from the last id.
   async function watch(run) {
     let last = "";
-    for (;;) {
+    while (!over) {
       await shown();
       const leave = new AbortController();
       const hidden = () => { if (document.hidden) leave.abort(); };
