@@ -13,17 +13,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.functions.dashboard_kit import VARIANTS, Operator, problems_of
 from tests.functions.stack import Stack
 from tests.functions.storm.deployed import deployed
-from tests.functions.test_dashboard_browser import (
-    VARIANTS,
-    Operator,
-    chromium,
-    problems_of,
-)
 
 pytestmark = pytest.mark.browser
-__all__ = ["chromium"]
 
 LAYER = Path(__file__).resolve().parent / "dashboard_layer"
 RECOVERED_MS = 60_000  # a killed slice is taken up once its lease has lapsed

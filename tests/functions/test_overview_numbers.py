@@ -10,11 +10,10 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from local.services import Reply, ScriptedModel
+from tests.functions.dashboard_kit import VARIANTS, Operator, problems_of
 from tests.functions.stack import Stack
-from tests.functions.test_dashboard_browser import VARIANTS, Operator, chromium, problems_of
 
 pytestmark = pytest.mark.browser
-__all__ = ["chromium"]
 
 NAMES = ("chats", "tokens", "first_tokens", "over_limit")
 
