@@ -51,10 +51,15 @@ def test_the_overview_counts_chats_and_limits_and_says_who_met_them(
     link = page.get_by_role("link", name=re.compile("eager met limits in the last day: 8 × over"))
     expect(page.get_by_role("region", name="Chats")).to_contain_text(f"{wanted[0]:,} in the last")
     for name in ("chats", "first-token", "limits", "runs", "tokens"):
-        image = page.locator(f"img[src*='/{name}.svg']")
-        image.scroll_into_view_if_needed()
-        expect(image).to_have_js_property("complete", True)
-        assert image.evaluate("one => one.naturalWidth") > 0
+        # Looked up anew each time: the page is drawn again every few seconds.
+        page.wait_for_function(
+            """(name) => {
+                const image = document.querySelector(`img[src*="/${name}.svg"]`);
+                image.loading = "eager";
+                return image.complete && image.naturalWidth > 0;
+            }""",
+            arg=name,
+        )
     for variant in VARIANTS:
         again = Operator(chromium, scripted_stack, variant=variant)
         again.sign_in(scripted_stack.admin_key)
