@@ -19,7 +19,15 @@ import pytest
 from local.services import Mongo
 from tests.conftest import started
 from tests.store.engine_scenarios import SCENARIOS
-from tests.store.engine_search import database, work
+from tests.store.engine_search import database, replay, work
+
+# Schedules that broke a promise once, each the only way in thousands.
+_FOUND = {
+    "a late owner's chunks after the payer has set their expiry": (
+        "big",
+        "0,0,0,0,0,0,9,2,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,1,0,0,0,0,0",
+    ),
+}
 
 _WORKERS = max(2, min(8, os.cpu_count() or 2))
 
@@ -66,3 +74,10 @@ def test_every_order_of_store_calls_keeps_the_promises(servers: list[str]) -> No
     print(f"{tried} schedules")
     assert not failures, "\n\n".join(failures[:3])
     assert tried >= wanted()
+
+
+@pytest.mark.parametrize("name", _FOUND)
+def test_what_was_found_once_stays_mended(mongo_uri: str, name: str) -> None:
+    scenario, schedule = _FOUND[name]
+    found = replay(mongo_uri, scenario, [int(part) for part in schedule.split(",")])
+    assert found is None, found

@@ -97,7 +97,8 @@ class Debts:
         await guarded(runs.update_one({"_id": run_id}, {"$addToSet": {"left": left}}))
         # Read after that: who ends the run from here on finds it noted.
         run = await guarded(runs.find_one({"_id": run_id}))
-        if run is not None and run["status"] in ENDED and not run["owes"]:
+        # Also while its debts are being paid: whoever pays may have passed this one already.
+        if run is not None and run["status"] in ENDED:
             await self._set_expiry(run)
             await self._take_back(run)
 
