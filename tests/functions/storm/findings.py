@@ -13,6 +13,7 @@ from typing import Any
 from pymongo.asynchronous.database import AsyncDatabase
 
 from lambent.clock import EPOCH, FAR_FUTURE
+from lambent.engine.model import ENDED_IN
 
 Document = dict[str, Any]
 RUNNING = ["pending", "running", "waiting", "paused", "blocked"]
@@ -116,7 +117,7 @@ def _changed(steps: Iterable[Document], seen: Mapping[str, Document]) -> list[st
     now = {step["_id"]: step for step in steps}
     keys = Counter((step["run"], step["epoch"], step["key"]) for step in now.values())
     twice = [f"checkpoint {key} is there {count} times" for key, count in keys.items() if count > 1]
-    # Only the retention is set later, by the settle of the ended run.
+    # Only the retention is set later, when the debts of the ended run are paid.
     return twice + [
         f"checkpoint {key} was changed: {before} → {now.get(key)}"
         for key, before in seen.items()
@@ -125,7 +126,7 @@ def _changed(steps: Iterable[Document], seen: Mapping[str, Document]) -> list[st
 
 
 def _without_expiry(document: Document) -> Document:
-    return {name: value for name, value in document.items() if name != "expire_at"}
+    return {name: value for name, value in document.items() if name not in ("expire_at", ENDED_IN)}
 
 
 def _unlike_their_traces(steps: Iterable[Document], lines: list[Document]) -> list[str]:
