@@ -41,6 +41,7 @@ async def test_a_broken_run_fails_its_function_only_after_the_bell_was_rung_for_
         fine = await runs.find_one({"_id": ids[1]})
         await app.platform().dispatch.close()
         await engine.store.close()
+        await app.platform().postgres.close()
         app.platform.cache_clear()
     registry._found.pop(name)
     assert fine is not None
