@@ -21,7 +21,7 @@ import yaml
 from botocore.config import Config
 
 from local.aws import base_image, sam
-from tests.runtime.contract import Deploy, Reply, split_stream
+from tests.runtime.contract import Deploy, Reply, read_invoke, split_stream
 from tests.runtime.process import FUNCTIONS
 
 REGION = "us-east-1"
@@ -53,10 +53,7 @@ class InvokedTarget:
         return Reply(document["statusCode"], document["headers"], document["cookies"], body)
 
     def invoke(self, event: Any) -> Reply:
-        raw = self._ask(event)
-        document = json.loads(raw)
-        failed = isinstance(document, dict) and "errorType" in document
-        return Reply(body=raw, error=document if failed else None)
+        return read_invoke(self._ask(event))
 
     def hang_up(self, event: dict[str, Any]) -> None:
         raise NotImplementedError("nothing arrives before the end")

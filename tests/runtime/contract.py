@@ -64,6 +64,13 @@ class Difference(StrEnum):
     SIX_MEGABYTES = "takes no streamed answer over 6 MB"
 
 
+def read_invoke(raw: bytes) -> Reply:
+    """What an invocation answered that nobody streamed."""
+    document = json.loads(raw)
+    failed = isinstance(document, dict) and "errorType" in document
+    return Reply(body=raw, error=document if failed else None)
+
+
 def split_stream(raw: bytes) -> Reply:
     """Prelude, delimiter and body as they come out of Lambda unread."""
     head, delimiter, body = raw.partition(bytes(8))

@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
-from tests.runtime.contract import Reply, split_stream
+from tests.runtime.contract import Reply, read_invoke, split_stream
 from tests.runtime.process import FUNCTIONS, ROOT, runtime_environment
 from tests.runtime.rie import find_rie
 
@@ -57,10 +57,7 @@ class RIETarget:
         return Reply(500, error=json.loads(raw))  # no answer was begun
 
     def invoke(self, event: Any) -> Reply:
-        raw = self._post(event)
-        document = json.loads(raw)
-        failed = isinstance(document, dict) and "errorType" in document
-        return Reply(body=raw, error=document if failed else None)
+        return read_invoke(self._post(event))
 
     def hang_up(self, event: dict[str, Any]) -> None:
         raise NotImplementedError("nothing arrives before the end")

@@ -13,6 +13,8 @@ import httpx
 from lambent.clock import SystemClock
 from lambent.mongo import Mongo
 from lambent.streams.store import StreamStore
+from local.services import ScriptedModel
+from local.services.script import Reply
 from tests.unit.chat_site import CHAT, ChatSite, chat_site
 
 LEASE = {"x-stream-lease": "60"}
@@ -30,6 +32,16 @@ class Sites:
         """The same caller at each function; `two` takes the keys of `one`."""
         key = self.one.key if key is None else key
         return self.one.client(key), self.two.client(key)
+
+
+@asynccontextmanager
+async def endless_sites(
+    dsn: str, model: ScriptedModel, mongo_uri: str, mongo_db_name: str
+) -> AsyncIterator[Sites]:
+    """Two functions before a model that goes on for half a minute."""
+    model.default = Reply.many(3000, delay_s=0.01)
+    async with two_sites(dsn, model.host, mongo_uri, mongo_db_name, keep_alive_s=0.3) as sites:
+        yield sites
 
 
 @asynccontextmanager

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
 from local.services import ScriptedModel
 from local.services.script import Reply
 from tests.unit.chat_site import CHAT, frames
-from tests.unit.stream_sites import Sites, read, two_sites, until_kept
+from tests.unit.stream_sites import Sites, endless_sites, read, until_kept
 
 
 @pytest.fixture
 async def sites(
     postgres_dsn: str, scripted_model: ScriptedModel, mongo_uri: str, mongo_db_name: str
 ) -> AsyncIterator[Sites]:
-    brisk: dict[str, Any] = {"keep_alive_s": 0.3}
-    stores = (postgres_dsn, scripted_model.host, mongo_uri, mongo_db_name)
-    scripted_model.default = Reply.many(3000, delay_s=0.01)
-    async with two_sites(*stores, **brisk) as sites:
+    async with endless_sites(postgres_dsn, scripted_model, mongo_uri, mongo_db_name) as sites:
         yield sites
 
 

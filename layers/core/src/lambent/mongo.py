@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 from weakref import WeakSet
 
 from pymongo import AsyncMongoClient
+from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
 from pymongo.errors import ConnectionFailure, NetworkTimeout, OperationFailure, PyMongoError
 
@@ -113,6 +115,15 @@ async def guarded(call: Awaitable[T]) -> T:
         if is_unreachable(error):
             raise StoreUnavailable("MongoDB does not answer.", retry_after_s=2.0) from error
         raise
+
+
+async def drop_former_indexes(collection: AsyncCollection[Document], *names: str) -> None:
+    """Drop what a release before made and nothing asks by any more: it costs at every write."""
+    kept = await guarded(collection.index_information())
+    for name in names:
+        if name in kept:
+            with suppress(OperationFailure):  # another setup was quicker
+                await guarded(collection.drop_index(name))
 
 
 def is_refused(error: PyMongoError) -> bool:

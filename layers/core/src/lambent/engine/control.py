@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
-
-from pymongo.errors import OperationFailure
 
 from lambent.clock import EPOCH, FAR_FUTURE, Clock
 from lambent.due import Database, DueDocuments
@@ -32,11 +29,10 @@ from lambent.engine.transitions import Transitions
 from lambent.engine.values import Values
 from lambent.engine.views import RunView, StepView, run_view, step_view, wait_as_step
 from lambent.errors import Conflict, NotFound, RequestError
-from lambent.mongo import Document, guarded
+from lambent.mongo import Document, drop_former_indexes, guarded
 from lambent.waits import WAITS, Waits
 
 _BULK: Final = 1000
-# Of releases before: each is written at every change of a run, and nothing asks by it any more.
 _FORMER_INDEXES: Final = ("workflow_1__id_1", "parent.run_1__id_1", "created_at_1")
 
 
@@ -94,15 +90,7 @@ class RunControl:
         await guarded(runs.create_index([("workflow", 1), ("status", 1), ("_id", 1)]))
         await guarded(runs.create_index("expire_at", expireAfterSeconds=0))
         await guarded(steps.create_index("expire_at", expireAfterSeconds=0))
-        await self._drop_former_indexes()
-
-    async def _drop_former_indexes(self) -> None:
-        runs = self._due.collection
-        kept = await guarded(runs.index_information())
-        for name in _FORMER_INDEXES:
-            if name in kept:
-                with suppress(OperationFailure):  # another setup was quicker
-                    await guarded(runs.drop_index(name))
+        await drop_former_indexes(runs, *_FORMER_INDEXES)
 
     async def get(self, run_id: str, *, client: str | None) -> RunView:
         """Raises `NotFound`, also for a run of another client."""

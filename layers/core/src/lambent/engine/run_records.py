@@ -7,12 +7,9 @@ in which they were begun, so a page is a range of numbers in an index, and nothi
 from __future__ import annotations
 
 import base64
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
-
-from pymongo.errors import OperationFailure
 
 from lambent.clock import Clock
 from lambent.due import Database, DueDocuments
@@ -28,7 +25,7 @@ from lambent.engine.views import (
     wait_as_step,
 )
 from lambent.errors import NotFound, RequestError
-from lambent.mongo import Document, guarded
+from lambent.mongo import Document, drop_former_indexes, guarded
 from lambent.waits import WAITS, Waits
 
 _FORMER_INDEX: Final = "run_1_epoch_1"  # the new one begins like it
@@ -79,8 +76,7 @@ class RunRecords:
         """Make the index of the pages; a replay, which asks for epochs, stands on it too."""
         index = [("run", 1), ("epoch", 1), ("order", 1)]
         await guarded(self._mongo.db[STEPS].create_index(index))
-        with suppress(OperationFailure):  # there is none, as on a new database
-            await guarded(self._mongo.db[STEPS].drop_index(_FORMER_INDEX))
+        await drop_former_indexes(self._mongo.db[STEPS], _FORMER_INDEX)
 
     async def page(
         self,
