@@ -1,4 +1,4 @@
-"""What the stories about the engine begin with."""
+"""What the stories about the engine, and about durable agents, begin with."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -7,6 +7,8 @@ import pytest
 
 from lambent.engine.registry import Registry
 from lambent.testing import WorkflowTest
+from local.services import ScriptedModel
+from tests.store.durable_site import Function, functions
 
 
 class Effects:
@@ -50,3 +52,23 @@ async def test(
 @pytest.fixture
 def effects() -> Effects:
     return Effects()
+
+
+@pytest.fixture
+async def pair(
+    postgres_dsn: str, mongo_uri: str, mongo_db_name: str, scripted_model: ScriptedModel
+) -> AsyncIterator[list[Function]]:
+    """Two functions with durable agents, over one database."""
+    places = (postgres_dsn, mongo_uri, mongo_db_name, scripted_model.host)
+    async with functions(2, *places) as made:
+        yield made
+
+
+@pytest.fixture
+async def place(
+    postgres_dsn: str, mongo_uri: str, mongo_db_name: str, scripted_model: ScriptedModel
+) -> AsyncIterator[Function]:
+    """One of them alone."""
+    places = (postgres_dsn, mongo_uri, mongo_db_name, scripted_model.host)
+    async with functions(1, *places) as made:
+        yield made[0]

@@ -6,12 +6,15 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lambent.admission.decisions import Admitted, Outcome, Queued, Refused
 from lambent.admission.migrate import migrate
+from lambent.clock import SystemClock
 from lambent.errors import NotSetUp, StoreUnavailable
+from lambent.postgres import Postgres
 from local.services import Postgres as PostgresService
 from tests.conftest import started
 from tests.store.admission_kit import HOST, Stand, stand
@@ -104,3 +107,20 @@ async def test_a_database_without_its_tables_says_so_and_what_to_do(postgres_dsn
         assert "Invoke the setup function" in decision.error.detail
         await migrate(place.postgres)
         await place.admitted()
+
+
+async def test_a_connection_that_nobody_waits_for_any_more_is_closed(postgres_dsn: str) -> None:
+    postgres = Postgres(postgres_dsn, clock=SystemClock())
+    asking = asyncio.create_task(postgres.fetch("SELECT 1"))
+    await asyncio.sleep(0)
+    [connecting] = [one for one in asyncio.all_tasks() if connects(one)]
+    # Its caller goes in the very moment in which it is made.
+    connecting.add_done_callback(lambda _: asking.cancel())
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await asyncio.sleep(0)
+    assert connecting.result().closed
+
+
+def connects(task: asyncio.Task[Any]) -> bool:
+    return task.get_coro().__qualname__ == "AsyncConnection.connect"

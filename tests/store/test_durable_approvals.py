@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,19 +11,10 @@ from lambent.admission.decisions import Scope
 from local.services import ScriptedModel
 from local.services.script import Reply
 from tests.store.durable_agents import MADE
-from tests.store.durable_site import ASK, Function, frames, functions
+from tests.store.durable_site import ASK, Function, frames
 from tests.unit.chat_site import said
 
 PAY = Reply.calls(("pay", {"amount": 5}))
-
-
-@pytest.fixture
-async def place(
-    postgres_dsn: str, mongo_uri: str, mongo_db_name: str, scripted_model: ScriptedModel
-) -> AsyncIterator[Function]:
-    places = (postgres_dsn, mongo_uri, mongo_db_name, scripted_model.host)
-    async with functions(1, *places) as made:
-        yield made[0]
 
 
 async def waiting(place: Function) -> tuple[str, Any, str]:

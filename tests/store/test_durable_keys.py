@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 
 import pytest
@@ -19,7 +18,7 @@ from lambent.models.values import Message, Role
 from local.services import ScriptedModel
 from local.services.script import Reply
 from tests.store.durable_agents import MADE
-from tests.store.durable_site import ASK, Function, functions
+from tests.store.durable_site import ASK, Function
 from tests.unit.chat_site import said
 
 KEY = {"idempotency-key": "order-66"}
@@ -28,15 +27,6 @@ KEY = {"idempotency-key": "order-66"}
 class Earlier(SystemClock):
     def now(self) -> datetime:
         return super().now() - timedelta(minutes=1)
-
-
-@pytest.fixture
-async def pair(
-    postgres_dsn: str, mongo_uri: str, mongo_db_name: str, scripted_model: ScriptedModel
-) -> AsyncIterator[list[Function]]:
-    places = (postgres_dsn, mongo_uri, mongo_db_name, scripted_model.host)
-    async with functions(2, *places) as made:
-        yield made
 
 
 async def claimed_and_died(one: Function) -> KeyRecord:

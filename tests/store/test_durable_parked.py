@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,20 +11,11 @@ import pytest
 from lambent.engine.model import RUNS
 from local.services import ScriptedModel
 from local.services.script import Reply
-from tests.store.durable_site import ASK, Function, frames, functions
+from tests.store.durable_site import ASK, Function, frames
 from tests.store.test_durable_turns import WORDS, going_on, read
 from tests.unit.chat_site import said
 
 BLOCKED = {"reason": "poison", "detail": "Five slices died.", "tries": 1}
-
-
-@pytest.fixture
-async def place(
-    postgres_dsn: str, mongo_uri: str, mongo_db_name: str, scripted_model: ScriptedModel
-) -> AsyncIterator[Function]:
-    places = (postgres_dsn, mongo_uri, mongo_db_name, scripted_model.host)
-    async with functions(1, *places) as made:
-        yield made[0]
 
 
 async def block(place: Function) -> str:

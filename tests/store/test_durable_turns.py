@@ -17,7 +17,7 @@ from local.services import ScriptedModel
 from local.services.script import Reply
 from local.services.scripted import Recorded
 from tests.store.durable_agents import MADE
-from tests.store.durable_site import ASK, Function, frames, functions
+from tests.store.durable_site import ASK, Function, frames
 from tests.unit.chat_site import said
 
 WORDS = " ".join(f"word{n}" for n in range(40))
@@ -42,15 +42,6 @@ async def read(told: AsyncIterator[str], *, until: str) -> list[str]:
         if until in line:
             break
     return lines
-
-
-@pytest.fixture
-async def pair(
-    postgres_dsn: str, mongo_uri: str, mongo_db_name: str, scripted_model: ScriptedModel
-) -> AsyncIterator[list[Function]]:
-    places = (postgres_dsn, mongo_uri, mongo_db_name, scripted_model.host)
-    async with functions(2, *places) as made:
-        yield made
 
 
 async def test_a_turn_is_a_run_that_is_told_live(

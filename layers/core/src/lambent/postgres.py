@@ -226,4 +226,6 @@ def _died_while_idle(error: StoreUnavailable) -> bool:
 
 def _swallow(task: asyncio.Future[Any]) -> None:
     with contextlib.suppress(BaseException):
-        task.result()
+        late = task.result()
+        if isinstance(late, psycopg.AsyncConnection):
+            late.pgconn.finish()  # made all the same, when nobody waited any more

@@ -232,8 +232,17 @@
       if (part.done) return "again";
       const frames = (rest + part.value).split("\n\n");
       rest = frames.pop();
-      for (const frame of frames) { const end = take(turn, frame); if (end) return end; }
+      for (const frame of frames) {
+        const end = take(turn, frame);
+        if (end === true) await Promise.race([drained(reader), pause(3000)]);
+        if (end) return end;
+      }
     }
+  }
+
+  // The last frame comes before the turn is booked: only the end of its stream frees the conversation.
+  async function drained(reader) {
+    try { while (!(await reader.read()).done); } catch { /* gone: as good as its end */ }
   }
 
   // --- a turn, from its first request or from where a reload left it
