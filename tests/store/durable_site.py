@@ -79,6 +79,7 @@ async def functions(
         key = ""
         for _ in range(count):
             parts = Platform(settings)
+            held.push_async_callback(_close, parts)  # last: a late request would connect again
             if not made:
                 await migrate(parts.postgres)
                 await parts.engine.ensure_indexes()
@@ -89,7 +90,6 @@ async def functions(
             url = await held.enter_async_context(serving(build_chat_app(parts.chats)))
             gateway = await held.enter_async_context(_gateway(parts))
             made.append(Function(parts, url, key, gateway))
-            held.push_async_callback(_close, parts)
         yield made
 
 
