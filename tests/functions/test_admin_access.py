@@ -78,6 +78,36 @@ async def test_a_session_ends_when_the_keys_secret_is_replaced(site: AdminSite) 
     assert (await browser.get("/admin/runs")).status_code == 303
 
 
+async def test_a_cookie_that_was_stolen_is_refused_after_its_session_signed_out(
+    site: AdminSite,
+) -> None:
+    key = await site.key()
+    mine, other = await site.browser(key=key), await site.browser(key=key)
+    thief = Browser(site.client())
+    thief.client.headers["cookie"] = f"lambent-session={mine.client.cookies['lambent-session']}"
+    form = {"csrf": await thief.csrf(), "run": await site.run()}
+    assert (await mine.do("session/end")).status_code == 303
+    assert "sign-in" in (await thief.get("/admin/runs")).headers["location"]
+    refused = await thief.client.post("/admin/do/run-cancel", data=form, headers={"origin": HERE})
+    assert "sign-in" in refused.headers["location"]
+    assert (await site.parts.engine.control.get(form["run"], client=None)).control is None
+    assert (await thief.get("/admin/session/token")).status_code == 401
+    assert (await other.get("/admin/runs")).status_code == 200
+
+
+async def test_an_ended_session_is_kept_until_its_cookie_has_expired(site: AdminSite) -> None:
+    browser = await site.browser()
+    insert = "INSERT INTO lambent.ended_session VALUES (%(id)s, now() - %(ago)s::interval)"
+    for name, ago in (("long ago", "2 hours"), ("just now", "1 minute")):
+        await site.parts.postgres.fetch(insert, {"id": name, "ago": ago})
+    await browser.do("session/end")
+    rows = await site.parts.postgres.fetch(
+        "SELECT id, ends_at > now() AS live FROM lambent.ended_session"
+    )
+    assert sorted(row.live for row in rows) == [False, True]
+    assert "long ago" not in {row.id for row in rows}
+
+
 async def test_signing_out_everywhere_ends_every_session_of_the_key(site: AdminSite) -> None:
     key = await site.key()
     one, other = await site.browser(key=key), await site.browser(key=key)

@@ -1,4 +1,4 @@
-"""Sessions of the admin pages: opened with a key, dead as soon as the key is, and never stored."""
+"""Sessions of the admin pages: opened with a key, dead as soon as the key is or they are ended."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ _SLACK_S: Final = _STEP_S * (_TRIES - 1)
 class Session:
     """Somebody who is signed in. `csrf` belongs into every form, `text` into the cookie."""
 
+    id: str
     principal: Principal
     text: str
     csrf: str
@@ -116,13 +117,22 @@ class Sessions:
             return None if self.auth_enabled else await self._session(value, text, None)
         if not self.auth_enabled:
             return None
-        row = await self._row(value["k"])
+        row = await self._row(value["k"], value["n"])
         if row is None or row.session_epoch != value["e"]:
             return None
         if not any(hmac.compare_digest(mark, value["f"]) for mark in _marks(row)):
             return None  # the secret that it was opened with is good no more
         session = await self._session(value, text, row)
         return session if session.principal.may(Scope.ADMIN_READ) else None
+
+    async def end(self, session: Session) -> None:
+        """Sign out this one session, copies of its cookie too.
+
+        Without authentication there is nothing to end: everybody may open another one.
+        """
+        if session.principal.key_id is not None:
+            values = {"session": session.id, "ends_s": session.ends_s}
+            await self._postgres.fetch(statement("session_end"), values)
 
     async def end_all(self, key_id: str) -> None:
         """Sign out every session of the key. Raises `NotFound`."""
@@ -161,10 +171,12 @@ class Sessions:
         if row is not None:
             principal = Principal(row.id, row.name, row.client, frozenset(row.scopes))
         csrf = sealed.token_of(await self._secret.get(), "csrf", text)
-        return Session(principal, text, csrf, int(value["x"]))
+        return Session(value["n"], principal, text, csrf, int(value["x"]))
 
-    async def _row(self, key_id: str) -> Any:
-        return await self._postgres.fetch_one(statement("session_key"), {"id": key_id})
+    async def _row(self, key_id: str, session: str = "") -> Any:
+        """The key, if it is good and this session of it was not ended: both in one look."""
+        values = {"id": key_id, "session": session}
+        return await self._postgres.fetch_one(statement("session_key"), values)
 
     async def _count_try(self, address: str) -> None:
         values = {"address": address[:100], "step_s": _STEP_S, "slack_s": _SLACK_S}

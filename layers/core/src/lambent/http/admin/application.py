@@ -140,6 +140,8 @@ class Site:
             everywhere = form.get("scope") == "everywhere" and session.principal.key_id
             if everywhere:
                 await self._sessions.end_all(str(session.principal.key_id))
+            else:
+                await self._sessions.end(session)
             await self._note(request, session, "sign_out_everywhere" if everywhere else "sign_out")
         response = RedirectResponse("/admin/sign-in", status_code=303)
         drop_session(request, response)
