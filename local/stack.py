@@ -252,6 +252,7 @@ class Stack:
             "mongo_uri": self._mongo_uri,
             "postgres_dsn": self._postgres_dsn,
             "ollama_host": self._ollama_host,
+            "invoke_url": self._emulator.invoke_url,
             "pids": {**pids, "functions": self._emulator.pids()},
         }
         try:
