@@ -11,8 +11,9 @@ any event that its caller may, but it cannot answer for the person who is asked.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +31,7 @@ from lambent.engine.step import Step
 from lambent.errors import (
     CallbackFailed,
     Cancelled,
+    Conflict,
     Interrupted,
     LambentError,
     ModelRefused,
@@ -54,6 +56,8 @@ _MODEL_S: Final = 300.0
 _NAMED: Final = (UnknownModel, ModelRefused)
 # What a step gets beside its tool's own limit, to tell how it went.
 _GRACE_S: Final = 5.0
+_ASKED: Final = "The turn was stopped on request."
+_LAPSED: Final = "The lease of the stream's readers lapsed."
 # Who is asked for an embedding: the text, and in whose name and for which agent.
 EmbedFor = Callable[..., Any]
 Expect = Callable[..., None]
@@ -74,9 +78,11 @@ def turn_input(
     think: bool | str | None,
     scopes: frozenset[str],
     key: str | None,
+    lease_s: float | None = None,
 ) -> dict[str, Any]:
     """What a run is started with. The scopes are those of the key that asked, on which its use is
-    booked: only the platform starts such a run, so nobody can write other ones in."""
+    booked: only the platform starts such a run, so nobody can write other ones in. `lease_s`: its
+    readers hold a lease, and the turn is stopped once that lapses."""
     return {
         "agent": agent.name,
         "turn": turn,
@@ -86,6 +92,7 @@ def turn_input(
         "think": think,
         "scopes": sorted(scopes),
         "key": key,
+        "lease_s": lease_s,
     }
 
 
@@ -127,23 +134,24 @@ class DurableTurns:
 
     async def _run(self, step: Step, input: Mapping[str, Any]) -> dict[str, Any]:
         """One turn of a durable agent; its readers are told as it goes on."""
-        turn = input["turn"]
+        turn, clock, lease_s = input["turn"], self._means.clock, input.get("lease_s")
         stream = TurnStream(
             self._streams(),
-            stream_of(turn, step.run_id, client=step.client),
-            clock=self._means.clock,
+            stream_of(turn, step.run_id, client=step.client, lease_s=lease_s, now=clock.now()),
+            clock=clock,
             log=self.logs.get(turn),
             fresh=turn in self.fresh,
-            on_stop=partial(self._poke, step),
+            on_stop=partial(self._stop, step),
         )
         self.fresh.discard(turn)
         loop = _Loop(self, step, input, stream)
         try:
+            if lease_s is not None and await stream.ended_by_lapse():
+                raise Cancelled  # before anything is begun: who takes a run over may be late
             return await self._to_the_end(step, loop)
         except Cancelled:
-            stopped = StreamStopped("The turn was stopped on request.")
-            body = error_body(stopped)
-            await stream.finish(body, StreamStatus.STOPPED, event="error")
+            stopped = error_body(StreamStopped(_LAPSED if stream.lapsed else _ASKED))
+            await stream.finish(stopped, StreamStatus.STOPPED, event="error")
             raise
         except Exception as error:
             await stream.finish(error_body(_told(error)), StreamStatus.FAILED, event="error")
@@ -171,9 +179,15 @@ class DurableTurns:
         async with offered(info.mcp, self._means.mcp, list_all=list_all) as remote:
             return await loop.to_the_end(remote.tools, remote.notes)
 
-    def _poke(self, step: Step) -> None:
-        if self._means.engine is not None:
-            self._means.engine().poke_run(step.run_id)
+    async def _stop(self, step: Step) -> None:
+        """Ask for the run's end, and let its slice see that at once."""
+        if self._means.engine is None:
+            return
+        engine = self._means.engine()
+        # Also where somebody asked: he may have died before he came to it.
+        with suppress(Conflict):  # it is ending
+            await engine.control.cancel(step.run_id, client=step.client)
+        engine.poke_run(step.run_id)
 
     def agent(self, name: str) -> tuple[type[ToolAgent], AgentInfo]:
         """Raises `UnknownAgent`."""
@@ -357,7 +371,9 @@ class _Loop:
         return ToolEnded(**record)
 
 
-def stream_of(turn: str, run_id: str, *, client: str) -> Stream:
+def stream_of(
+    turn: str, run_id: str, *, client: str, lease_s: float | None, now: datetime
+) -> Stream:
     """The stream that a turn's run tells, as it is opened."""
     return Stream(
         id=turn,
@@ -365,6 +381,8 @@ def stream_of(turn: str, run_id: str, *, client: str) -> Stream:
         dialect=Dialect.LAMBENT,
         lease=f"{RUN_LEASE}{run_id}",
         lease_until=FAR_FUTURE,
+        readers_lease_s=lease_s,
+        readers_until=None if lease_s is None else now + timedelta(seconds=lease_s),
         kept_after=_KEPT_AFTER,
     )
 

@@ -86,11 +86,12 @@ class TurnStream:
         clock: Clock,
         log: StreamLog | None = None,
         fresh: bool = False,
-        on_stop: Callable[[], None] = lambda: None,
+        on_stop: Callable[[], Awaitable[None]],
     ) -> None:
         """`stream`: as it is opened if it is not yet. `fresh`: it is not, and nothing was told.
 
-        `on_stop` is called, perhaps more than once, where somebody wants the turn to end.
+        `on_stop` is awaited, perhaps more than once, where the turn is to end: somebody wants it,
+        or its readers' lease has lapsed (`lapsed`). It may raise `StoreUnavailable`.
         """
         self._store = store
         self._turn = stream.id
@@ -110,6 +111,17 @@ class TurnStream:
         # Beside the first step, which has nothing to say before it.
         self._opening = asyncio.create_task(self._open()) if fresh else None
         self.told = Told()
+        self.lapsed = False
+
+    async def ended_by_lapse(self) -> bool:
+        """Whether the lease of its readers lapsed before its end was told: then that is asked
+        for."""
+        await self.ready()
+        if self._stream is None or not self.open or self.told.ended:
+            return False
+        if lapsed := self._has_lapsed(self._stream):
+            await self._steady(self._on_stop)
+        return lapsed
 
     async def ready(self) -> None:
         """Know what has been told; read again where somebody else went on meanwhile."""
@@ -279,8 +291,13 @@ class TurnStream:
             await self._clock.sleep(_LOOK_EVERY_S)
             with suppress(StoreUnavailable):
                 found = await self._store.look(self._turn)
-                if found is not None and found.stop:
-                    self._on_stop()
+                if found is not None and (found.stop or self._has_lapsed(found)):
+                    await self._on_stop()
+
+    def _has_lapsed(self, found: Stream) -> bool:
+        until = found.readers_until
+        self.lapsed = until is not None and until < self._clock.now()
+        return self.lapsed
 
     async def _next(self) -> list[Batch]:
         return await self._store.read(self._turn, after=self.told.frames)

@@ -154,11 +154,11 @@ class DurableChats:
         self._stopping: dict[str, asyncio.Task[None]] = {}
 
     async def chunks(
-        self, turn: Turn, agent: AgentInfo, *, patient: bool
+        self, turn: Turn, agent: AgentInfo, *, patient: bool, lease_s: float | None = None
     ) -> AsyncGenerator[Chunk, None]:
         """Start the turn and tell its answer. Not `patient`: only up to where it waits for a
-        person, with the finish reason "waiting"."""
-        run_id, taken = await self._start(turn, agent)
+        person, with the finish reason "waiting". `lease_s`: the lease that its readers renew."""
+        run_id, taken = await self._start(turn, agent, lease_s)
         # Nothing is awaited between the two: what was taken must come into hands.
         async with aclosing(self.follow(turn.id, run_id, after=0, taken=taken)) as followed:
             async for events in followed:
@@ -227,7 +227,9 @@ class DurableChats:
         await self.engine().control.cancel(run_id, client=stream.client)
         self.engine().poke_run(run_id)
 
-    async def _start(self, turn: Turn, agent: AgentInfo) -> tuple[str, Claimed | None]:
+    async def _start(
+        self, turn: Turn, agent: AgentInfo, lease_s: float | None
+    ) -> tuple[str, Claimed | None]:
         input = turn_input(
             agent,
             turn=turn.id,
@@ -237,6 +239,7 @@ class DurableChats:
             think=turn.think,
             scopes=turn.scopes,
             key=turn.key,
+            lease_s=lease_s,
         )
         client = turn.client or "anonymous"
         self.turns.expect(turn.model, client=client)
@@ -255,7 +258,10 @@ class DurableChats:
             run_id, taken = str(error.fields["run"]), None
         if taken is None:
             # Its stream, else, is opened by the slice that begins here.
-            await self.streams().open(stream_of(turn.id, run_id, client=client))
+            stream = stream_of(
+                turn.id, run_id, client=client, lease_s=lease_s, now=self.clock.now()
+            )
+            await self.streams().open(stream)
         return run_id, taken
 
 

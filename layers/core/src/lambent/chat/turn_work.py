@@ -231,7 +231,8 @@ class TurnWork:
             if info is not None and info.durable:
                 durable = self._parts.durable_chats()
                 self._turn_id = turn.id
-                return durable.chunks(turn, info, patient=self._request.patient)
+                asked = self._request
+                return durable.chunks(turn, info, patient=asked.patient, lease_s=asked.lease_s)
             return run_agent(self._agent, turn)
         return turn.generate_stream(tools=self._request.tools, format=self._request.format)
 

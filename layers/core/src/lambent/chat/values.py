@@ -22,6 +22,7 @@ class ChatRequest:
     `format`, which an agent decides for itself. `recall`, where it is given, makes all messages
     out of what is kept for the client who turned out to ask; it may raise errors of ours. Not
     `patient`: the answer is one document, and not to be waited for while a person has to decide.
+    `lease_s`: the lease of the readers of a turn that is a run.
     """
 
     agent: str | None
@@ -34,6 +35,7 @@ class ChatRequest:
     think: bool | str | None = None
     recall: Callable[[str], Awaitable[tuple[Message, ...]]] | None = None
     patient: bool = True
+    lease_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,7 +68,7 @@ class ChatRoutes:
         caller = Caller(self._service, request)
         asked = await caller.asked(parse_chat)
         wish = await caller.wish()
-        live = await caller.start(asked)
+        live = await caller.start(asked, wish=wish)
         encoder = EventEncoder(request_id_of(request.scope))
         return StreamAnswer(
             self._service.stream(live, encoder, dialect=Dialect.LAMBENT, wish=wish),

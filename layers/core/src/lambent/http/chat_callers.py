@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from starlette.requests import Request
@@ -77,9 +78,11 @@ class Caller:
         except RequestError as error:
             raise Rejected(error, await self.check()) from None
 
-    async def start(self, asked: ChatRequest) -> LiveTurn:
-        """The turn, running."""
+    async def start(self, asked: ChatRequest, *, wish: StreamWish | None = None) -> LiveTurn:
+        """The turn, running; `wish` where a stream tells it."""
         limited, turn = self._counted is None, self._request.scope.get(TURN)
+        if wish is not None:
+            asked = replace(asked, lease_s=wish.lease_s)
         return self.allowed(
             await self._service.start(
                 asked, credential=self.credential, limited=limited, durable_id=turn

@@ -81,6 +81,8 @@ class StreamAnswer:
         told = {**self._headers, **sse.HEADERS}
         if turn.kept:
             told |= stream_headers(turn.live.id)
+        elif turn.live.durable:  # told here in other words than it is kept in; but it can be
+            told["x-stream-id"] = turn.live.id  # stopped, and its lease be renewed
         await send_start(send, told)
         if log.last <= self._after and not log.ended:
             await send_more(send, keep_alive_of(turn.dialect))

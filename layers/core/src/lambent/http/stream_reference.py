@@ -78,8 +78,8 @@ def stream_paths() -> dict[str, Any]:
                 "Say that a reader leaves",
                 "For `navigator.sendBeacon`, which can set no header: the body is the API key "
                 "itself. A stream with a lease stops in five seconds unless somebody renews it; "
-                "one without a lease is stopped at once; a durable agent's goes on. Not counted "
-                "against the limit.",
+                "one without a lease is stopped at once, but a durable agent's goes on. Not "
+                "counted against the limit.",
                 {"200": _json("When it stops; null where it has no lease.", _RENEWED)},
                 parameters=[_ID],
                 body={"text/plain": {"schema": {"type": "string"}, "example": "lam_01JD…_secret"}},

@@ -169,12 +169,13 @@ class StreamStore:
     async def leave(self, stream: Stream) -> datetime | None:
         """live -> live: a reader says that it goes. Where the readers hold a lease, it lapses
         soon unless one of them renews it, which is told; else the stream is asked to stop. A
-        stream that a run makes goes on: it needs no reader."""
+        stream that a run makes goes on without a lease: it needs no reader."""
         live = _live(stream.id, stream.client)
-        if stream.made_by_run or stream.status is not StreamStatus.LIVE:
+        if stream.status is not StreamStatus.LIVE:
             return None
         if stream.readers_lease_s is None:
-            await self._change(live, {"stop": True})
+            if not stream.made_by_run:
+                await self._change(live, {"stop": True})
             return None
         until = self._clock.now() + LEFT
         # Never later: a lease that was about to lapse is not made longer by leaving.
