@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from lambent.clock import FAR_FUTURE
-from lambent.engine.documents import new_run, ulid_floor
+from lambent.engine.documents import new_run
+from lambent.ids import ulid_floor
 from local.benches.durable import quantiles
 from local.benches.running import running_platform
 

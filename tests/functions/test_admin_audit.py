@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from lambent.admission.decisions import Scope
+from lambent.admission.statements import statement
 from lambent.http.admin.actions import ACTIONS
+from lambent.ids import ulid_floor
 from tests.functions.admin_site import HERE, AdminSite, admin_site
 
 
@@ -72,6 +75,46 @@ async def test_the_record_is_paged_and_filtered(site: AdminSite) -> None:
     targets = [entry["target"] for entry in [*first["entries"], *rest["entries"]]]
     assert targets == ["r4", "r3", "r2", "r1", "r0"]
     assert len(one["entries"]) == 1
+
+
+async def test_a_span_of_time_is_a_range_of_the_records_ids(site: AdminSite) -> None:
+    noon = datetime(2026, 5, 1, 12, tzinfo=UTC)
+    insert = (
+        "INSERT INTO lambent.audit (id, client, action, target, via, address, request_id)"
+        " VALUES (%(id)s, 'ops', 'pause_run', %(target)s, 'api', '-', '-')"
+    )
+    for hour in range(-3, 4):
+        at = noon + timedelta(hours=hour)
+        values = {"id": f"{ulid_floor(at)}{hour + 3:016d}", "target": f"r{hour}"}
+        await site.parts.postgres.fetch(insert, values)
+    asked = {"from": "2026-05-01T11:00:00Z", "until": "2026-05-01T14:00:00+00:00", "limit": "2"}
+    async with site.client(await site.key(Scope.ADMIN_READ)) as client:
+        first = (await client.get("/audit", params=asked)).json()
+        rest = (await client.get("/audit", params={**asked, "cursor": first["cursor"]})).json()
+        assert (await client.get("/audit", params={"from": "noon"})).status_code == 422
+    targets = [one["target"] for page in (first, rest) for one in page["entries"]]
+    assert (targets, rest["cursor"]) == (["r1", "r0", "r-1"], None)
+    page = await (await site.browser()).get(
+        "/admin/audit?from=2026-05-01T13:00&until=2026-05-01T14:00"
+    )
+    assert [f">{one}<" in page.text for one in ("r0", "r1", "r2")] == [False, True, False]
+
+
+async def test_the_record_of_a_span_is_read_by_an_index(site: AdminSite) -> None:
+    fill = (
+        "INSERT INTO lambent.audit (id, client, action, target, via, address, request_id)"
+        " SELECT lpad(n::text, 10, '0') || repeat('0', 16), 'ops', 'pause', '-', 'api', '-', '-'"
+        " FROM generate_series(1, 20000) AS n"
+    )
+    await site.parts.postgres.fetch(fill)
+    await site.parts.postgres.fetch("ANALYZE lambent.audit")
+    wanted: dict[str, Any] = {"key_id": None, "action": None, "target": None, "limit": 51}
+    wanted |= {"first": "0000001000", "before": "0000001100"}
+    asked = b"EXPLAIN (ANALYZE, BUFFERS OFF) " + statement("audit_list")
+    plan = "\n".join(str(row[0]) for row in await site.parts.postgres.fetch(asked, wanted))
+    assert "Index Scan Backward using audit_pkey" in plan
+    assert "Seq Scan" not in plan
+    assert "Rows Removed by Filter" not in plan
 
 
 async def test_a_read_only_key_can_change_nothing_by_any_route(site: AdminSite) -> None:

@@ -262,3 +262,23 @@ async def test_an_event_being_delivered_cannot_be_replayed(world: BusWorld) -> N
     assert event is not None
     with pytest.raises(Conflict):
         await world.bus().replay(event["_id"], client="acme")
+
+
+async def test_the_events_of_a_rare_type_are_found_by_an_index(world: BusWorld) -> None:
+    events = world.mongo.db["events"]
+    await world.bus().publish("acme", [placed()])
+    [model] = await events.find({}).to_list()
+    rare = {7, 320, 390}
+    for first in range(0, 400, 100):
+        await events.insert_many(
+            {**model, "_id": f"{number:026d}", "id": str(number), "client": f"c{number % 5}"}
+            | {"type": "rare" if number in rare else "common"}
+            for number in range(first, first + 100)
+        )
+    found = await world.bus().find(client=None, type="rare", limit=50)
+    assert [int(one["_id"]) for one in found] == [390, 320, 7]
+    wanted = {"type": "rare", "_id": {"$gt": "", "$lt": f"{350:026d}"}}
+    asked = {"find": "events", "filter": wanted, "sort": {"_id": -1}, "limit": 50}
+    said = await world.mongo.db.command({"explain": asked, "verbosity": "executionStats"})
+    assert "IXSCAN" in str(said["queryPlanner"]["winningPlan"])
+    assert said["executionStats"]["totalDocsExamined"] == 2

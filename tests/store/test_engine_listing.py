@@ -11,10 +11,11 @@ import pytest
 from lambent.clock import EPOCH, FAR_FUTURE
 from lambent.engine.config import EngineConfig
 from lambent.engine.control import RunControl, RunFilter
-from lambent.engine.documents import new_run, ulid_floor
+from lambent.engine.documents import new_run
 from lambent.engine.engine import MongoStore, WorkflowEngine
 from lambent.engine.listing import lanes, spans
 from lambent.engine.model import STEPS, Status
+from lambent.ids import ulid_floor
 from lambent.mongo import Mongo
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from lambent.clock import SystemClock
 from lambent.engine import marks
 from lambent.engine.branch import Branch
-from lambent.engine.documents import new_cut, ulid_floor, visible
+from lambent.engine.documents import new_cut, visible
 from lambent.engine.options import Retry
 from lambent.errors import ConcurrentSteps, ConfigError, WorkflowError
-from lambent.ids import new_ulid
+from lambent.ids import new_ulid, ulid_floor
 
 
 def run(**fields: Any) -> dict[str, Any]:

@@ -31,6 +31,12 @@ def ulid_time(id: str) -> datetime:
     return EPOCH + min(timedelta(milliseconds=number), FAR_FUTURE - EPOCH)
 
 
+def ulid_floor(at: datetime) -> str:
+    """The smallest id that a document made at this instant may have."""
+    number = max(0, int(at.timestamp() * 1000))
+    return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(45, -1, -5))
+
+
 def random_base62(length: int) -> str:
     """`length` characters of 0-9A-Za-z from the system's random source (5.95 bits each)."""
     return "".join(secrets.choice(_BASE62) for _ in range(length))

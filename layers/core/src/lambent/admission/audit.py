@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from lambent.admission.decisions import Principal
 from lambent.admission.statements import statement
-from lambent.clock import Clock
+from lambent.clock import EPOCH, FAR_FUTURE, Clock
 from lambent.errors import StoreUnavailable, Unprocessable
-from lambent.ids import new_ulid
+from lambent.ids import new_ulid, ulid_floor
 from lambent.postgres import Postgres
 from lambent.telemetry import log_fields, logger
 
@@ -108,13 +108,21 @@ class Audit:
         key_id: str | None = None,
         action: str | None = None,
         target: str | None = None,
+        from_at: datetime | None = None,
+        until: datetime | None = None,
         cursor: str | None = None,
         limit: int = 50,
     ) -> AuditPage:
-        """A page of entries. Raises `Unprocessable` for a cursor that is none of ours."""
+        """A page of entries begun at or after `from_at` and before `until`.
+
+        Raises `Unprocessable` for a cursor that is none of ours.
+        """
         if cursor is not None and not _CURSOR.fullmatch(cursor):
             raise Unprocessable("Not valid: cursor.")
-        values = {"key_id": key_id, "action": action, "target": target, "cursor": cursor}
+        # Ids are in the order of time, so a span of time is a range of them.
+        before = [one for one in (cursor, ulid_floor(until or FAR_FUTURE)) if one is not None]
+        values = {"key_id": key_id, "action": action, "target": target}
+        values |= {"first": ulid_floor(from_at or EPOCH), "before": min(before)}
         if any("\0" in (value or "") for value in values.values()):
             return AuditPage((), None)  # no text of Postgres holds it
         rows = await self._postgres.fetch(statement("audit_list"), {**values, "limit": limit + 1})

@@ -170,6 +170,8 @@ async def ensure_event_indexes(mongo: Database, *, clock: Clock) -> None:
     identity = [("client", 1), ("source", 1), ("id", 1)]
     await guarded(due.collection.create_index(identity, unique=True))
     await guarded(due.collection.create_index([("client", 1), ("_id", 1)]))
+    # All clients' events of one type, for admins: a rare one would else be looked for in all.
+    await guarded(due.collection.create_index([("type", 1), ("_id", 1)]))
     await guarded(due.collection.create_index("expire_at", expireAfterSeconds=0))
 
 

@@ -11,8 +11,8 @@ from typing import Final
 
 from lambent.clock import EPOCH, FAR_FUTURE, Clock
 from lambent.due import DueDocuments
-from lambent.engine.documents import ulid_floor
 from lambent.engine.model import ACTIVE, ENDED, PARKED, Status
+from lambent.ids import ulid_floor
 from lambent.mongo import Document, guarded
 
 GOING_ON: Final = (*ACTIVE, *PARKED)

@@ -12,7 +12,6 @@ from lambent.clock import EPOCH, FAR_FUTURE, Clock
 from lambent.due import Database, DueDocuments
 from lambent.engine.config import Nudger
 from lambent.engine.debts import Debts
-from lambent.engine.documents import ulid_floor
 from lambent.engine.listing import count_newest, newest, newest_of
 from lambent.engine.model import (
     ACTIVE,
@@ -29,6 +28,7 @@ from lambent.engine.transitions import Transitions
 from lambent.engine.values import Values
 from lambent.engine.views import RunView, StepView, run_view, step_view, wait_as_step
 from lambent.errors import Conflict, NotFound, RequestError
+from lambent.ids import ulid_floor
 from lambent.mongo import Document, drop_former_indexes, guarded
 from lambent.waits import WAITS, Waits
 

@@ -118,12 +118,6 @@ def _beside(path: tuple[str, ...], cut: tuple[str, ...]) -> bool:
     return False
 
 
-def ulid_floor(at: datetime) -> str:
-    """The smallest id that a document made at this instant may have."""
-    number = int(at.timestamp() * 1000)
-    return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(45, -1, -5))
-
-
 def ulid_instant(id: str) -> datetime | None:
     """When the document of this id was made; None for an id that tells no instant."""
     number = 0

@@ -19,8 +19,9 @@ from typing import Any, Final
 from pymongo.asynchronous.collection import AsyncCollection
 
 from lambent.clock import EPOCH
-from lambent.engine.documents import ulid_floor, ulid_instant
+from lambent.engine.documents import ulid_instant
 from lambent.engine.model import RUNS, Status
+from lambent.ids import ulid_floor
 from lambent.mongo import Document, guarded
 
 _FIRST: Final = timedelta(seconds=2)

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, Field
 
 from lambent.admission.audit import Audit
 from lambent.admission.decisions import Principal, Scope
@@ -56,12 +56,22 @@ def audit_router(
         key_id: Annotated[str | None, Query(max_length=64)] = None,
         action: Annotated[str | None, Query(max_length=100)] = None,
         target: Annotated[str | None, Query(max_length=300)] = None,
+        from_at: Annotated[
+            AwareDatetime | None, Query(alias="from", description="Begun then or later.")
+        ] = None,
+        until: Annotated[AwareDatetime | None, Query(description="Begun before then.")] = None,
         cursor: Annotated[str | None, Query(max_length=64)] = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
     ) -> AuditList:
         """List what admin keys changed, by API and by page, refusals included."""
         page = await audit.find(
-            key_id=key_id, action=action, target=target, cursor=cursor, limit=limit
+            key_id=key_id,
+            action=action,
+            target=target,
+            from_at=from_at,
+            until=until,
+            cursor=cursor,
+            limit=limit,
         )
         entries = [AuditView(**asdict(one)) for one in page.entries]
         return AuditList(entries=entries, cursor=page.cursor)

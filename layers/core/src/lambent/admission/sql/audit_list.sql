@@ -3,5 +3,5 @@ FROM lambent.audit
 WHERE (%(key_id)s::text IS NULL OR key_id = %(key_id)s)
   AND (%(action)s::text IS NULL OR action = %(action)s)
   AND (%(target)s::text IS NULL OR target = %(target)s)
-  AND (%(cursor)s::text IS NULL OR id < %(cursor)s)
+  AND id >= %(first)s AND id < %(before)s
 ORDER BY id DESC LIMIT %(limit)s

@@ -110,3 +110,13 @@ def with_query(query: Mapping[str, Any], **changed: Any) -> str:
 def without_query(query: Mapping[str, Any], name: str) -> str:
     """The query string without one value."""
     return urlencode({k: v for k, v in query.items() if k != name and v not in (None, "")})
+
+
+def utc_of(text: str) -> str:
+    """The instant that a date field's day, or a time field's minute, stands for in UTC.
+
+    What looks like neither is left to the API, which says what is wrong with it.
+    """
+    if len(text) == 10 and text[4] == text[7] == "-":
+        return f"{text}T00:00:00Z"
+    return f"{text}Z" if len(text) in (16, 19) and text[10] == "T" else text

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from lambent.admission.decisions import Scope
 from lambent.http.admin.api import Failed
-from lambent.http.admin.formats import instant
+from lambent.http.admin.formats import instant, utc_of
 from lambent.http.admin.view import View
 
 _SHOWN: Final = 50
@@ -32,6 +32,7 @@ async def audit(view: View) -> Response:
     """What was changed, by whom, and how it ended."""
     names = ("key_id", "action", "target", "cursor")
     asked = {name: view.query.get(name) for name in names}
+    asked |= {name: utc_of(view.query[name]) for name in ("from", "until") if name in view.query}
     page = await view.api.get("/audit", **asked, limit=_SHOWN)
     return view.page("audit.html", entries=page["entries"], cursor=page["cursor"])
 

@@ -10,6 +10,7 @@ from starlette.responses import RedirectResponse, Response
 
 from lambent.engine.model import ACTIVE, ENDED, PARKED, Status
 from lambent.http.admin.api import path
+from lambent.http.admin.formats import utc_of
 from lambent.http.admin.start_form import fields_of
 from lambent.http.admin.timeline import timeline
 from lambent.http.admin.view import View
@@ -27,7 +28,7 @@ async def runs(view: View) -> Response:
     query = view.query
     if wanted := query.get("id", "").strip():
         return RedirectResponse(f"/admin/runs/{wanted}", status_code=303)
-    asked = {name: _instant(query[name]) for name in _FILTERS if query.get(name)}
+    asked = {name: utc_of(query[name]) for name in _FILTERS if query.get(name)}
     page = await view.api.get("/runs", **asked, cursor=query.get("cursor"), limit=_SHOWN)
     deployed = await view.api.get("/workflows")
     return view.page(
@@ -48,7 +49,7 @@ async def bulk(view: View) -> Response:
     command = "cancel" if query.get("command") == "cancel" else "retry"
     allowed = [*ACTIVE, *PARKED] if command == "cancel" else [Status.FAILED]
     names = ("workflow", "created_from", "created_to")
-    asked = {name: _instant(query[name]) for name in names if query.get(name)}
+    asked = {name: utc_of(query[name]) for name in names if query.get(name)}
     status = query.get("status")
     found: list[dict[str, Any]] = []
     more = False
@@ -169,10 +170,3 @@ async def workflow(view: View) -> Response:
         counted=counted["versions"] if counted else [],
         internal=bool(versions) and versions[0]["internal"],
     )
-
-
-def _instant(text: str) -> str:
-    # What a date field sends is a day, or a minute, of UTC.
-    if len(text) == 10 and text[4] == text[7] == "-":
-        return f"{text}T00:00:00Z"
-    return text
