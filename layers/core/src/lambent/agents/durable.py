@@ -338,6 +338,7 @@ class _Loop:
             return ToolEnded(id, call.name, "Nobody approved this call in time.", failed=True)
         except CallbackFailed as error:
             decision = {"approve": False, "note": error.detail}
+        await self.stream.renew_readers(id)
         if decision["approve"]:
             return None
         note = f" They say: {decision['note']}" if decision.get("note") else ""

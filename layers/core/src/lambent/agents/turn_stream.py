@@ -55,6 +55,13 @@ class Told:
     known: set[tuple[str, str]] = field(default_factory=set)
     ended: bool = False
 
+    @property
+    def awaits_person(self) -> bool:
+        """Whether a call waits for a decision."""
+        return any(
+            kind == "waiting" and ("tool_result", id) not in self.known for kind, id in self.known
+        )
+
     def note(self, body: Body | None) -> None:
         """One frame more; None for `[DONE]`."""
         self.frames += 1
@@ -294,9 +301,16 @@ class TurnStream:
                 if found is not None and (found.stop or self._has_lapsed(found)):
                     await self._on_stop()
 
+    async def renew_readers(self, call: str) -> None:
+        """A person has decided on the call: whoever that was is there; unless it is long ago."""
+        if self._opens.readers_lease_s is not None and ("tool_result", call) not in self.told.known:
+            await self._steady(lambda: self._store.renew_readers(self._opens))
+
     def _has_lapsed(self, found: Stream) -> bool:
+        """While a person is waited for, which may take days, the lease rests."""
         until = found.readers_until
-        self.lapsed = until is not None and until < self._clock.now()
+        away = until is not None and until < self._clock.now()
+        self.lapsed = away and not self.told.awaits_person
         return self.lapsed
 
     async def _next(self) -> list[Batch]:
