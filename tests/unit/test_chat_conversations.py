@@ -158,3 +158,17 @@ def test_half_a_letter_is_kept_as_it_came_in_text_that_mongodb_takes() -> None:
     records = records_of(said)
     records.encode()
     assert messages_of(records) == said
+
+
+async def test_a_turn_with_more_than_can_be_read_back_is_refused_before_its_model_is_asked(
+    sites: Sites, store: ConversationStore, scripted_model: ScriptedModel
+) -> None:
+    made = await store.create("tests")
+    one, two = sites.clients()
+    async with one, two:
+        asked = {"input": '"' * 1_500_000, "conversation": made.id}
+        answer = await one.post("/chat", json=asked)
+    assert answer.status_code == 413, answer.text
+    assert "divide it among several" in answer.json()["detail"]
+    assert scripted_model.generations == []
+    assert await store.entries(made.id, client="tests") == []

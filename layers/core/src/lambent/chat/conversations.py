@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
 from lambent.chat.conversation_search import search, words_said
-from lambent.chat.messages import messages_of, records_of
+from lambent.chat.messages import check_readable, messages_of, records_of
 from lambent.clock import EPOCH, Clock
 from lambent.errors import Conflict, NotFound, RequestError
 from lambent.ids import new_ulid
@@ -34,6 +34,7 @@ ENTRIES: Final = "conversation_entries"
 BUSY: Final = timedelta(seconds=30)
 _NUMBERS: Final = 1 << 52
 _TITLE_LENGTH: Final = 60
+_DUPLICATE: Final = 11000
 # Beyond this no model of any window reads it, and no page shows it.
 _MOST_ENTRIES: Final = 5000
 
@@ -41,13 +42,14 @@ _MOST_ENTRIES: Final = 5000
 @dataclass(frozen=True, slots=True)
 class Entry:
     """Messages that came together; `turn` is the turn that made them, if one did, and `usage`
-    what it took."""
+    what it took. `once`: the token of the request to append that made them, if it had one."""
 
     number: int
     messages: tuple[Message, ...]
     turn: str | None
     created_at: datetime
     usage: Mapping[str, Any] | None = None
+    once: str | None = None
 
 
 class TitledBy(StrEnum):
@@ -105,15 +107,27 @@ class ConversationStore:
         await guarded(self._entries.create_index(by_words))
 
     async def create(
-        self, client: str, *, title: str = "", messages: Sequence[Message] = ()
+        self,
+        client: str,
+        *,
+        title: str = "",
+        messages: Sequence[Message] = (),
+        id: str | None = None,
     ) -> Conversation:
-        """A new one, with what was said before it, if anything was."""
+        """A new one, with what was said before it, if anything was; under the same `id` once.
+
+        Raises `TooLarge`.
+        """
+        check_readable(messages)
         first = [Entry(1, tuple(messages), None, self._clock.now())] if messages else []
         by = TitledBy.PERSON if title else TitledBy.WORDS
-        return await self._insert(client, first, _Origin(title, by))
+        return await self._insert(client, first, _Origin(title, by), id)
 
-    async def fork(self, id: str, *, client: str, at: str) -> Conversation:
-        """A new one that begins with this one's messages up to and with `at`.
+    async def fork(
+        self, id: str, *, client: str, at: str, fork_id: str | None = None
+    ) -> Conversation:
+        """A new one that begins with this one's messages up to and with `at`; under the same
+        `fork_id` once.
 
         Raises `NotFound` for the conversation, and for the message.
         """
@@ -128,7 +142,7 @@ class ConversationStore:
         if summary is not None and summary.covers + 1 >= number:
             summary = None  # it may tell what comes after the cut
         origin = _Origin(source.title, source.titled_by, f"{id}/{at}", summary)
-        return await self._insert(client, [*entries[:-1], cut], origin)
+        return await self._insert(client, [*entries[:-1], cut], origin, fork_id)
 
     async def page(self, client: str, *, limit: int, before: str | None) -> list[Conversation]:
         """The newest first, from behind the conversation `before` on."""
@@ -161,14 +175,20 @@ class ConversationStore:
         wanted: dict[str, Any] = {"client": client, "question": question, "limit": limit}
         return await search(self._entries, self._conversations, **wanted)
 
-    async def append(self, id: str, messages: Sequence[Message], *, client: str) -> Entry:
-        """Add messages; raises `NotFound`, and `Conflict` where a turn or somebody else adds."""
+    async def append(
+        self, id: str, messages: Sequence[Message], *, client: str, once: str | None = None
+    ) -> Entry:
+        """Add messages, with the same token `once`; raises `NotFound`, `TooLarge`, and `Conflict`
+        where a turn or somebody else adds."""
+        check_readable(messages)
         found = await self._find(id, client)
         if found["busy_until"] > self._clock.now():
             raise _busy()
         entries = await self.entries(id, client=client)
+        if once is not None and (there := [one for one in entries if one.once == once]):
+            return there[0]
         last = entries[-1].number if entries else 0
-        return await self.add(id, last + 1, messages, client=client, turn=None)
+        return await self.add(id, last + 1, messages, client=client, turn=None, once=once)
 
     async def add(
         self,
@@ -179,20 +199,23 @@ class ConversationStore:
         client: str,
         turn: str | None,
         usage: Mapping[str, Any] | None = None,
+        once: str | None = None,
     ) -> Entry:
-        """Add the entry of this number, once for each turn; raises `Conflict` where it is there."""
+        """Add the entry of this number, once for each turn or token; raises `Conflict` where it
+        is there."""
         from pymongo.errors import DuplicateKeyError
 
         from lambent.mongo import guarded
 
         if number > _MOST_ENTRIES:
             raise Conflict("This conversation has become too long; fork it at a late message.")
-        entry = Entry(number, tuple(messages), turn, self._clock.now(), usage)
+        entry = Entry(number, tuple(messages), turn, self._clock.now(), usage, once)
         try:
             await guarded(self._entries.insert_one(_entry_document(id, client, entry)))
         except DuplicateKeyError:
             there = await guarded(self._entries.find_one({"_id": f"{id}/{number}"}))
-            if there is None or turn is None or there["turn"] != turn:
+            mine = turn or once
+            if there is None or mine is None or mine not in (there["turn"], there.get("once")):
                 raise _busy() from None
         if not await self._touch(id, client, messages):
             # It was deleted meanwhile: nothing of it may stay behind.
@@ -248,10 +271,14 @@ class ConversationStore:
             raise _not_found(id)
         await guarded(self._entries.delete_many({"conversation": id}))
 
-    async def _insert(self, client: str, entries: Sequence[Entry], origin: _Origin) -> Conversation:
+    async def _insert(
+        self, client: str, entries: Sequence[Entry], origin: _Origin, id: str | None
+    ) -> Conversation:
+        from pymongo.errors import BulkWriteError, DuplicateKeyError
+
         from lambent.mongo import guarded
 
-        id, now = new_ulid(self._clock), self._clock.now()
+        id, now = id or new_ulid(self._clock), self._clock.now()
         said = [message for entry in entries for message in entry.messages]
         document = {
             "_id": id,
@@ -271,8 +298,16 @@ class ConversationStore:
         # The head last: a conversation that is seen is whole.
         if entries:
             documents = [_entry_document(id, client, one) for one in entries]
-            await guarded(self._entries.insert_many(documents))
-        await guarded(self._conversations.insert_one(document))
+            try:
+                await guarded(self._entries.insert_many(documents, ordered=False))
+            except BulkWriteError as error:
+                # Some are there where who was to make it before died over it.
+                if any(one["code"] != _DUPLICATE for one in error.details["writeErrors"]):
+                    raise
+        try:
+            await guarded(self._conversations.insert_one(document))
+        except DuplicateKeyError:
+            return await self.get(id, client=client)
         return _conversation(document)
 
     async def _touch(self, id: str, client: str, messages: Sequence[Message]) -> bool:
@@ -386,14 +421,15 @@ def _entry_document(id: str, client: str, entry: Entry) -> dict[str, Any]:
         "messages": records_of(entry.messages),
         "created_at": entry.created_at,
         "usage": entry.usage,
+        "once": entry.once,
     }
 
 
 def _entry(found: Document) -> Entry:
     messages = messages_of(found["messages"])
-    # No usage in documents of older versions.
-    usage = found.get("usage")
-    return Entry(found["number"], messages, found["turn"], found["created_at"], usage)
+    # Neither usage nor token in documents of older versions.
+    usage, once = found.get("usage"), found.get("once")
+    return Entry(found["number"], messages, found["turn"], found["created_at"], usage, once)
 
 
 def _conversation(found: Document) -> Conversation:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lambent.agents.turn_frames import usage_body
 from lambent.chat import window
 from lambent.chat.conversations import BUSY, Conversation, ConversationStore
+from lambent.chat.messages import check_readable
 from lambent.clock import Clock
 from lambent.errors import LambentError, StoreUnavailable
 from lambent.models.manager import ModelManager
@@ -50,7 +51,9 @@ class Dialogue:
     async def begin(
         self, said: Sequence[Message], *, window_tokens: int, options: Mapping[str, Any]
     ) -> tuple[Message, ...]:
-        """What the model is to be told. Raises `NotFound`, `Conflict` and `StoreUnavailable`."""
+        """What the model is to be told. Raises `NotFound`, `TooLarge`, `Conflict` and
+        `StoreUnavailable`."""
+        check_readable(said)
         found = await self._store.begin_turn(self._id, client=self._client, turn=self._turn)
         self._renewing = asyncio.create_task(self._renew())
         entries = await self._store.entries(self._id, client=self._client)

@@ -38,6 +38,8 @@ COLLECTION: Final = "idempotency"
 KEPT: Final = timedelta(hours=24)
 _LEASE: Final = timedelta(seconds=10)
 _RENEW_S: Final = _LEASE.total_seconds() / 3
+_FIRST_PAUSE_S: Final = 0.03
+_LONGEST_PAUSE_S: Final = 0.3
 # MongoDB's documents end at 16 MB.
 _LARGEST_BYTES: Final = 15 * 1024 * 1024
 
@@ -134,6 +136,27 @@ class IdempotencyKeys:
             if found["asked"] != digest:
                 raise Unprocessable("This Idempotency-Key was sent with another request before.")
             return _record(found), False
+
+    async def settled(self, key: str, asked: bytes, *, client: str) -> tuple[KeyRecord, bool]:
+        """The record once it can be told, or once this caller owns it. Raises as `claim`."""
+        record, owned = await self.claim(key, asked, client=client)
+        waited_for, pause_s = "", _FIRST_PAUSE_S
+        while not owned:
+            failed = record.status is KeyStatus.FAILED
+            if self.lapsed(record) or (failed and record.token != waited_for):
+                if (fresh := await self.take_over(record)) is not None:
+                    return fresh, True
+            elif record.status is not KeyStatus.RUNNING:
+                break
+            else:
+                waited_for = record.token
+                await self._clock.sleep(pause_s)
+                pause_s = min(1.5 * pause_s, _LONGEST_PAUSE_S)
+            found = await self.look(record)
+            if found is None:
+                return await self.claim(key, asked, client=client)
+            record = found
+        return record, owned
 
     async def take_over(self, seen: KeyRecord) -> KeyRecord | None:
         """failed, or lapsed -> running, for one of all who saw it so; None for the others."""

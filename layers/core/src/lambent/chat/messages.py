@@ -4,9 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
+from lambent.errors import TooLarge
 from lambent.models.values import Message, Role, ToolCall
+
+# A function answers 6 MB at most, with what goes around a message.
+ANSWER_BYTES: Final = 5_800_000
+
+
+def answer_bytes(text: str) -> int:
+    """What the text takes in a function's answer: that is a JSON document within another, in which
+    a quotation mark takes four bytes and a control character seven."""
+    if len(text) * 7 <= 4096:  # near enough
+        return len(text) * 4
+    return len(kept_json(kept_json(text)).encode())
+
+
+def check_readable(messages: Sequence[Message]) -> None:
+    """Raises `TooLarge` where a message could be kept, and then not be read: one message is not
+    divided among answers."""
+    for number, one in enumerate(messages, 1):
+        if (size := answer_bytes(one.content)) > ANSWER_BYTES:
+            raise TooLarge(
+                f"Message {number} takes {size} bytes in an answer, which has {ANSWER_BYTES} for "
+                "one message of a conversation: divide it among several."
+            )
 
 
 def record_of(message: Message) -> dict[str, Any]:

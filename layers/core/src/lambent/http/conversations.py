@@ -18,11 +18,12 @@ from lambent.chat.conversations import (
     message_id,
     place_of,
 )
+from lambent.chat.idempotency import IdempotencyKeys
+from lambent.chat.messages import ANSWER_BYTES, answer_bytes
+from lambent.http.keyed_making import CREATED, KeyedMaking, keyed_making
 from lambent.http.reach import Authorize
 from lambent.models.values import Message, Role
 
-# A Function URL answers 6 MB at most, in which a byte of text may take two.
-_PAGE_BYTES = 2_500_000
 _MESSAGE_BYTES = 300
 _After = Annotated[
     str | None, Query(max_length=20, description="Only what was said after this message.")
@@ -104,35 +105,48 @@ class MessageList(BaseModel):
     messages: list[MessageView]
 
 
-def conversations_router(store: ConversationStore, authorize: Authorize) -> APIRouter:
+def conversations_router(
+    store: ConversationStore, authorize: Authorize, *, keys: IdempotencyKeys
+) -> APIRouter:
     """`/conversations`; needs the scope `chat`, and reaches the client's own only."""
     router = APIRouter(prefix="/conversations", tags=["conversations"])
     caller = Annotated[Principal, Depends(authorize(Scope.CHAT))]
-    _add_making(router, store, caller)
+    once = Annotated[KeyedMaking, Depends(keyed_making(keys))]
+    _add_making(router, store, caller, once)
     _add_reading(router, store, caller)
+    _add_appending(router, store, caller, once)
     _add_changing(router, store, caller)
     return router
 
 
-def _add_making(router: APIRouter, store: ConversationStore, caller: Any) -> None:
-    @router.post("", status_code=201)
+def _add_making(router: APIRouter, store: ConversationStore, caller: Any, once: Any) -> None:
+    @router.post("", status_code=CREATED, response_model=ConversationView)
     async def create_conversation(
-        who: caller, response: Response, body: NewConversation | None = None
-    ) -> ConversationView:
+        who: caller, made_once: once, body: NewConversation | None = None
+    ) -> Response:
         """Begin a conversation; `POST /chat` with its id goes on with it."""
         asked = body or NewConversation()
-        made = await store.create(who.client, title=asked.title, messages=_messages(asked.messages))
-        response.headers["location"] = f"/conversations/{made.id}"
-        return _view(made)
 
-    @router.post("/{id}/fork", status_code=201)
+        async def make(token: str | None) -> tuple[ConversationView, dict[str, str]]:
+            said = _messages(asked.messages)
+            return _located(
+                await store.create(who.client, title=asked.title, messages=said, id=token)
+            )
+
+        response: Response = await made_once.made(who.client, asked, make)
+        return response
+
+    @router.post("/{id}/fork", status_code=CREATED, response_model=ConversationView)
     async def fork_conversation(
-        id: str, body: ForkRequest, who: caller, response: Response
-    ) -> ConversationView:
+        id: str, body: ForkRequest, who: caller, made_once: once
+    ) -> Response:
         """Begin another one with this one's messages up to one of them."""
-        made = await store.fork(id, client=who.client, at=body.at)
-        response.headers["location"] = f"/conversations/{made.id}"
-        return _view(made)
+
+        async def make(token: str | None) -> tuple[ConversationView, dict[str, str]]:
+            return _located(await store.fork(id, client=who.client, at=body.at, fork_id=token))
+
+        response: Response = await made_once.made(who.client, body, make)
+        return response
 
 
 def _add_reading(router: APIRouter, store: ConversationStore, caller: Any) -> None:
@@ -183,13 +197,21 @@ def _add_reading(router: APIRouter, store: ConversationStore, caller: Any) -> No
         return WholeConversation(**_view(found).model_dump(), messages=page, cursor=cursor)
 
 
-def _add_changing(router: APIRouter, store: ConversationStore, caller: Any) -> None:
-    @router.post("/{id}/messages", status_code=201)
-    async def append_messages(id: str, body: NewMessages, who: caller) -> MessageList:
+def _add_appending(router: APIRouter, store: ConversationStore, caller: Any, once: Any) -> None:
+    @router.post("/{id}/messages", status_code=CREATED, response_model=MessageList)
+    async def append_messages(id: str, body: NewMessages, who: caller, made_once: once) -> Response:
         """Add what was said elsewhere; 409 while a turn is under way."""
-        added = await store.append(id, _messages(body.messages), client=who.client)
-        return MessageList(messages=_entry_views(added))
 
+        async def make(token: str | None) -> tuple[MessageList, dict[str, str]]:
+            said = _messages(body.messages)
+            added = await store.append(id, said, client=who.client, once=token)
+            return MessageList(messages=_entry_views(added)), {}
+
+        response: Response = await made_once.made(who.client, body, make)
+        return response
+
+
+def _add_changing(router: APIRouter, store: ConversationStore, caller: Any) -> None:
     @router.patch("/{id}")
     async def rename_conversation(id: str, body: RenameRequest, who: caller) -> ConversationView:
         """Give it another title."""
@@ -214,14 +236,18 @@ def _page(views: Sequence[MessageView]) -> list[MessageView]:
     """As many as one answer may hold, and at least one."""
     size = 0
     for count, one in enumerate(views):
-        size += _MESSAGE_BYTES + len(one.content.encode()) + len((one.thinking or "").encode())
-        if size > _PAGE_BYTES and count:
+        size += _MESSAGE_BYTES + answer_bytes(one.content) + answer_bytes(one.thinking or "")
+        if size > ANSWER_BYTES and count:
             return list(views[:count])
     return list(views)
 
 
 def _messages(said: Sequence[SaidMessage]) -> tuple[Message, ...]:
     return tuple(Message(role=Role(one.role), content=one.content) for one in said)
+
+
+def _located(made: Conversation) -> tuple[ConversationView, dict[str, str]]:
+    return _view(made), {"location": f"/conversations/{made.id}"}
 
 
 def _view(one: Conversation) -> ConversationView:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lambent.bus.events import EventBus
     from lambent.bus.webhooks import Webhooks
     from lambent.chat.conversations import ConversationStore
+    from lambent.chat.service import ChatService
     from lambent.clock import Clock
     from lambent.dispatch import Dispatch
     from lambent.engine.engine import WorkflowEngine
@@ -61,6 +62,8 @@ class Parts(Protocol):
     @property
     def conversations(self) -> ConversationStore: ...
     @property
+    def chats(self) -> ChatService: ...
+    @property
     def dispatch(self) -> Dispatch: ...
     @property
     def audit(self) -> Audit: ...
@@ -102,7 +105,7 @@ def gateway_sections(parts: Parts) -> list[Section]:
     def conversations() -> APIRouter:
         from lambent.http.conversations import conversations_router
 
-        return conversations_router(parts.conversations, authorize)
+        return conversations_router(parts.conversations, authorize, keys=parts.chats.keys)
 
     def callbacks() -> APIRouter:
         from lambent.http.callbacks import callbacks_router

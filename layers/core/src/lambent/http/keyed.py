@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lambent.admission import limits
-from lambent.chat.idempotency import KeptAnswer, KeyRecord, KeyStatus, quietly
+from lambent.chat.idempotency import KeptAnswer, KeyRecord, quietly
 from lambent.chat.live_turn import outlast
 from lambent.chat.service import ChatService
 from lambent.chat.stream_turn import StreamTurn
@@ -27,8 +27,6 @@ from lambent.streams.values import StreamStatus
 
 Endpoint = Callable[[Request], Awaitable[Any]]
 
-_FIRST_PAUSE_S: Final = 0.03
-_LONGEST_PAUSE_S: Final = 0.3
 _CLOSING_S: Final = 2.0
 _REPLAYED: Final = {"idempotency-replayed": "true"}
 
@@ -110,29 +108,8 @@ class _KeyedAnswer:
             raise Rejected(error, self._headers) from None
 
     async def _settled(self) -> tuple[KeyRecord, bool]:
-        """The record once it can be told, or once this request owns it."""
-        record, owned = await self._claim()
-        waited_for, pause_s = "", _FIRST_PAUSE_S
-        while not owned:
-            failed = record.status is KeyStatus.FAILED
-            if self._keys.lapsed(record) or (failed and record.token != waited_for):
-                if (fresh := await self._keys.take_over(record)) is not None:
-                    return fresh, True
-            elif record.status is not KeyStatus.RUNNING:
-                break
-            else:
-                waited_for = record.token
-                await self._service.clock.sleep(pause_s)
-                pause_s = min(1.5 * pause_s, _LONGEST_PAUSE_S)
-            found = await self._keys.look(record)
-            if found is None:
-                return await self._claim()
-            record = found
-        return record, owned
-
-    async def _claim(self) -> tuple[KeyRecord, bool]:
         try:
-            return await self._keys.claim(self._key, self._asked, client=self._known.client)
+            return await self._keys.settled(self._key, self._asked, client=self._known.client)
         except Unprocessable as error:
             raise KeyReused(error.detail) from None
 
