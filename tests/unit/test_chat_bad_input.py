@@ -84,6 +84,7 @@ async def test_what_is_no_json_is_400_and_says_where(
         ({"input": "x", "options": {"heat": 1}}, "options.heat"),
         ({"input": "x", "options": {"temperature": -1}}, "options.temperature"),
         ({"input": "x", "options": {"seed": 10**30}}, "options.seed"),
+        ({"input": "x", "options": {"num_ctx": 8193}}, "options.num_ctx"),
         ({"input": "x", "options": {"stop": "."}}, "options.stop"),
         ({"messages": [{**USER, "images": ["data:image/png;base64,x"]}]}, "messages.0.images.0"),
     ],

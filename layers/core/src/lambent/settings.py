@@ -248,6 +248,11 @@ class Settings:
         "The window that a kept conversation is fitted into where a request sets no `num_ctx`.",
         default=4096,
     )
+    max_num_ctx: int = setting(
+        _number(int, 256, 1_048_576),
+        "The largest `num_ctx` of a request: for each other one Ollama loads the model anew.",
+        default=8192,
+    )
     conversation_overflow: str = setting(
         _one_of(Overflow),
         "What becomes of exchanges that no longer fit: `drop` or `summarise`.",

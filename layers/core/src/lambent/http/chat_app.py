@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -53,10 +54,11 @@ class ChatRoutes:
 
     def __init__(self, service: ChatService) -> None:
         self._service = service
+        self._parse = partial(parse_chat, max_num_ctx=service.settings.max_num_ctx)
 
     async def chat(self, request: Request) -> Any:
         caller = Caller(self._service, request)
-        asked = replace(await caller.asked(parse_chat), patient=False)
+        asked = replace(await caller.asked(self._parse), patient=False)
         live = await caller.start(asked)
         return JsonAnswer(
             live,
@@ -66,7 +68,7 @@ class ChatRoutes:
 
     async def chat_stream(self, request: Request) -> Any:
         caller = Caller(self._service, request)
-        asked = await caller.asked(parse_chat)
+        asked = await caller.asked(self._parse)
         wish = await caller.wish()
         live = await caller.start(asked, wish=wish)
         encoder = EventEncoder(request_id_of(request.scope))

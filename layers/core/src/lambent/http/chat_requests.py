@@ -100,10 +100,15 @@ class ChatBody(_Strict):
         )
 
 
-def parse_chat(body: Any) -> ChatRequest:
-    """Raises `Unprocessable`; its `errors` name each field, never the value that was sent."""
+def parse_chat(body: Any, *, max_num_ctx: int) -> ChatRequest:
+    """Raises `Unprocessable`; its `errors` name each field, never the value that was sent.
+
+    `max_num_ctx`: the largest window in tokens that may be asked for.
+    """
     try:
-        return ChatBody.model_validate(body).to_request()
+        request = ChatBody.model_validate(body).to_request()
+        _check_window(request, max_num_ctx)
+        return request
     except ValidationError as error:
         errors = [
             {"field": _field(one["loc"]), "message": one["msg"]}
@@ -111,6 +116,13 @@ def parse_chat(body: Any) -> ChatRequest:
         ]
         fields = ", ".join(dict.fromkeys(one["field"] for one in errors[:10]))
         raise Unprocessable(f"Not valid: {fields}.", fields={"errors": errors[:100]}) from None
+
+
+def _check_window(request: ChatRequest, most: int) -> None:
+    if request.options.get("num_ctx", 0) > most:
+        said = f"Input should be less than or equal to {most}: the operator's MAX_NUM_CTX"
+        error = {"field": "options.num_ctx", "message": said}
+        raise Unprocessable(f"options.num_ctx is at most {most} here.", fields={"errors": [error]})
 
 
 def _field(location: tuple[int | str, ...]) -> str:
