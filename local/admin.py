@@ -34,6 +34,7 @@ _LISTS: Final[Mapping[str, tuple[str, str, Sequence[str]]]] = {
     "budgets": ("/budgets", "budgets", ("kind", "owner", "period", "unit", "soft", "hard", "used")),
 }  # fmt: skip
 _RUN_COMMANDS: Final = ("cancel", "pause", "resume", "retry", "restart", "delete")
+_KEY_COMMANDS: Final = ("change", "rotate", "revoke", "sign-out")
 
 
 def main() -> None:
@@ -62,8 +63,10 @@ def _call(client: httpx.Client, method: str, path: str, **options: Any) -> Any:
     answer = client.request(method, path, **options)
     said = answer.json() if answer.content else None
     if answer.is_error:
-        detail = said.get("detail") if isinstance(said, dict) else answer.text
-        sys.exit(f"{answer.status_code}: {detail}")
+        if not isinstance(said, dict):
+            sys.exit(f"{answer.status_code}: {answer.text}")
+        wrong = [f"{one['field']}: {one['message']}" for one in said.get("errors", ())]
+        sys.exit("\n".join([f"{answer.status_code}: {said.get('detail')}", *wrong]))
     return said
 
 
@@ -86,6 +89,35 @@ def _run(client: httpx.Client, given: argparse.Namespace) -> Any:
             return _call(client, "POST", f"{where}/restart", json={"step": given.step})
         case command:
             return _call(client, "POST", f"{where}/{command}")
+
+
+def _key(client: httpx.Client, given: argparse.Namespace) -> Any:
+    where = f"/keys/{given.id}"
+    match given.command:
+        case None:
+            return _call(client, "GET", where)
+        case "change":
+            return _call(client, "PATCH", where, json=_fields(given.fields))
+        case "rotate":
+            return _call(client, "POST", f"{where}/rotate", json=_fields(given.fields))
+        case "revoke":
+            return _call(client, "DELETE", where)
+        case _:
+            return _call(client, "DELETE", f"/sessions/{given.id}")
+
+
+def _fields(pairs: Sequence[str]) -> dict[str, Any]:
+    """Of `name=value`, where a value is JSON (10, null, […]) or else the text itself."""
+    fields: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            sys.exit(f"{pair}: write it as name=value.")
+        try:
+            fields[name] = json.loads(value)
+        except ValueError:
+            fields[name] = value
+    return fields
 
 
 def _call_any(client: httpx.Client, given: argparse.Namespace) -> Any:
@@ -135,6 +167,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     run.add_argument("id")
     run.add_argument("command", nargs="?", choices=_RUN_COMMANDS)
     run.add_argument("--step", help="restart from this step's key")
+    key = _command(commands, "key", _key, "show a key, or change it: key ID change limit=10")
+    key.add_argument("id")
+    key.add_argument("command", nargs="?", choices=_KEY_COMMANDS)
+    key.add_argument("fields", nargs="*", metavar="name=value", help="limit=10, expires_at=null")
     anything = _command(commands, "call", _call_any, "call any route: call POST /keys '{…}'")
     anything.add_argument("method")
     anything.add_argument("path")

@@ -62,3 +62,18 @@ async def test_a_refusal_is_told_in_the_apis_words(site: AdminSite) -> None:
     assert code == 1
     assert "403" in text
     assert "scope" in text
+
+
+async def test_a_keys_limits_are_changed_and_a_wrong_one_is_named(site: AdminSite) -> None:
+    made = await site.parts.keys.create("search", "laptop", scopes=[Scope.CHAT])
+    words = ("key", made.key.id, "change", "limit=7", "name=desk")
+    code, text = await said(site, *words, 'budgets=[{"period":"day","unit":"tokens","hard":9}]')
+    assert (code, json.loads(text)["limit"]) == (0, 7), text
+    assert [one.hard for one in await site.parts.budgets.list(key=made.key.id)] == [9]
+    code, text = await said(site, "key", made.key.id, "change", "limit=0")
+    assert code == 1
+    assert "limit: Input should be greater than" in text
+    kept = await site.parts.keys.get(made.key.id)
+    assert (kept.name, kept.limit) == ("desk", 7)
+    entries = (await site.parts.audit.find(action="change_key", target=made.key.id)).entries
+    assert [one.outcome for one in entries] == [422, 200]

@@ -103,7 +103,8 @@ def addresses(scripted_stack: Stack) -> dict[str, str]:
             assert answer.status_code < 300, answer.text
             return answer.json()
 
-        made("/keys", {"name": HOSTILE[:99], "client": HOSTILE[:99], "scopes": ["chat"]})
+        names = {"name": HOSTILE[:99], "client": HOSTILE[:99]}
+        key = made("/keys", {**names, "scopes": ["chat"]})["id"]
         published = made(
             "/events", {**event, "data": {HOSTILE: HOSTILE}}, "application/cloudevents+json"
         )
@@ -129,6 +130,7 @@ def addresses(scripted_stack: Stack) -> dict[str, str]:
         "webhooks": "/admin/webhooks",
         "webhook": f"/admin/webhooks/{webhook}",
         "keys": "/admin/keys",
+        "key": f"/admin/keys/{key}",
         "usage": "/admin/usage",
         "audit": "/admin/audit",
         "hosts": "/admin/hosts",

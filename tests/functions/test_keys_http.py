@@ -110,3 +110,15 @@ async def test_what_cannot_be_a_key_names_its_field_and_makes_none(site: AdminSi
             assert answer.status_code == 422, (field, value)
             assert field in answer.json()["errors"][0]["field"]
         assert (await admin.get("/keys", params={"client": "c"})).json()["keys"] == []
+
+
+async def test_a_refused_change_of_a_key_changes_none_of_it(site: AdminSite) -> None:
+    made = await new_key(site, limit=5)
+    own = f"/keys/{made['id']}"
+    nonsense = [{"period": "day", "unit": "tokens", "soft": 9, "hard": 1}]
+    async with site.client(await site.key()) as admin:
+        answer = await admin.patch(own, json={"name": "x", "limit": 1, "budgets": nonsense})
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["field"] == "budgets.0"
+        kept = (await admin.get(own)).json()
+    assert (kept["name"], kept["limit"]) == ("laptop", 5)

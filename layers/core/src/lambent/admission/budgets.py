@@ -78,7 +78,7 @@ class BudgetStore:
 
         Raises `NotFound` for a key that there is not, `Unprocessable` for senseless edges.
         """
-        _check(owner, budgets)
+        check_budgets(owner, budgets)
         values = {
             "kind": kind.value,
             "owner": owner,
@@ -103,7 +103,8 @@ class BudgetStore:
         )  # fmt: skip
 
 
-def _check(owner: str, budgets: Collection[BudgetEdges]) -> None:
+def check_budgets(owner: str, budgets: Collection[BudgetEdges]) -> None:
+    """Raises `Unprocessable` that names each senseless field."""
     problems: dict[str, str] = {}
     if not 1 <= len(owner) <= _LONGEST_OWNER or not owner.isprintable():
         problems["owner"] = f"must be 1 to {_LONGEST_OWNER} printable characters"

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from lambent.admission.budgets import BudgetStore, Kind
+from lambent.admission.budgets import BudgetStore, Kind, check_budgets
 from lambent.admission.decisions import Principal, Scope
 from lambent.admission.keys import ApiKey, KeyStore, NewKey, Unset
 from lambent.http.audited import note_audit
@@ -141,14 +141,17 @@ def keys_router(
     async def change_key(key_id: str, body: KeyPatch, _: admin) -> KeyView:
         """Change a key's name, limit, expiry or budgets."""
         given = body.model_fields_set
+        edges = None if body.budgets is None else edges_of(body.budgets)
+        if edges is not None:
+            check_budgets(key_id, edges)  # before the first write: a refusal leaves all as it was
         changed = await store.change(
             key_id,
             name=body.name,
             limit=body.limit if "limit" in given else Unset.YES,
             expires_at=body.expires_at if "expires_at" in given else Unset.YES,
         )
-        if body.budgets is not None:
-            await budgets.put(Kind.KEY, key_id, edges_of(body.budgets))
+        if edges is not None:
+            await budgets.put(Kind.KEY, key_id, edges)
         return _view(changed)
 
     @router.post("/{key_id}/rotate")

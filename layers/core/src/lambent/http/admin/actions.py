@@ -14,6 +14,10 @@ from lambent.http.admin.start_form import input_of, parse_json
 from lambent.http.admin.view import View, done
 
 Form = dict[str, str]
+# What a key's page asks for: what a budget may be of, and its two edges.
+BUDGETS: Final = (("day", "tokens"), ("month", "tokens"), ("day", "money"), ("month", "money"))
+EDGES: Final = ("soft", "hard")
+
 Act = Callable[[View, Form], Awaitable[Response]]
 
 
@@ -164,8 +168,7 @@ async def _create_key(view: View, form: Form) -> Response:
     if form.get("limit"):
         body["limit"] = _number(form["limit"], "limit")
     if form.get("expires_on"):
-        # Good until then: that day is the last one.
-        body["expires_at"] = f"{form['expires_on']}T23:59:59Z"
+        body["expires_at"] = _last_instant(form["expires_on"])
     made = await _ask(view, "POST", "/keys", body)
     return _secret(view, f"The key “{made['name']}”", made["key"], back="/admin/keys")
 
@@ -186,6 +189,37 @@ async def _change_key(view: View, form: Form) -> Response:
             return done("/admin/keys", "signed-out")
         case _:
             raise Unprocessable("Not valid: command.")
+
+
+async def _limit_key(view: View, form: Form) -> Response:
+    """Change of a key what differs from what its page had shown, and nothing that it had not."""
+    changed = {name for name in form if form.get(f"was.{name}", form[name]) != form[name]}
+    body: dict[str, Any] = {}
+    if "name" in changed:
+        body["name"] = form["name"]
+    if "limit" in changed:
+        body["limit"] = _number(form["limit"], "limit") if form["limit"] else None
+    if "expires_on" in changed:
+        body["expires_at"] = _last_instant(form["expires_on"]) if form["expires_on"] else None
+    if any(name.startswith(EDGES) for name in changed):
+        # All at once, as the API takes them: what is empty everywhere is none.
+        body["budgets"] = [
+            {"period": period, "unit": unit, **edges}
+            for period, unit in BUDGETS
+            if (edges := _edges(form, f".{period}.{unit}"))
+        ]
+    where = form.get("key", "")
+    await _ask(view, "PATCH", path("keys", where), body)
+    return done(f"/admin/keys/{where}", "key-changed")
+
+
+def _edges(form: Form, place: str) -> dict[str, float]:
+    sent = {edge: form.get(edge + place, "") for edge in EDGES}
+    return {edge: _amount(text, edge + place) for edge, text in sent.items() if text}
+
+
+def _last_instant(day: str) -> str:
+    return f"{day}T23:59:59Z"  # good until then: that day is the last one
 
 
 async def _set_breaker(view: View, form: Form) -> Response:
@@ -280,6 +314,7 @@ ACTIONS: Final[Mapping[str, Act]] = {
     "delivery-replay": _replay_delivery,
     "key-create": _create_key,
     "key-change": _change_key,
+    "key-limits": _limit_key,
     "breaker-set": _set_breaker,
     "model-change": _change_model,
     "budget-set": _set_budget,

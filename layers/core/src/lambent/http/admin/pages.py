@@ -22,6 +22,7 @@ PAGES: Final[Sequence[tuple[str, PageFunction]]] = (
     ("/admin/webhooks", pages_events.webhooks),
     ("/admin/webhooks/{webhook}", pages_events.webhook),
     ("/admin/keys", pages_access.keys),
+    ("/admin/keys/{key}", pages_access.key),
     ("/admin/audit", pages_access.audit),
     ("/admin/usage", pages_access.usage),
     ("/admin/usage/csv", pages_access.usage_csv),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from starlette.responses import Response
 
 from lambent.admission.decisions import Scope
-from lambent.http.admin.api import Failed
+from lambent.http.admin.actions import BUDGETS, EDGES
+from lambent.http.admin.api import Failed, path
 from lambent.http.admin.formats import instant, utc_of
 from lambent.http.admin.view import View
 
@@ -20,12 +21,41 @@ async def keys(view: View) -> Response:
     page = await view.api.get(
         "/keys", client=view.query.get("client"), cursor=view.query.get("cursor"), limit=_SHOWN
     )
-    now = view.clock.now()
-    for key in page["keys"]:
-        ends = instant(key["expires_at"])
-        expired = "expired" if ends is not None and ends <= now else "active"
-        key["state"] = "revoked" if key["revoked_at"] else expired
+    for one in page["keys"]:
+        one["state"] = _state(view, one)
     return view.page("keys.html", keys=page["keys"], cursor=page["cursor"], scopes=_SCOPES)
+
+
+def _state(view: View, key: dict[str, Any]) -> str:
+    ends = instant(key["expires_at"])
+    expired = "expired" if ends is not None and ends <= view.clock.now() else "active"
+    return "revoked" if key["revoked_at"] else expired
+
+
+async def key(view: View) -> Response:
+    """One key: its facts, what is used of its budgets, and a form for its limits."""
+    found = await view.api.get(path("keys", view.request.path_params["key"]))
+    found["state"] = _state(view, found)
+    answer = await view.api.maybe("/budgets", client=found["client"])
+    used = [
+        one
+        for one in (answer or {"budgets": []})["budgets"]
+        if (one["kind"], one["owner"]) == ("key", found["id"])
+    ]
+    places = {f"{one['period']}.{one['unit']}": one for one in used}
+    budgets = [
+        {
+            "name": f"{period}.{unit}",
+            "label": f"{unit.capitalize()} a {period}",
+            **{edge: _plain(places.get(f"{period}.{unit}", {}).get(edge)) for edge in EDGES},
+        }
+        for period, unit in BUDGETS
+    ]
+    return view.page("key.html", key=found, used=used, budgets=budgets if answer else None)
+
+
+def _plain(number: float | None) -> str:
+    return "" if number is None else f"{number:.15g}"
 
 
 async def audit(view: View) -> Response:

@@ -56,6 +56,7 @@ DONE: Final[Mapping[str, str]] = {
     "schedule": "The schedule is made.",
     "schedule-changed": "The schedule is changed.",
     "webhook-changed": "The webhook is changed.",
+    "key-changed": "The key is changed.",
     "key-revoked": "The key is revoked.",
     "signed-out": "Every session of that key is signed out.",
     "breaker": "The breaker is set.",
