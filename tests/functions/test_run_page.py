@@ -106,3 +106,18 @@ async def test_a_client_sees_neither_code_nor_log_nor_what_ran_its_run(site: Adm
     assert "in pay" in steps[-1]["error"]["traceback"]
     assert steps[0]["log"][0]["text"] == HOSTILE
     assert len(history["slices"]) == 50
+
+
+async def test_the_page_says_what_a_resting_run_waits_for(site: AdminSite) -> None:
+    run = await site.run()
+    until = site.parts.clock.now() + timedelta(minutes=5)
+    rests = {"step": "model", "until": until, "type": "BudgetExceeded", "message": HOSTILE}
+    runs = site.parts.mongo.db["runs"]
+    await runs.update_one({"_id": run}, {"$set": {"status": "waiting", "rests": rests}})
+    browser = await site.browser()
+    page = (await browser.get(f"/admin/runs/{run}")).text
+    assert "a budget is used up" in page
+    assert "BudgetExceeded: &lt;img" in page
+    # Only while it waits: the next settle takes it away.
+    await runs.update_one({"_id": run}, {"$set": {"status": "running"}})
+    assert "a budget is used up" not in (await browser.get(f"/admin/runs/{run}")).text

@@ -364,7 +364,7 @@ class _Feed:
             with suppress(NotFound):
                 run = await control.get(self._run_id, client=None)
                 if run.status not in ENDED:
-                    self.parked = parked(run)
+                    self.parked = parked(run, now=self._chats.clock.now())
                     return
             if stream is None:  # its time is over, or it was never opened
                 self.log.end(StreamStatus.FAILED)

@@ -87,7 +87,7 @@ class _Try:
             return await self._fail(error, attempts=self.attempts)
         while True:
             if self.record is not None:
-                await self.context.execution.park(self.record["retry_at"])
+                await self._rest_out(self.record)
             await self.context.execution.permit(self.plan.timeout_s)
             if self.plan.at_most_once and (winner := await self._mark()) is not None:
                 return winner
@@ -171,6 +171,14 @@ class _Try:
         if record["status"] == StepStatus.MARKED and record.get("mark") != self._own_mark:
             return await self.to_the_end()
         return None
+
+    async def _rest_out(self, record: Document) -> None:
+        resting = self.context.journal.resting
+        resting[self.key] = record
+        try:
+            await self.context.execution.park(record["retry_at"])
+        finally:
+            resting.pop(self.key, None)
 
     def _hides(self, error: Exception) -> bool:
         """Whether the words of the error may hold what its redacted step would have given."""

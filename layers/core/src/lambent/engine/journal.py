@@ -35,6 +35,7 @@ class Journal:
         self.asked: set[str] = set()
         self.spent = int(run["spent_before"])
         self.lines = Lines(int(run.get("lines", 0)))
+        self.resting: dict[str, Document] = {}  # steps that are to be tried again later
         self.fresh = 0  # records written by this slice: what counts as progress
         self._next_order = 0
         # See `_unasked`; None until it matters. Then `_keys_in` has the keys that it counts.
@@ -81,6 +82,14 @@ class Journal:
         # A wait that a restart cut off must not catch events any more.
         if wait["epoch"] < self.run["epoch"]:
             await waits.close(wait["_id"])
+
+    def rests(self) -> Document | None:
+        """The step that is tried again next, and what it rests for, for people who look."""
+        if not self.resting:
+            return None
+        next_up = min(self.resting.values(), key=lambda one: one["retry_at"])
+        error = {name: next_up["error"][name] for name in ("type", "message")}
+        return {"step": next_up["key"], "until": next_up["retry_at"], **error}
 
     @property
     def count(self) -> int:

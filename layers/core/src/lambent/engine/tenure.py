@@ -228,6 +228,9 @@ class Tenure:
             said = [] if over else self.said().document()
             if said or run.get("said"):
                 fields["said"] = said
+            rests = journal.rests() if end is SliceEnd.SUSPENDED else None
+            if rests or run.get("rests"):
+                fields["rests"] = rests
         return Noted(fields, slices, lines)
 
     def _give_back(self) -> None:

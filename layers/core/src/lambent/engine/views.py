@@ -9,7 +9,7 @@ from typing import Any
 
 from lambent.clock import FAR_FUTURE
 from lambent.codec import plain
-from lambent.engine.model import Kind, SliceEnd
+from lambent.engine.model import Kind, SliceEnd, Status
 from lambent.engine.values import Values
 from lambent.mongo import Document
 from lambent.waits import WaitStatus
@@ -25,6 +25,16 @@ class WaitView:
     subject: str | None = None
     opened_at: datetime | None = None
     deadline_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestView:
+    """The step that a waiting run tries again at `until`, and the error that it rests for."""
+
+    step: str
+    until: datetime
+    type: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +59,7 @@ class RunView:
     spent: int
     parent: str | None
     waits: tuple[WaitView, ...]
+    rests: RestView | None
     due_at: datetime | None
     created_at: datetime
     started_at: datetime | None
@@ -152,11 +163,17 @@ async def run_view(
         spent=run["spent"],
         parent=(run["parent"] or {}).get("run"),
         waits=tuple(_wait_view(one) for one in waits if one["status"] == WaitStatus.OPEN),
+        rests=_rest_view(run),
         due_at=_instant(run["due_at"]),
         created_at=run["created_at"],
         started_at=run["started_at"],
         finished_at=run["finished_at"],
     )
+
+
+def _rest_view(run: Document) -> RestView | None:
+    rests = run.get("rests")  # of the settle before, until the next one
+    return RestView(**rests) if rests and run["status"] == Status.WAITING else None
 
 
 def _wait_view(wait: Document) -> WaitView:
