@@ -32,7 +32,14 @@ class BlockingMongo:
     def __init__(self, uri: str, db_name: str) -> None:
         # For all that is not worth a line below: indexes, and the end.
         self.client: MongoClient[Document] = MongoClient(
-            uri, w=1, journal=False, tz_aware=True, maxPoolSize=1, retryWrites=False
+            uri,
+            w=1,
+            journal=False,
+            tz_aware=True,
+            maxPoolSize=1,
+            retryWrites=False,
+            serverMonitoringMode="poll",  # a stream of its health keeps the server awake
+            heartbeatFrequencyMS=600_000,
         )
         self._wire = _Wire(*parse_uri(uri)["nodelist"][0], db_name)
         self._db = _Db(self._wire, self.client, db_name)

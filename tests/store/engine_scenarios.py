@@ -537,7 +537,7 @@ SCENARIOS = {
         Scenario("deadline", _deadline, _deadline_setup, _deadline_check),
         Scenario("child", _child, _child_setup, _child_check),
         Scenario("slot", _slot, _slot_setup, _slot_check),
-        Scenario("steps", _steps, _steps_setup, _steps_check, weight=3),
+        Scenario("steps", _steps, _steps_setup, _steps_check, weight=4),
         Scenario("undo", _undo, _undo_setup, _undo_check, weight=2),
         Scenario("again", _again, _again_setup, _again_check),
         Scenario("pause", _pause, _pause_setup, _pause_check),

@@ -241,7 +241,7 @@ async def _slots_check(world: World) -> None:
 
 
 POLLED = (
-    Scenario("polled", _polled, _polled_setup, polled_check, weight=3),
+    Scenario("polled", _polled, _polled_setup, polled_check, weight=2),
     Scenario("pollers", _sleeper, _pollers_setup, _slept_check, weight=0.5),
     Scenario("bell", _sleeper, _bell_setup, _slept_check, weight=0.25, prompt=_prompt),
     Scenario("tick", _ticked, _tick_setup, _tick_check, weight=0.5),

@@ -14,8 +14,8 @@ import secrets
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Sequence
+from contextlib import closing, redirect_stdout
 from dataclasses import dataclass
 
 from lambent.clock import SystemClock
@@ -34,6 +34,7 @@ from tests.store.engine_scenarios import SCENARIOS
 from tests.store.engine_world import LAPSE_S, World
 
 PREEMPTIONS = 2
+_WORLDS = 100  # in one database
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +53,35 @@ class Failure:
         return f"{self.scenario} --replay {played}\n{steps}\n{self.problem}"
 
 
-class Search:
-    """One worker: its own connection and database, its share of the schedules."""
+class Databases:
+    """One prepared database after another on a server, so that none fills up: some of what the
+    engine asks scans in small databases, and would scan all the worlds that were."""
 
-    def __init__(self, mongo: BlockingMongo, scenario: Scenario) -> None:
-        self._mongo = mongo
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._mongo: BlockingMongo | None = None
+        self._left = 0
+
+    async def for_a_world(self) -> BlockingMongo:
+        if self._mongo is None or not self._left:
+            self.close()
+            self._mongo = BlockingMongo(self._uri, f"explore_{secrets.token_hex(6)}")
+            await _prepare(self._mongo)
+            self._left = _WORLDS
+        self._left -= 1
+        return self._mongo
+
+    def close(self) -> None:
+        if self._mongo is not None:
+            self._mongo.drop()
+            self._mongo = None
+
+
+class Search:
+    """One worker: its own databases, its share of the schedules."""
+
+    def __init__(self, databases: Databases, scenario: Scenario) -> None:
+        self._databases = databases
         self._scenario = scenario
         self._registry = Registry()
         self._world: World
@@ -64,7 +89,8 @@ class Search:
 
     async def play(self, walk: Walk) -> Failure | None:
         """One schedule; None: everything held."""
-        world = self._world = World(self._mongo, self._registry, config=self._scenario.config)
+        mongo = await self._databases.for_a_world()
+        world = self._world = World(mongo, self._registry, config=self._scenario.config)
         scheduler = Scheduler(walk.choose, lambda: world.clock.move_s(LAPSE_S))
         try:
             actors = await self._scenario.setup(world)
@@ -117,25 +143,11 @@ class Search:
         return budget, []
 
 
-@contextmanager
-def database(*uris: str) -> Iterator[str]:
-    """The name of a database with the engine's indexes on each of these servers, for a while."""
-    name = f"explore_{secrets.token_hex(6)}"
-    stores = [BlockingMongo(uri, name) for uri in dict.fromkeys(uris)]
-    try:
-        for store in stores:
-            asyncio.run(_prepare(store))
-        yield name
-    finally:
-        for store in stores:
-            store.drop()
-
-
 async def search(
-    mongo: BlockingMongo, name: str, share: int, shares: int, budget: int, seed: int
+    databases: Databases, name: str, share: int, shares: int, budget: int, seed: int
 ) -> tuple[int, list[Failure]]:
     """This worker's schedules of one scenario: half by few preemptions, half by chance."""
-    search = Search(mongo, SCENARIOS[name])
+    search = Search(databases, SCENARIOS[name])
     tried, failures = await search.first(share, shares, budget // 2)
     if not failures:
         more, failures = await search.random(seed * shares + share, budget - tried)
@@ -144,24 +156,19 @@ async def search(
 
 
 def replay(uri: str, name: str, schedule: list[int]) -> Failure | None:
-    with database(uri) as db_name:
-        mongo = BlockingMongo(uri, db_name)
-        try:
-            return asyncio.run(Search(mongo, SCENARIOS[name]).play(Walk(schedule)))
-        finally:
-            mongo.close()
+    with closing(Databases(uri)) as databases:
+        return asyncio.run(Search(databases, SCENARIOS[name]).play(Walk(schedule)))
 
 
 # What a search of small worlds needs, beside the unique indexes, which are rules. The others find
 # documents among millions; here they are only a cost at every write.
-_NEEDED = {
-    ("_id",),
-    ("client", "_id"),
-    ("client", "type", "status", "opened_at"),
-    ("event",),
-    ("run",),
-    ("run", "epoch"),
-    ("set",),
+_NEEDED: dict[str, set[tuple[str, ...]]] = {
+    "runs": {("client", "_id")},
+    "steps": {("run", "epoch", "order")},
+    "waits": {("client", "type", "status", "opened_at"), ("event",)},
+    "events": set(),
+    "chunks": {("set",), ("run",)},
+    "schedules": set(),
 }
 
 
@@ -172,24 +179,24 @@ async def _prepare(mongo: BlockingMongo) -> None:
     await world.engine.ensure_indexes()
     await world.schedules.ensure_indexes()
     await ensure_event_indexes(mongo, clock=SystemClock())
-    for collection in ("runs", "steps", "waits", "events", "chunks"):
+    for collection, needed in _NEEDED.items():
         indexes = await mongo.db[collection].index_information()
+        names = {name: tuple(key for key, _ in index["key"]) for name, index in indexes.items()}
+        missing = needed - set(names.values())
+        # Without its index a question scans, and a search takes three times as long.
+        assert not missing, f"{collection} has no index {missing} any more"
         for name, index in indexes.items():
-            names = tuple(key for key, _ in index["key"])
-            if not index.get("unique") and names not in _NEEDED:
+            if name != "_id_" and not index.get("unique") and names[name] not in needed:
                 await mongo.db[collection].drop_index(name)
 
 
 def work(
-    uri: str, db_name: str, name: str, share: int, shares: int, budget: int, seed: int
+    uri: str, name: str, share: int, shares: int, budget: int, seed: int
 ) -> tuple[str, int, list[str]]:
     """For a process of its own."""
-    mongo = BlockingMongo(uri, db_name)
-    try:
-        with redirect_stdout(io.StringIO()):  # what functions tell of themselves
-            tried, failures = asyncio.run(search(mongo, name, share, shares, budget, seed))
-    finally:
-        mongo.close()
+    # What functions tell of themselves is not printed.
+    with closing(Databases(uri)) as databases, redirect_stdout(io.StringIO()):
+        tried, failures = asyncio.run(search(databases, name, share, shares, budget, seed))
     return name, tried, [str(one) for one in failures]
 
 
@@ -205,14 +212,13 @@ def main() -> None:
         schedule = [int(part) for part in given.replay.split(",")]
         print(replay(uri, given.scenario, schedule) or "everything held")
         return
-    with database(uri) as db_name:
-        for name in SCENARIOS if given.scenario == "all" else [given.scenario]:
-            began = time.perf_counter()
-            _, tried, failures = work(uri, db_name, name, 0, 1, given.schedules, given.seed)
-            took_s = time.perf_counter() - began
-            print(f"{name}: {tried} schedules, {took_s:.1f} s, {len(failures)} failures")
-            for failure in failures:
-                print(failure)
+    for name in SCENARIOS if given.scenario == "all" else [given.scenario]:
+        began = time.perf_counter()
+        _, tried, failures = work(uri, name, 0, 1, given.schedules, given.seed)
+        took_s = time.perf_counter() - began
+        print(f"{name}: {tried} schedules, {took_s:.1f} s, {len(failures)} failures")
+        for failure in failures:
+            print(failure)
 
 
 if __name__ == "__main__":

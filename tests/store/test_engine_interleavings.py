@@ -19,7 +19,7 @@ import pytest
 from local.services import Mongo
 from tests.conftest import started
 from tests.store.engine_scenarios import SCENARIOS
-from tests.store.engine_search import database, replay, work
+from tests.store.engine_search import replay, work
 
 # Schedules that broke a promise once, each the only way in thousands.
 _FOUND = {
@@ -59,12 +59,9 @@ def test_every_order_of_store_calls_keeps_the_promises(servers: list[str]) -> No
     weights = sum(scenario.weight for scenario in SCENARIOS.values())
     share = wanted() / weights / _WORKERS
     context = multiprocessing.get_context("spawn")
-    with (
-        database(*servers) as db_name,
-        ProcessPoolExecutor(_WORKERS, mp_context=context) as pool,
-    ):
+    with ProcessPoolExecutor(_WORKERS, mp_context=context) as pool:
         jobs = [
-            pool.submit(work, uri, db_name, name, place, _WORKERS, ceil(share * scenario.weight), 7)
+            pool.submit(work, uri, name, place, _WORKERS, ceil(share * scenario.weight), 7)
             for name, scenario in SCENARIOS.items()
             for place, uri in enumerate(servers)
         ]
