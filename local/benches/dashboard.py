@@ -1,49 +1,73 @@
-"""Views each admin page over 100,000 runs: the first time, then warm; and what it weighs."""
+"""Views each admin page over 100,000 runs: the first time, then warm; and what it weighs.
+
+./local/bench dashboard [RUNS]
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
 from pymongo import MongoClient
+from pymongo.collection import Collection
 from rich.console import Console
 from rich.table import Table
 
 from lambent.clock import FAR_FUTURE
+from lambent.due import new_due_fields
 from lambent.engine.documents import new_run
 from lambent.ids import ulid_floor
 from local.benches.durable import quantiles
 from local.benches.running import running_platform
 
 RUNS = 100_000
+EVENTS = 20_000
+STEPS = 10_000
 ROUNDS = 20
 TARGET_MS = 300.0
 TARGET_BYTES = 100_000
 _BATCH = 1_000
 _STATUSES = ("completed", "completed", "completed", "failed", "cancelled")
+_LONG_RUN = "the run of 10,000 steps"
 _PAGES = (
-    "/admin", "/admin/runs", "/admin/runs?status=failed", "/admin/runs?workflow=bench-3",
-    "/admin/workflows", "/admin/events", "/admin/schedules", "/admin/webhooks", "/admin/keys",
-    "/admin/usage", "/admin/audit", "/admin/hosts", "/admin/playground",
+    "/admin", "/admin/charts/runs.svg", "/admin/runs", "/admin/runs?status=failed",
+    "/admin/runs?workflow=bench-3", "/admin/runs?client=client-7", "/admin/workflows",
+    "/admin/workflows/bench-3", "/admin/events", "/admin/events?type=bench.3",
+    "/admin/schedules", "/admin/webhooks", "/admin/keys", "/admin/usage", "/admin/audit",
+    "/admin/hosts", "/admin/playground",
 )  # fmt: skip
 
 
 def main() -> None:
     """Print the table."""
-    title = f"dashboard: {ROUNDS} views of each page over {RUNS} runs, ms; p50 < 300, < 100 kB"
-    table = Table(title=title, title_justify="left")
-    for name in ("", "first", "p50", "p95", "bytes", "target"):
-        table.add_column(name, justify="left" if not name else "right")
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else RUNS
     with running_platform() as platform:
-        _seed(str(platform.ready["mongo_uri"]))
+        began_s = time.perf_counter()
+        long_run = _seed(str(platform.ready["mongo_uri"]), count)
+        seeded_s = time.perf_counter() - began_s
+        table = Table(
+            title=f"dashboard: the first of {1 + ROUNDS} views of each page over {count:,} runs, "
+            f"then the others, ms; first and p50 < {TARGET_MS:.0f}, < {TARGET_BYTES // 1000} kB",
+            caption=f"seeded in {seeded_s:.0f} s; load average {os.getloadavg()[0]:.1f}",
+            title_justify="left",
+            caption_justify="left",
+        )
+        for name in ("", "first", "p50", "p95", "bytes", "target"):
+            table.add_column(name, justify="left" if not name else "right")
         with httpx.Client(base_url=platform.url, timeout=120) as browser:
             _sign_in(browser, platform.admin_key)
             for page in _PAGES:
                 table.add_row(page, *_viewed(browser, page))
+            for query in ("", "?from=start", "?step=n5000"):
+                page = f"/admin/runs/{long_run}{query}"
+                table.add_row(f"{_LONG_RUN} {query}", *_viewed(browser, page))
     Console().print(table)
 
 
@@ -55,7 +79,7 @@ def _viewed(browser: httpx.Client, page: str) -> tuple[str, ...]:
         took_ms.append((time.perf_counter() - begun) * 1000)
         size = len(answer.content)
     p50, p95, _ = quantiles(took_ms[1:])
-    met = "met" if p50 < TARGET_MS and size < TARGET_BYTES else "missed"
+    met = "met" if max(took_ms[0], p50) < TARGET_MS and size < TARGET_BYTES else "missed"
     return f"{took_ms[0]:.0f}", f"{p50:.0f}", f"{p95:.0f}", f"{size}", met
 
 
@@ -68,15 +92,50 @@ def _sign_in(browser: httpx.Client, key: str) -> None:
         raise RuntimeError(f"signing in was refused: {' '.join(why.split())[-300:]}")
 
 
-def _seed(uri: str) -> None:
-    """Runs that have ended, over a month, of ten workflows and fifty clients."""
+def _seed(uri: str, count: int) -> str:
+    """Runs that have ended, over a month, of ten workflows and fifty clients; events over the same
+    time; and a run of very many steps, whose id it answers."""
     began = datetime.now(UTC) - timedelta(days=30)
-    step = timedelta(days=30) / RUNS
     with MongoClient[Mapping[str, Any]](uri, tz_aware=True) as client:
-        runs = client["lambent"]["runs"]
-        for first in range(0, RUNS, _BATCH):
-            numbers = range(first, first + _BATCH)
-            runs.insert_many([_ended(number, began + number * step) for number in numbers])
+        db = client["lambent"]
+        step = timedelta(days=30) / count
+        _fill(db["runs"], (_ended(number, began + number * step) for number in range(count)))
+        step = timedelta(days=30) / EVENTS
+        _fill(db["events"], (_event(number, began + number * step) for number in range(EVENTS)))
+        long = {**_ended(count, datetime.now(UTC)), "records": STEPS}
+        db["runs"].insert_one(long)
+        _fill(db["steps"], (_step(long, number) for number in range(STEPS)))
+        return str(long["_id"])
+
+
+def _fill(
+    collection: Collection[Mapping[str, Any]], documents: Iterable[Mapping[str, Any]]
+) -> None:
+    with _without_indexes(collection):
+        batch = []
+        for document in documents:
+            batch.append(document)
+            if len(batch) == _BATCH:
+                collection.insert_many(batch, ordered=False)
+                batch = []
+        if batch:
+            collection.insert_many(batch, ordered=False)
+
+
+@contextmanager
+def _without_indexes(collection: Collection[Mapping[str, Any]]) -> Iterator[None]:
+    # The local store spends nine tenths of an insert on keeping indexes, and a third of that on
+    # making them afterwards.
+    indexes = {
+        name: dict(one) for name, one in collection.index_information().items() if name != "_id_"
+    }
+    for name in indexes:
+        collection.drop_index(name)
+    yield
+    for name, options in indexes.items():
+        kept = {key: options[key] for key in ("unique", "sparse", "expireAfterSeconds")
+                if key in options}  # fmt: skip
+        collection.create_index(options["key"], name=name, **kept)
 
 
 def _ended(number: int, at: datetime) -> Mapping[str, Any]:
@@ -93,6 +152,43 @@ def _ended(number: int, at: datetime) -> Mapping[str, Any]:
     )
     ended = {"started_at": at, "finished_at": at + timedelta(seconds=3)}
     return {**made, **ended, "status": _STATUSES[number % len(_STATUSES)]}
+
+
+def _event(number: int, at: datetime) -> Mapping[str, Any]:
+    return {
+        "_id": f"{ulid_floor(at)}{number:016d}",
+        "client": f"client-{number % 50}",
+        "id": str(number),
+        "source": "/bench",
+        "type": f"bench.{number % 10}",
+        "subject": None,
+        "time": at,
+        "datacontenttype": "application/json",
+        "dataschema": None,
+        "extensions": {},
+        "data": {"number": number},
+        "received_at": at,
+        "status": "delivered",
+        "attempts": 0,
+        **new_due_fields(FAR_FUTURE),
+    }
+
+
+def _step(run: Mapping[str, Any], number: int) -> Mapping[str, Any]:
+    begun = run["created_at"] + number * timedelta(milliseconds=500)
+    return {
+        "_id": f"{run['_id']}/0/n{number}",
+        "run": run["_id"],
+        "epoch": 0,
+        "key": f"n{number}",
+        "kind": "do",
+        "status": "completed",
+        "order": number,
+        "attempts": 1,
+        "started_at": begun,
+        "finished_at": begun + timedelta(milliseconds=400),
+        "output": {"text": "x" * 500},
+    }
 
 
 if __name__ == "__main__":

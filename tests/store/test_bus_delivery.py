@@ -264,7 +264,7 @@ async def test_an_event_being_delivered_cannot_be_replayed(world: BusWorld) -> N
         await world.bus().replay(event["_id"], client="acme")
 
 
-async def test_the_events_of_a_rare_type_are_found_by_an_index(world: BusWorld) -> None:
+async def test_the_events_of_a_rare_type_are_found_among_all(world: BusWorld) -> None:
     events = world.mongo.db["events"]
     await world.bus().publish("acme", [placed()])
     [model] = await events.find({}).to_list()
@@ -277,8 +277,3 @@ async def test_the_events_of_a_rare_type_are_found_by_an_index(world: BusWorld) 
         )
     found = await world.bus().find(client=None, type="rare", limit=50)
     assert [int(one["_id"]) for one in found] == [390, 320, 7]
-    wanted = {"type": "rare", "_id": {"$gt": "", "$lt": f"{350:026d}"}}
-    asked = {"find": "events", "filter": wanted, "sort": {"_id": -1}, "limit": 50}
-    said = await world.mongo.db.command({"explain": asked, "verbosity": "executionStats"})
-    assert "IXSCAN" in str(said["queryPlanner"]["winningPlan"])
-    assert said["executionStats"]["totalDocsExamined"] == 2

@@ -13,10 +13,11 @@ from lambent.engine.config import EngineConfig
 from lambent.engine.control import RunControl, RunFilter
 from lambent.engine.documents import new_run
 from lambent.engine.engine import MongoStore, WorkflowEngine
-from lambent.engine.listing import lanes, spans
+from lambent.engine.listing import lanes
 from lambent.engine.model import STEPS, Status
 from lambent.ids import ulid_floor
 from lambent.mongo import Mongo
+from lambent.newest import Spans
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -129,7 +130,8 @@ async def test_each_look_for_a_page_is_by_an_index_and_reads_few_runs(
         await runs.insert_many([run(number) for number in range(first, first + 100)])
     query = {**filters, "_id": {"$gte": ulid_floor(EPOCH), "$lt": ulid_floor(FAR_FUTURE)}}
     found = examined = 0
-    for span in spans(query, now=NOW):
+    spans = Spans(query, now=NOW)
+    for span in spans:
         for lane in lanes(span):
             asked = {"find": runs.name, "filter": lane, "sort": {"_id": -1}, "limit": 10 - found}
             said = await runs.database.command(
@@ -142,6 +144,7 @@ async def test_each_look_for_a_page_is_by_an_index_and_reads_few_runs(
         found += len(await runs.find(span).limit(10 - found).to_list())
         if found >= 10:
             break
+        spans.tell(found=found, left=10 - found)
     assert found == 10
     # What is read is in proportion to the page, not to the store.
     assert examined < 10 * 8 * 8

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from lambent.clock import EPOCH, FAR_FUTURE, Clock
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_LATEST_MS = int(FAR_FUTURE.timestamp() * 1000)
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
@@ -35,6 +36,19 @@ def ulid_floor(at: datetime) -> str:
     """The smallest id that a document made at this instant may have."""
     number = max(0, int(at.timestamp() * 1000))
     return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(45, -1, -5))
+
+
+def ulid_instant(id: str) -> datetime | None:
+    """When the document of this id was made; None for an id that tells no instant."""
+    number = 0
+    for letter in id[:10]:
+        place = _CROCKFORD.find(letter)
+        if place < 0:
+            return None
+        number = number << 5 | place
+    if len(id) < 10 or number > _LATEST_MS:
+        return None
+    return EPOCH + timedelta(milliseconds=number)
 
 
 def random_base62(length: int) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from lambent.app import Platform, platform
 from lambent.first_aid import plainly
 from lambent.telemetry import logger
+
+_INDEXES_S: Final = 200.0
 
 # Drivers are imported inside: where one cannot be, that is told in a line like all the rest.
 
@@ -44,13 +46,17 @@ async def delete_data(event: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _ensure_indexes(parts: Platform) -> None:
+    import pymongo
+
     from lambent.bus.events import ensure_event_indexes
     from lambent.bus.webhooks import ensure_webhook_indexes
 
-    await parts.engine.ensure_indexes()
-    await ensure_event_indexes(parts.mongo, clock=parts.clock)
-    await ensure_webhook_indexes(parts.mongo, clock=parts.clock)
-    await parts.schedules.ensure_indexes()
-    await parts.chats.streams.ensure_indexes()
-    await parts.chats.keys.ensure_indexes()
-    await parts.chats.conversations.ensure_indexes()
+    # A new index of a full collection takes longer than any other call may.
+    with pymongo.timeout(_INDEXES_S):
+        await parts.engine.ensure_indexes()
+        await ensure_event_indexes(parts.mongo, clock=parts.clock)
+        await ensure_webhook_indexes(parts.mongo, clock=parts.clock)
+        await parts.schedules.ensure_indexes()
+        await parts.chats.streams.ensure_indexes()
+        await parts.chats.keys.ensure_indexes()
+        await parts.chats.conversations.ensure_indexes()

@@ -13,17 +13,21 @@ from lambent.bus import transitions
 from lambent.bus.cloudevents import CloudEvent, check
 from lambent.bus.delivery import Deliverer
 from lambent.bus.transitions import EventStatus
-from lambent.clock import Clock
+from lambent.clock import EPOCH, FAR_FUTURE, Clock
 from lambent.codec import encode, plain
 from lambent.due import LEASE_S, Claimed, Database, DueDocuments, Lease, new_due_fields
 from lambent.errors import Conflict, NotFound, StoreUnavailable
-from lambent.ids import new_ulid
+from lambent.ids import new_ulid, ulid_floor
 from lambent.mongo import Document, guarded
+from lambent.newest import newest
 from lambent.telemetry import log_fields, logger
 from lambent.tracing import carried
 
 # How long a publisher delivers by itself before it leaves the rest to `deliver`.
 PUBLISH_BUDGET_S: Final = 2.0
+# For people who look, the newest first; see `_lanes`.
+_NARROW: Final = ("client", "subject", "source")
+_LOOKED_FOR_BY: Final = (*((name,) for name in _NARROW), ("status",), ("type", "status"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +102,12 @@ class EventBus:
         before: str | None = None,
     ) -> list[Document]:
         """The newest first; `before` is the key of the last one of the page before."""
-        wanted = {"type": type, "subject": subject, "source": source, "status": status}
+        wanted = {"subject": subject, "source": source, "type": type, "status": status}
         query: dict[str, Any] = _scope(client)
         query |= {name: value for name, value in wanted.items() if value is not None}
-        if before is not None:
-            query["_id"] = {"$gt": "", "$lt": before}
-        cursor = self._events.collection.find(query).sort("_id", -1).limit(limit)
-        return await guarded(cursor.to_list())
+        query["_id"] = {"$gte": ulid_floor(EPOCH), "$lt": before or ulid_floor(FAR_FUTURE)}
+        events, now = self._events.collection, self._clock.now()
+        return await newest(events, query, lanes=_lanes, limit=limit, now=now)
 
     async def replay(self, key: str, *, client: str | None) -> Document:
         """Deliver it once more: to waits that are open now, and by webhooks not told before.
@@ -169,10 +172,16 @@ async def ensure_event_indexes(mongo: Database, *, clock: Clock) -> None:
     await due.ensure_indexes()
     identity = [("client", 1), ("source", 1), ("id", 1)]
     await guarded(due.collection.create_index(identity, unique=True))
-    await guarded(due.collection.create_index([("client", 1), ("_id", 1)]))
-    # All clients' events of one type, for admins: a rare one would else be looked for in all.
-    await guarded(due.collection.create_index([("type", 1), ("_id", 1)]))
+    for names in _LOOKED_FOR_BY:
+        await guarded(due.collection.create_index([(name, 1) for name in (*names, "_id")]))
     await guarded(due.collection.create_index("expire_at", expireAfterSeconds=0))
+
+
+def _lanes(query: Document) -> list[Document]:
+    """The queries that together ask the same, each led by an equality that has an index."""
+    if "status" in query or not query.keys().isdisjoint(_NARROW):
+        return [query]
+    return [{**query, "status": status.value} for status in EventStatus]
 
 
 def _published(document: Document, duplicate: bool) -> Published:

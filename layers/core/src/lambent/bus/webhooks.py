@@ -14,16 +14,18 @@ from lambent.bus.cloudevents import is_reserved
 from lambent.bus.signing import is_secret, new_secret
 from lambent.bus.targets import check_url
 from lambent.bus.transitions import DeliveryStatus, WebhookStatus
-from lambent.clock import Clock
+from lambent.clock import EPOCH, FAR_FUTURE, Clock
 from lambent.due import Database, DueDocuments, new_due_fields
 from lambent.errors import Conflict, NotFound, Unprocessable
-from lambent.ids import new_ulid
-from lambent.mongo import Document, guarded
+from lambent.ids import new_ulid, ulid_floor
+from lambent.mongo import Document, drop_former_indexes, guarded
+from lambent.newest import newest
 
 MAX_PER_CLIENT: Final = 100
 MAX_TYPES: Final = 50
 # Both secrets sign for so long after a rotation, so that receivers can change theirs meanwhile.
 ROTATION: Final = timedelta(hours=24)
+_FORMER_INDEX: Final = "webhook_1__id_1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,10 +183,9 @@ class Webhooks:
         query: dict[str, Any] = {"webhook": webhook_id}
         if status is not None:
             query["status"] = status
-        if before is not None:
-            query["_id"] = {"$gt": "", "$lt": before}
-        cursor = self._deliveries.collection.find(query).sort("_id", -1).limit(limit)
-        return await guarded(cursor.to_list())
+        query["_id"] = {"$gte": ulid_floor(EPOCH), "$lt": before or ulid_floor(FAR_FUTURE)}
+        found, now = self._deliveries.collection, self._clock.now()
+        return await newest(found, query, lanes=_lanes, limit=limit, now=now)
 
     async def replay(self, delivery_id: str, *, client: str | None) -> Document:
         """Send it again, now. Raises `NotFound`; `Conflict` while it is still being tried."""
@@ -210,8 +211,16 @@ async def ensure_webhook_indexes(mongo: Database, *, clock: Clock) -> None:
     await guarded(mongo.db[transitions.WEBHOOKS].create_index([("client", 1), ("status", 1)]))
     due = DueDocuments(mongo, transitions.DELIVERIES, clock=clock)
     await due.ensure_indexes()
-    await guarded(due.collection.create_index([("webhook", 1), ("_id", 1)]))
+    await guarded(due.collection.create_index([("webhook", 1), ("status", 1), ("_id", 1)]))
     await guarded(due.collection.create_index("expire_at", expireAfterSeconds=0))
+    await drop_former_indexes(due.collection, _FORMER_INDEX)
+
+
+def _lanes(query: Document) -> list[Document]:
+    """The queries that together ask the same, each by all that its index begins with."""
+    if "status" in query:
+        return [query]
+    return [{**query, "status": status.value} for status in DeliveryStatus]
 
 
 def _new_delivery(event: Document, webhook_id: str, now: datetime) -> Document:

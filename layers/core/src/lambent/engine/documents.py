@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
-from lambent.clock import EPOCH, FAR_FUTURE
 from lambent.due import new_due_fields
 from lambent.engine import marks
 from lambent.engine.model import Status
@@ -17,9 +16,6 @@ from lambent.mongo import Document
 # clocks of two machines, and a publisher that was quicker than the run it belongs to. Counted from
 # the asking, not from the first slice: that may come late, and whoever was answered may publish.
 SINCE_BEFORE_S: Final = 5.0
-
-_LATEST_MS: Final = int(FAR_FUTURE.timestamp() * 1000)
-_CROCKFORD: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 def new_run(
@@ -116,16 +112,3 @@ def _beside(path: tuple[str, ...], cut: tuple[str, ...]) -> bool:
             # "gather#2[1]" and "gather#2[3]" are siblings; "gather[1]" ended before "gather#2".
             return mine.rpartition("[")[0] == other.rpartition("[")[0] != ""
     return False
-
-
-def ulid_instant(id: str) -> datetime | None:
-    """When the document of this id was made; None for an id that tells no instant."""
-    number = 0
-    for letter in id[:10]:
-        place = _CROCKFORD.find(letter)
-        if place < 0:
-            return None
-        number = number << 5 | place
-    if len(id) < 10 or number > _LATEST_MS:
-        return None
-    return EPOCH + timedelta(milliseconds=number)

@@ -53,6 +53,7 @@ class HostList(BaseModel):
     """Every model host."""
 
     hosts: list[HostView]
+    slots: int = Field(description="Generations at once on one host.", examples=[4])
 
 
 class ChangeView(BaseModel):
@@ -76,7 +77,7 @@ class ChangeList(BaseModel):
 
 
 def breakers_router(
-    board: HostBoard, authorize: Callable[[Scope], Callable[..., Any]]
+    board: HostBoard, authorize: Callable[[Scope], Callable[..., Any]], *, slots: int
 ) -> APIRouter:
     """`/admin/breakers`; reading needs `admin:read`, changing needs `admin`."""
     router = APIRouter(prefix="/admin/breakers", tags=["model hosts"])
@@ -86,7 +87,7 @@ def breakers_router(
     @router.get("")
     async def list_breakers(_: reader) -> HostList:
         """Every model host with its breaker, its generations under way and its queue."""
-        return HostList(hosts=[_view(one) for one in await board.states()])
+        return HostList(hosts=[_view(one) for one in await board.states()], slots=slots)
 
     @router.get("/history")
     async def list_breaker_changes(

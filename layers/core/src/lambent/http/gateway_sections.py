@@ -143,7 +143,7 @@ def _admin_sections(parts: Parts) -> list[Section]:
         from lambent.models.library import ModelLibrary
 
         board = HostBoard(parts.postgres, parts.gate, hosts=parts.settings.ollama_hosts)
-        router = breakers_router(board, authorize)
+        router = breakers_router(board, authorize, slots=parts.settings.ollama_max_inflight)
         models = models_router(ModelLibrary(parts.models), lambda: parts.engine, authorize)
         router.routes.extend(models.routes)
         return router
@@ -154,8 +154,10 @@ def _admin_sections(parts: Parts) -> list[Section]:
         from lambent.http.deployed import deployed_router
         from lambent.http.overview import overview_router
 
+        census = Census(parts.engine.store.due, clock=parts.clock)
         router = overview_router(
             parts.engine.control,
+            census,
             activity=ActivityReports(parts.postgres, clock=parts.clock),
             clock=parts.clock,
             slots=parts.settings.ollama_max_inflight,
@@ -163,7 +165,7 @@ def _admin_sections(parts: Parts) -> list[Section]:
         )
         deployed = deployed_router(
             parts.engine,
-            Census(parts.engine.store.due, clock=parts.clock),
+            census,
             agents=lambda: parts.registry,
             model=parts.settings.ollama_model,
             authorize=authorize,

@@ -14,11 +14,11 @@ from pydantic import BaseModel, Field
 from lambent.admission.activity import ActivityReports
 from lambent.admission.decisions import Principal, Scope
 from lambent.clock import Clock
+from lambent.engine.census import Census
 from lambent.engine.control import RunControl, RunFilter
 from lambent.engine.model import ENDED, Status
 
 MOST: Final = 1000
-_MOST_AN_HOUR: Final = 2000
 
 
 class CountView(BaseModel):
@@ -90,13 +90,15 @@ class Activity(BaseModel):
 
 
 class Throughput(BaseModel):
-    """Ended runs by the hour in which they were made, each up to 2,000; oldest first."""
+    """Ended runs by the hour in which they were made, oldest first. Of each kind the newest are
+    counted, 2,000 for each of these hours."""
 
     hours: list[HourView]
 
 
 def overview_router(
     control: RunControl,
+    census: Census,
     *,
     activity: ActivityReports,
     clock: Clock,
@@ -134,20 +136,14 @@ def overview_router(
     ) -> Throughput:
         """Completed and failed runs, hour by hour."""
         last = clock.now().replace(minute=0, second=0, microsecond=0)
-        # Between two hours that hold the same nothing nobody has to look hour by hour.
-        begun = last - timedelta(hours=hours - 1)
-        found = {
-            status: await _by_hour(control, status, begun, hours)
-            for status in (Status.COMPLETED, Status.FAILED)
-        }
+        since = last - timedelta(hours=hours - 1)
+        completed, failed = await asyncio.gather(
+            *(census.by_hour(one, since, hours) for one in (Status.COMPLETED, Status.FAILED))
+        )
         return Throughput(
             hours=[
-                HourView(
-                    at=begun + timedelta(hours=place),
-                    completed=found[Status.COMPLETED][place],
-                    failed=found[Status.FAILED][place],
-                )
-                for place in range(hours)
+                HourView(at=since + timedelta(hours=place), completed=one, failed=other)
+                for place, (one, other) in enumerate(zip(completed, failed, strict=True))
             ]
         )
 
@@ -163,20 +159,3 @@ def overview_router(
         )
 
     return router
-
-
-async def _by_hour(control: RunControl, status: Status, begun: datetime, hours: int) -> list[int]:
-    """Counts by hour; halves of the time in which nothing was made are asked for once."""
-    wanted = RunFilter(
-        client=None,
-        status=status,
-        created_from=begun,
-        created_to=begun + timedelta(hours=hours),
-    )
-    most = _MOST_AN_HOUR if hours == 1 else 1
-    count = await control.count(wanted, most=most)
-    if count == 0 or hours == 1:
-        return [count] * hours
-    half = hours // 2
-    first = await _by_hour(control, status, begun, half)
-    return first + await _by_hour(control, status, begun + timedelta(hours=half), hours - half)

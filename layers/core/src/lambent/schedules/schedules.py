@@ -56,6 +56,7 @@ class Schedules:
         await self._schedules.ensure_indexes()
         name = [("client", 1), ("name", 1)]
         await guarded(self._schedules.collection.create_index(name, unique=True))
+        await guarded(self._schedules.collection.create_index([("client", 1), ("_id", 1)]))
 
     async def create(self, client: str, plan: Plan) -> Document:
         """Raises `Unprocessable`; `Conflict` where the client has one of that name."""

@@ -90,12 +90,16 @@ def _some(counted: dict[str, Any]) -> str:
 
 async def hosts(view: View) -> Response:
     """The model servers: breaker with its history, slots, queue; trip and reset by hand."""
-    found = await view.api.get("/overview")
-    known = (await view.api.get("/admin/breakers"))["hosts"]
+    known = await view.api.get("/admin/breakers")
     changes = (await view.api.get("/admin/breakers/history", limit=20))["changes"]
     models = await view.api.maybe("/admin/models")
     return view.page(
-        "hosts.html", hosts=known, slots=found["slots"], changes=changes, models=models, live="poll"
+        "hosts.html",
+        hosts=known["hosts"],
+        slots=known["slots"],
+        changes=changes,
+        models=models,
+        live="poll",
     )
 
 
