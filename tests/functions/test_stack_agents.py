@@ -100,7 +100,7 @@ def kill_all(stack: Stack, *functions: str) -> None:
 
 
 def asked_for(script: ScriptedModel, name: str) -> list[Any]:
-    return [one for one in script.generations if name in str(one.json["messages"])]
+    return [one for one in script.generations if name in str(one.json.get("messages"))]
 
 
 def test_readers_get_the_whole_answer_though_chat_and_step_are_killed(

@@ -132,10 +132,12 @@ async def test_a_turn_keeps_others_from_appending_and_adds_once(site: Site) -> N
     await site.store.begin_turn(made.id, client="acme", turn="t1")
     acme = await site.caller("acme")
     refused = await acme.post(f"/conversations/{made.id}/messages", json=HI)
+    assert (await acme.get(f"/conversations/{made.id}")).json()["answering"]
     for _ in range(2):
         await site.store.add(made.id, 1, said, client="acme", turn="t1")
     await site.store.end_turn(made.id, turn="t1", tokens_a_byte=None)
     assert refused.status_code == 409
+    assert not (await acme.get(f"/conversations/{made.id}")).json()["answering"]
     assert len(await site.store.entries(made.id, client="acme")) == 1
 
 

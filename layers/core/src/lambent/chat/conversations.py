@@ -73,7 +73,8 @@ class Summary:
 class Conversation:
     """A conversation without what was said. `tokens_a_byte` is as its last turn measured it.
 
-    `titled_by` None: it is from before that was noted.
+    `answering`: a turn of it was under way when it was read. `titled_by` None: it is from before
+    that was noted.
     """
 
     id: str
@@ -84,6 +85,7 @@ class Conversation:
     tokens_a_byte: float | None = None
     titled_by: TitledBy | None = None
     summary: Summary | None = None
+    answering: bool = False
 
 
 class ConversationStore:
@@ -150,11 +152,12 @@ class ConversationStore:
 
         wanted = {"client": client, "place": {"$gt": "", "$lt": before or "~"}}
         found = self._conversations.find(wanted).sort([("client", -1), ("place", -1)]).limit(limit)
-        return [_conversation(one) for one in await guarded(found.to_list(None))]
+        now = self._clock.now()
+        return [_conversation(one, now) for one in await guarded(found.to_list(None))]
 
     async def get(self, id: str, *, client: str) -> Conversation:
         """Raises `NotFound`."""
-        return _conversation(await self._find(id, client))
+        return _conversation(await self._find(id, client), self._clock.now())
 
     async def entries(self, id: str, *, client: str, since: int = 0) -> list[Entry]:
         """All that was said, in order, from entry `since` on."""
@@ -231,7 +234,7 @@ class ConversationStore:
             found = await self._find(id, client)
             if found["turn"] != turn:
                 raise _busy()
-            return _conversation(found)
+            return _conversation(found, self._clock.now())
         return await self.get(id, client=client)
 
     async def renew_turn(self, id: str, *, turn: str) -> bool:
@@ -308,7 +311,7 @@ class ConversationStore:
             await guarded(self._conversations.insert_one(document))
         except DuplicateKeyError:
             return await self.get(id, client=client)
-        return _conversation(document)
+        return _conversation(document, self._clock.now())
 
     async def _touch(self, id: str, client: str, messages: Sequence[Message]) -> bool:
         mine = {"_id": id, "client": client}
@@ -432,7 +435,7 @@ def _entry(found: Document) -> Entry:
     return Entry(found["number"], messages, found["turn"], found["created_at"], usage, once)
 
 
-def _conversation(found: Document) -> Conversation:
+def _conversation(found: Document, now: datetime) -> Conversation:
     return Conversation(
         id=found["_id"],
         title=found["title"],
@@ -442,4 +445,5 @@ def _conversation(found: Document) -> Conversation:
         tokens_a_byte=found["tokens_a_byte"],
         titled_by=TitledBy(by) if (by := found.get("titled_by")) else None,
         summary=_summary(found),
+        answering=found["busy_until"] > now,
     )

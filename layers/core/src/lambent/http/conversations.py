@@ -69,6 +69,7 @@ class ConversationView(BaseModel):
     created_at: datetime
     updated_at: datetime
     forked_from: str | None = Field(description="The conversation and message it began with.")
+    answering: bool = Field(description="Whether a turn of it is under way.")
 
 
 class TurnUsage(BaseModel):
@@ -257,6 +258,7 @@ def _view(one: Conversation) -> ConversationView:
         created_at=one.created_at,
         updated_at=one.updated_at,
         forked_from=one.forked_from,
+        answering=one.answering,
     )
 
 

@@ -232,17 +232,8 @@
       if (part.done) return "again";
       const frames = (rest + part.value).split("\n\n");
       rest = frames.pop();
-      for (const frame of frames) {
-        const end = take(turn, frame);
-        if (end === true) await Promise.race([drained(reader), pause(3000)]);
-        if (end) return end;
-      }
+      for (const frame of frames) { const end = take(turn, frame); if (end) return end; }
     }
-  }
-
-  // The last frame comes before the turn is booked: only the end of its stream frees the conversation.
-  async function drained(reader) {
-    try { while (!(await reader.read()).done); } catch { /* gone: as good as its end */ }
   }
 
   // --- a turn, from its first request or from where a reload left it
@@ -293,13 +284,19 @@
     turn.began = Date.now();
     busy(true);
     keep();
-    const renewing = renew(turn);
-    await follow(turn);
+    if (!turn.kept.ended) {
+      const renewing = renew(turn);
+      await follow(turn);
+      turn.kept.ended = true;
+      keep();
+      clearTimeout(turn.timer);
+      live = null;
+      await renewing;
+    }
     live = null;
-    clearTimeout(turn.timer);
-    await renewing;
-    sessionStorage.removeItem(place());
     await settle(turn).catch(() => {});
+    // Only now: who loads the page again meanwhile finds what is still to be added.
+    sessionStorage.removeItem(place());
     busy(false);
     await refresh().catch(() => {});
   }
@@ -321,17 +318,18 @@
   async function settle(turn) {
     if (!turn.text || !turn.kept.stream) return;
     const url = "/conversations/" + encodeURIComponent(conversation);
-    for (let tried = 0; tried < 5; tried++) {
-      for (let after = ""; after !== null;) {  // a very long one comes in pages
-        const answer = await ask("GET", url + (after && "?after=" + encodeURIComponent(after)));
+    for (let tried = 0; tried < 30; tried++, await pause(500)) {
+      let page = { cursor: "" };
+      while (page.cursor !== null) {  // a very long one comes in pages
+        const answer = await ask("GET", url + (page.cursor && "?after=" + encodeURIComponent(page.cursor)));
         if (!answer.ok) return;
-        const page = await answer.json();
+        page = await answer.json();
         if (page.messages.some((one) => one.turn === turn.kept.stream)) return;
-        after = page.cursor;
       }
+      if (page.answering) continue;  // it is told before it is booked
       const messages = [{ role: "user", content: turn.kept.body.input }, { role: "assistant", content: turn.text }];
-      if ((await ask("POST", url + "/messages", { json: { messages } })).status !== 409) return;
-      await pause(500);
+      const headers = { "idempotency-key": turn.kept.stream };
+      if ((await ask("POST", url + "/messages", { headers, json: { messages } })).status !== 409) return;
     }
   }
 
@@ -416,7 +414,10 @@
     const kept = conversation && found();
     if (kept) {
       // It may have ended, and been kept, while nobody looked: then the server has drawn it.
-      const drawn = log.querySelector('[data-turn="' + CSS.escape(kept.stream) + '"].assistant');
+      // What this page added has no turn: it is known by its words.
+      const told = kept.parts.filter((one) => one.kind === "text").map((one) => one.text).join("");
+      const last = [...log.querySelectorAll(".turn.assistant .text")].pop();
+      const drawn = log.querySelector('[data-turn="' + CSS.escape(kept.stream) + '"].assistant') || (kept.ended && last && last.textContent === told);
       if (kept.stream && drawn) sessionStorage.removeItem(place());
       else { kept.resumed = true; await run(new Turn(kept)); }
     }
