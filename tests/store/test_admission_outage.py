@@ -74,7 +74,7 @@ async def test_a_server_that_hangs_is_given_up_in_time(tmp_path: Path, connected
         async with stand(server.dsn) as place:
             backend = (await place.postgres.fetch_one("SELECT pg_backend_pid() AS pid")).pid
             if not connected:
-                await place.postgres.close()
+                place.postgres.drop()
             stopped = [server.pid, *([backend] if connected else [])]
             for pid in stopped:
                 os.kill(pid, signal.SIGSTOP)
@@ -120,6 +120,19 @@ async def test_a_connection_that_nobody_waits_for_any_more_is_closed(postgres_ds
         await asking
     await asyncio.sleep(0)
     assert connecting.result().closed
+
+
+async def test_what_asks_after_the_end_does_not_connect_again(postgres_dsn: str) -> None:
+    postgres = Postgres(postgres_dsn, clock=SystemClock())
+    asking = asyncio.create_task(postgres.ping())
+    await asyncio.sleep(0)
+    [connecting] = [one for one in asyncio.all_tasks() if connects(one)]
+    await postgres.close()
+    with pytest.raises(StoreUnavailable):
+        await asking
+    assert connecting.result().closed
+    with pytest.raises(StoreUnavailable, match="closed"):
+        await postgres.ping()
 
 
 def connects(task: asyncio.Task[Any]) -> bool:

@@ -56,7 +56,7 @@ async def test_a_rotated_postgres_password_heals_within_the_statement(
         admin.execute("ALTER ROLE rotating PASSWORD 'two'")
         await postgres.ping()  # a connection that stands knows nothing of it
         kept.value = dsn("two")
-        await postgres.close()
+        postgres.drop()
         await asyncio.gather(*(postgres.ping() for _ in range(5)))
         await postgres.close()
         admin.execute("DROP ROLE rotating")

@@ -64,6 +64,7 @@ class Postgres:
         self._clock = clock
         self._timeout_s = timeout_s
         self._connection: Connection | None = None
+        self._closed = False
         self._used_at: datetime = clock.now()
         self._lock = asyncio.Lock()
 
@@ -115,8 +116,9 @@ class Postgres:
             await connection.close()
 
     async def close(self) -> None:
-        """Drop the connection; the next statement makes a new one."""
-        self._drop()
+        """End for good: what asks later raises `StoreUnavailable`."""
+        self._closed = True
+        self.drop()
 
     async def _enter(self) -> None:
         # Callers queue here; those behind one that hangs must not wait its time and then their own.
@@ -134,7 +136,7 @@ class Postgres:
         try:
             rows = await self._bounded(_run(connection, query, params), self._left_s(deadline_s))
         except psycopg.OperationalError as error:
-            self._drop()
+            self.drop()
             raise _unavailable(error) from error
         except psycopg.ProgrammingError as error:
             if error.sqlstate in _NOT_SET_UP:
@@ -143,7 +145,7 @@ class Postgres:
         except BaseException as error:
             # Cancelled or failed halfway: what comes next on this socket is unknown.
             if not isinstance(error, psycopg.Error) or connection.closed:
-                self._drop()
+                self.drop()
             raise
         self._used_at = self._clock.now()
         return rows
@@ -153,8 +155,10 @@ class Postgres:
 
     async def _connected(self, deadline_s: float) -> Connection:
         if self._connection is not None and self._clock.now() - self._used_at > _FREEZE:
-            self._drop()
+            self.drop()
         while self._connection is None:
+            if self._closed:
+                raise StoreUnavailable("The connection to Postgres was closed.")
             dsn = self._dsn.value
             try:
                 connection: Connection = await self._bounded(
@@ -175,6 +179,8 @@ class Postgres:
                     continue
                 raise _unavailable(error) from error
             self._connection = connection
+            if self._closed:  # meanwhile
+                self.drop()
         return self._connection
 
     async def _bounded(self, work: Coroutine[Any, Any, T], limit_s: float) -> T:
@@ -191,11 +197,12 @@ class Postgres:
         return task.result()
 
     def _abandon(self, task: asyncio.Future[Any]) -> None:
-        self._drop()
+        self.drop()
         task.cancel()
         task.add_done_callback(_swallow)
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """Drop the connection; the next statement makes a new one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.pgconn.finish()
