@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +25,7 @@ def deployed(
     module: str = "storm_workflows",
     environments: int = 4,
     edits: Sequence[Edit] = (),
+    environ: Mapping[str, str] | None = None,
 ) -> Iterator[Stack]:
     """The project's own template with another agents' layer, changed by each of `edits`."""
     text = (ROOT / "template.yaml").read_text()
@@ -36,8 +37,8 @@ def deployed(
     template = data / "template.yaml"
     template.write_text(text)
     flags = ["--template", str(template), "--max-environments", str(environments)]
-    environ = {**SETTINGS, "AGENT_MODULES": module}
-    with running_stack(data, environ, flags=flags) as stack:
+    settings = {**SETTINGS, "AGENT_MODULES": module, **(environ or {})}
+    with running_stack(data, settings, flags=flags) as stack:
         yield stack
 
 

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _LISTED_S: Final = 300.0
 # A server that did not answer is left in peace for so long: else each turn would wait for it.
 _AGAIN_S: Final = 10.0
+# The one that there is, and another one where the server has lost it.
+_SESSIONS: Final = 2
 
 ListAll = Callable[[Sequence[str]], Awaitable[Mapping[str, Any]]]
 
@@ -131,17 +133,15 @@ class TurnCalls:
         """
         from lambent.agents.mcp_session import SessionLost
 
-        session = await self._session(server)
-        try:
-            return result_text(await session.call(name, arguments, id=id))
-        except SessionLost:
-            self._drop(server, session)
-        session = await self._session(server)
-        try:
-            return result_text(await session.call(name, arguments, id=id))
-        except SessionLost as error:
-            self._drop(server, session)
-            raise ToolFailed(str(error)) from None
+        said = ""
+        for _ in range(_SESSIONS):
+            session = await self._session(server)
+            try:
+                return result_text(await session.call(name, arguments, id=id))
+            except SessionLost as error:
+                self._drop(server, session)
+                said = str(error)
+        raise ToolFailed(said)
 
     async def close(self) -> None:
         """End the turn's sessions."""
