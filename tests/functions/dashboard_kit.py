@@ -48,9 +48,12 @@ def _no_browser() -> None:
 class Operator:
     """Somebody at a browser. Whatever the console complains about is kept."""
 
-    def __init__(self, browser: Browser, stack: Stack, *, variant: str = "wide-light") -> None:
+    def __init__(
+        self, browser: Browser, stack: Stack, *, variant: str = "wide-light", scripts: bool = True
+    ) -> None:
         width, height, scheme = VARIANTS[variant]
         options: Any = {"viewport": {"width": width, "height": height}, "color_scheme": scheme}
+        options["java_script_enabled"] = scripts
         self.context = browser.new_context(base_url=stack.url, **options)
         self.page: Page = self.context.new_page()
         self.page.set_default_timeout(20_000)

@@ -42,20 +42,23 @@ async def read_body(request: Request, *, limit_bytes: int = MAX_BODY_BYTES) -> b
     return b"".join(pieces)
 
 
-def parse_json(body: bytes) -> Any:
-    """Strict JSON in UTF-8: no NaN, no unpaired surrogates, no bottomless nesting."""
+def parse_json(body: bytes, *, what: str = "The body") -> Any:
+    """Strict JSON in UTF-8: no NaN, no unpaired surrogates, no bottomless nesting.
+
+    Raises `RequestError` that names it as `what`.
+    """
     if not body:
-        raise RequestError("The body is empty; a JSON object is expected.")
+        raise RequestError(f"{what} is empty; a JSON object is expected.")
     try:
         body.decode()
     except UnicodeDecodeError as error:
-        raise RequestError(f"The body is no UTF-8: byte {error.start} does not fit.") from None
+        raise RequestError(f"{what} is no UTF-8: byte {error.start} does not fit.") from None
     try:
         value = from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        raise RequestError(f"The body is no JSON: {error}.") from None
+        raise RequestError(f"{what} is no JSON: {error}.") from None
     if _VAST.search(body) and not is_finite(value):
-        raise RequestError("The body has a number that is too large for a double.")
+        raise RequestError(f"{what} has a number that is too large for a double.")
     return value
 
 

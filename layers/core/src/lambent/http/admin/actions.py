@@ -10,7 +10,7 @@ from starlette.responses import Response
 from lambent.errors import Unprocessable
 from lambent.http.admin.api import Answer, Failed, path
 from lambent.http.admin.session import own_path
-from lambent.http.admin.start_form import input_of, parse_json
+from lambent.http.admin.start_form import input_of, parse_json, wrong
 from lambent.http.admin.view import View, done
 
 Form = dict[str, str]
@@ -285,14 +285,14 @@ def _amount(text: str, field: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise Unprocessable(f"{field} must be a number.") from None
+        raise wrong(field, "must be a number") from None
 
 
 def _number(text: str, field: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise Unprocessable(f"{field} must be a whole number.") from None
+        raise wrong(field, "must be a whole number") from None
 
 
 ACTIONS: Final[Mapping[str, Act]] = {

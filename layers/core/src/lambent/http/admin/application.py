@@ -25,6 +25,7 @@ from lambent.errors import (
 from lambent.http.admin.actions import ACTIONS
 from lambent.http.admin.api import Api, Failed
 from lambent.http.admin.pages import PAGES
+from lambent.http.admin.redraw import redrawn, refusal_of
 from lambent.http.admin.session import (
     drop_session,
     is_own_form,
@@ -168,13 +169,17 @@ class Site:
         except LambentError as error:
             return self._failed(view, error.status, error.detail)
 
-    async def act(self, request: Request, act: Callable[[View, dict[str, str]], Any]) -> Response:
+    async def act(
+        self, request: Request, name: str, act: Callable[[View, dict[str, str]], Any]
+    ) -> Response:
         """One form. Only ever from our own page, with its token, by somebody who may."""
         session = await session_of(request, self._sessions)
         if session is None:
             where = f"/admin/sign-in?next={quote(_back(request))}"
             return RedirectResponse(where, status_code=303)
         form = await read_form(request)
+        # A page that was drawn again has the form's address, not its own.
+        back = own_path(form.pop("back")) if form.get("back") else _back(request)
         view = self._view(request, session)
         if not (is_own_form(request) and is_own_token(session, form.pop("csrf", ""))):
             return self._failed(
@@ -186,10 +191,10 @@ class Site:
             )
         try:
             response: Response = await act(view, form)
-        except Failed as failed:
-            return self._failed(view, failed.answer.status, failed.answer.detail)
-        except LambentError as error:
-            return self._failed(view, error.status, error.detail)
+        except (Failed, LambentError) as error:
+            refusal = refusal_of(error)
+            again = await redrawn(view, name, form, refusal, back=back)
+            return again or self._failed(view, refusal.status, refusal.detail, back=back)
         return response
 
     def _view(self, request: Request, session: Session) -> View:
@@ -214,7 +219,7 @@ class Site:
         )
         return HTMLResponse(text, status_code=status)
 
-    def _failed(self, view: View, status: int, detail: str) -> Response:
+    def _failed(self, view: View, status: int, detail: str, *, back: str = "") -> Response:
         titles = {403: "Not allowed", 404: "Not found", 409: "Not in this state"}
         if status >= 500:
             logger().warning("A page failed", **log_fields(detail=detail, status=status))
@@ -223,7 +228,7 @@ class Site:
             status=status,
             title=titles.get(status, "That did not work"),
             detail=detail,
-            back=_back(view.request),
+            back=back or _back(view.request),
             request_id=request_id_of(view.request.scope),
         )
 
@@ -275,7 +280,7 @@ def _page_route(site: Site, path: str, page: PageFunction) -> Route:
 
 def _action_route(site: Site, name: str, act: Callable[..., Any]) -> Route:
     async def endpoint(request: Request) -> Response:
-        return await site.act(request, act)
+        return await site.act(request, name, act)
 
     return Route(f"/admin/do/{name}", endpoint, methods=["POST"])
 

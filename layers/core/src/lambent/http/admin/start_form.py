@@ -79,6 +79,12 @@ def parse_json(text: str, field: str) -> Any:
     if not text.strip():
         return None
     try:
-        return strict_json(text.encode())
+        return strict_json(text.encode(), what=field)
     except RequestError as error:
-        raise Unprocessable(f"{field}: {error.detail}") from None
+        raise wrong(field, error.detail.removeprefix(f"{field} ").removesuffix(".")) from None
+
+
+def wrong(field: str, said: str) -> Unprocessable:
+    """The error that names one field of a form."""
+    errors = [{"field": field, "message": said}]
+    return Unprocessable(f"{field} {said}.", fields={"errors": errors})

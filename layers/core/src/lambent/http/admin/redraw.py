@@ -1,0 +1,82 @@
+"""Draws the page of a refused form again, with what was entered and why it was refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Match, Route
+
+from lambent.errors import LambentError
+from lambent.http.admin.api import Failed
+from lambent.http.admin.pages import PAGES
+from lambent.http.admin.refill import refill
+from lambent.http.admin.view import PageFunction, View
+
+
+async def _routed(request: Request) -> Response:
+    raise NotImplementedError  # only its path is looked at
+
+
+_ROUTES: Final = tuple((Route(path, _routed, methods=["GET"]), page) for path, page in PAGES)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a form was not taken: `fields` are the names of those that are at fault, if known."""
+
+    status: int
+    detail: str
+    fields: frozenset[str] = frozenset()
+
+
+def refusal_of(error: Failed | LambentError) -> Refusal:
+    """What the API, or the form's own reading, had to say."""
+    if isinstance(error, Failed):
+        said = error.answer.data if isinstance(error.answer.data, Mapping) else {}
+        return Refusal(error.answer.status, error.answer.detail, _fields(said))
+    return Refusal(error.status, error.detail, _fields(error.fields))
+
+
+def _fields(said: Mapping[str, Any]) -> frozenset[str]:
+    names = {str(one.get("field", "")) for one in said.get("errors", ())}
+    # A form asks for the first part of a field such as `input.feeds.0`, or for the last of one.
+    return frozenset(names | {name.partition(".")[0] for name in names} | _last(names))
+
+
+def _last(names: set[str]) -> set[str]:
+    return {name.rpartition(".")[2] for name in names}
+
+
+async def redrawn(
+    view: View, action: str, form: Mapping[str, str], refusal: Refusal, *, back: str
+) -> Response | None:
+    """The page at `back`, with this form as it was sent; None where that page cannot be drawn."""
+    asked = urlsplit(back)
+    scope = {**view.request.scope, "method": "GET", "path": unquote(asked.path)}
+    pairs = [pair for pair in parse_qsl(asked.query) if pair[0] != "done"]
+    scope |= {"raw_path": asked.path.encode(), "query_string": urlencode(pairs).encode()}
+    page, params = _page(scope)
+    if page is None:
+        return None
+    try:
+        drawn = await page(replace(view, request=Request(scope | {"path_params": params})))
+    except (Failed, LambentError):
+        return None  # the reason of the first refusal is the one to tell
+    if not isinstance(drawn, HTMLResponse):
+        return None
+    text = bytes(drawn.body).decode()
+    filled = refill(text, action, form, reason=refusal.detail, wrong=refusal.fields, back=back)
+    return None if filled is None else HTMLResponse(filled, status_code=refusal.status)
+
+
+def _page(scope: dict[str, Any]) -> tuple[PageFunction | None, dict[str, Any]]:
+    for route, page in _ROUTES:
+        match, found = route.matches(scope)
+        if match is Match.FULL:
+            return page, found["path_params"]
+    return None, {}
