@@ -181,6 +181,21 @@ async def test_a_published_event_is_published_once(test: WorkflowTest, workflows
     assert [(one["type"], one["data"]) for one in test.bus.published] == [("done", {"n": 1})]
 
 
+async def test_a_type_of_the_platforms_own_is_not_published(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    @workflows.workflow("w")
+    async def w(step: Step, input: Any) -> Any:
+        await step.publish("lambent.callback", {"ok": True})
+
+    run_id = await test.start("w")
+    await test.settle()
+    run = await test.engine.control.get(run_id, client=CLIENT)
+    assert run.status == "failed"
+    assert "step.publish('lambent.callback')" in str(run.error)
+    assert test.bus.published == []
+
+
 async def test_an_event_starts_the_workflows_that_name_its_type_once(
     test: WorkflowTest, workflows: Registry
 ) -> None:

@@ -36,9 +36,15 @@ from lambent.where import matches
 
 EVENTS: Final = "events"
 WAITS: Final = "waits"
+RESERVED: Final = "lambent."
 _PAGE: Final = 100
 # What an author gets to see of an event, copied into the wait that it satisfies.
 _COPIED: Final = ("id", "source", "type", "subject", "time", "received_at", "data")
+
+
+def is_reserved(event_type: str) -> bool:
+    """Whether only the platform itself may publish events of this type."""
+    return event_type.startswith(RESERVED)
 
 
 class WaitStatus(StrEnum):

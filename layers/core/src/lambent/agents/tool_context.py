@@ -113,7 +113,8 @@ class ToolContext:
 
         Raises `Unprocessable`, also for a type that is the platform's own.
         """
-        from lambent.bus.cloudevents import RESERVED, CloudEvent, is_reserved
+        from lambent.bus.cloudevents import CloudEvent
+        from lambent.waits import RESERVED, is_reserved
 
         if is_reserved(type):
             raise Unprocessable(f"Types that begin with {RESERVED!r} are the platform's own.")

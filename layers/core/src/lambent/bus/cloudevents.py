@@ -20,7 +20,6 @@ from lambent.errors import TooLarge, Unprocessable, UnsupportedMedia
 STRUCTURED: Final = "application/cloudevents+json"
 BATCH: Final = "application/cloudevents-batch+json"
 # Types of the platform's own events, such as answers to callbacks: nobody else publishes them.
-RESERVED: Final = "lambent."
 MAX_BATCH: Final = 100
 MAX_DATA_BYTES: Final = 1_000_000
 MAX_DEPTH: Final = 60  # MongoDB nests 100 levels at most, and a wait holds a copy of the data
@@ -99,11 +98,6 @@ def parse_json(body: bytes) -> Any:
         return json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         _refuse([_problem("", f"the body is not JSON: {error}")])
-
-
-def is_reserved(event_type: str) -> bool:
-    """Whether only the platform itself may publish events of this type."""
-    return event_type.startswith(RESERVED)
 
 
 def check(event: CloudEvent) -> CloudEvent:

@@ -10,7 +10,6 @@ from typing import Any, Final
 from pymongo.asynchronous.collection import AsyncCollection
 
 from lambent.bus import transitions
-from lambent.bus.cloudevents import is_reserved
 from lambent.bus.signing import is_secret, new_secret
 from lambent.bus.targets import check_url
 from lambent.bus.transitions import DeliveryStatus, WebhookStatus
@@ -20,6 +19,7 @@ from lambent.errors import Conflict, NotFound, Unprocessable
 from lambent.ids import new_ulid, ulid_floor
 from lambent.mongo import Document, drop_former_indexes, guarded
 from lambent.newest import newest
+from lambent.waits import is_reserved
 
 MAX_PER_CLIENT: Final = 100
 MAX_TYPES: Final = 50

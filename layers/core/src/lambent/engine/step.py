@@ -27,7 +27,15 @@ from lambent.engine.model import Kind, Level, StepStatus
 from lambent.engine.options import NO_RETRY, Retry
 from lambent.engine.run_log import ReplayAwareLog
 from lambent.engine.waiting import Callback, Duration, Event, seconds
-from lambent.errors import Cancelled, ConfigError, ContinuedAsNew, OverBudget, WorkflowError
+from lambent.errors import (
+    Cancelled,
+    ConfigError,
+    ContinuedAsNew,
+    NonRetryable,
+    OverBudget,
+    WorkflowError,
+)
+from lambent.waits import RESERVED, is_reserved
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -246,7 +254,12 @@ class Step:
         )
 
     async def publish(self, type: str, data: Any = None, *, subject: str | None = None) -> None:
-        """Publish an event, once: durable when this returns."""
+        """Publish an event, once: durable when this returns.
+
+        Raises `NonRetryable` for a type that is the platform's own.
+        """
+        if is_reserved(type):
+            raise NonRetryable(f"step.publish({type!r}): {RESERVED}* is the platform's own.")
         context = self._context
         events = context.events
         if events is None:

@@ -11,10 +11,8 @@ from pydantic import BaseModel, Field
 from lambent.admission.decisions import Scope
 from lambent.bus.cloudevents import (
     BATCH,
-    RESERVED,
     STRUCTURED,
     CloudEvent,
-    is_reserved,
     read_http,
     to_structured,
 )
@@ -24,6 +22,7 @@ from lambent.errors import Unprocessable
 from lambent.http.bodies import read_body
 from lambent.http.reach import Authorize, Reach, changing, reading
 from lambent.mongo import Document
+from lambent.waits import RESERVED, is_reserved
 
 _EXAMPLE: Final = {
     "specversion": "1.0",
