@@ -11,11 +11,14 @@ import pytest
 
 from lambent import set_up
 from lambent.admission.decisions import Scope
+from lambent.bus.transitions import DELIVERIES, EVENTS
 from lambent.clock import FAR_FUTURE
-from lambent.due import new_due_fields
+from lambent.due import DueDocuments, DueKind, new_due_fields
 from lambent.engine.documents import new_run
+from lambent.engine.model import RUNS
 from lambent.http.admin.pages import PAGES
 from lambent.ids import ulid_floor
+from lambent.schedules.transitions import SCHEDULES
 from tests.functions.admin_site import AdminSite, admin_site
 from tests.functions.explained import (
     Asked,
@@ -28,6 +31,7 @@ from tests.functions.explained import (
 )
 
 COUNT: Final = 3000
+KINDS: Final = (RUNS, EVENTS, DELIVERIES, SCHEDULES)
 HOOK: Final = "01KB0000000000000000000000"
 LONG: Final = "01KB0000000000000000000001"
 BOTH: Final = "01KB0000000000000000000002"
@@ -211,6 +215,18 @@ async def test_every_query_of_a_client_s_lists_is_by_an_index(site: AdminSite) -
             assert answer.status_code == 200, (page, answer.text)
             assert asked.commands
             found += await problems(site, page, asked)
+    assert found == [], "\n".join(found)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.collection)
+async def test_what_the_poller_looks_for_is_by_an_index(site: AdminSite, kind: DueKind) -> None:
+    parts = site.parts
+    due = DueDocuments(parts.mongo, kind, clock=parts.clock)
+    with overheard(parts.postgres, parts.settings.mongo_db_name) as asked:
+        await due.find(50)
+        await due.next_due_at(parts.clock.now() + timedelta(minutes=1))
+    assert asked.commands
+    found = await problems(site, kind.collection, asked)
     assert found == [], "\n".join(found)
 
 

@@ -71,6 +71,17 @@ async def test_an_eighth_of_a_batch_goes_to_lower_levels(due: DueDocuments) -> N
     assert found[-1] == "humble-1"
 
 
+async def test_what_is_free_is_found_behind_however_much_is_worked_on(
+    due: DueDocuments, clock: SteppedClock
+) -> None:
+    later = clock.now() + timedelta(seconds=20)
+    for number in range(13):
+        held = {"lease_until": later} if number < 10 else {}
+        await put(due, f"{number:02}", due_at=clock.now() + timedelta(seconds=number - 60), **held)
+    assert [one.id for one in await due.find(2)] == ["10", "11"]
+    assert [one.id for one in await due.find(50)] == ["10", "11", "12"]
+
+
 async def test_only_one_of_two_claims_gets_the_document(due: DueDocuments) -> None:
     await put(due, "one")
     first = await due.claim("one")

@@ -151,10 +151,18 @@ class DueDocuments:
     async def _find(
         self, level: Document, now: datetime, horizon: datetime, limit: int
     ) -> list[DueId]:
-        free = {"due_at": {"$gte": EPOCH, "$lte": horizon}, "lease_until": {"$lte": now}}
-        cursor = self.collection.find({**level, **free}, {"due_at": 1, "claims": 1})
-        documents = await guarded(cursor.sort("due_at", 1).limit(limit).to_list())
-        return [DueId(d["_id"], d["due_at"], alone=d["claims"] > 0) for d in documents]
+        due = {**level, "due_at": {"$gte": EPOCH, "$lte": horizon}}
+        asked = limit
+        while True:
+            # Leases are looked at here: for a second range in the filter, a server that is only
+            # compatible with MongoDB leaves the index and reads every document there is.
+            cursor = self.collection.find(due, {"due_at": 1, "claims": 1, "lease_until": 1})
+            documents = await guarded(cursor.sort("due_at", 1).limit(asked).to_list())
+            free = [one for one in documents if one["lease_until"] <= now]
+            if len(free) >= limit or len(documents) < asked:
+                return [DueId(d["_id"], d["due_at"], alone=d["claims"] > 0) for d in free[:limit]]
+            # Those that are worked on keep their place in the order.
+            asked *= 4
 
     async def next_due_at(self, before: datetime) -> datetime | None:
         """The next instant, after now and up to `before`, at which `find` may find more.
