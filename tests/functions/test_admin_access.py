@@ -234,7 +234,7 @@ PLACES = {
     "/admin": 200,
     "/admin/runs": 200,
     "/admin/sign-in": 303,
-    "/admin/nothing": 401,
+    "/admin/nothing": 404,
     "/admin/runs/none": 404,
     "/admin/runs/none/nothing": 404,
     "/admin/charts/tokens.svg": 200,
@@ -254,6 +254,21 @@ async def test_no_answer_can_be_framed_or_run_what_is_not_ours(site: AdminSite, 
     assert "unsafe" not in policy or path.startswith("/admin/charts")
     assert answer.headers["x-frame-options"] == "DENY"
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_a_page_that_is_none_says_so_in_the_words_of_who_asks(site: AdminSite) -> None:
+    browser = await site.browser()
+    for path in ("/admin/nowhere", "/admin/runs/x/y/z"):
+        page = await browser.client.get(path, headers={"accept": "text/html"})
+        assert page.status_code == 404
+        assert f"There is no page at {path}." in page.text
+        assert 'href="/admin/runs"' in page.text
+        told = await browser.client.get(path, headers={"accept": "application/json"})
+        assert told.status_code == 404
+        assert told.headers["content-type"] == "application/problem+json"
+    async with site.client() as client:
+        away = await client.get("/admin/nowhere", headers={"accept": "text/html"})
+    assert away.headers["location"] == "/admin/sign-in?next=/admin/nowhere"
 
 
 async def test_an_answer_of_the_api_below_admin_has_the_headers_too(site: AdminSite) -> None:

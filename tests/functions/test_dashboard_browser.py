@@ -182,4 +182,7 @@ def test_the_pages_work_without_scripts(chromium: Browser, scripted_stack: Stack
     page.get_by_text("Cancel …").click()
     page.get_by_role("button", name="Cancel", exact=True).click()
     page.wait_for_url(f"**/admin/runs/{run}?done=cancel")
+    page.goto("/admin/playground")
+    expect(page.get_by_role("heading", name="Playground")).to_be_visible()
+    expect(page.get_by_role("button", name="Send")).to_have_count(0)
     context.close()

@@ -7,27 +7,8 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-# The first part below /admin. What is not named here is the API's, such as /admin/models.
-PAGES: Final = frozenset(
-    {
-        "",
-        "audit",
-        "charts",
-        "do",
-        "events",
-        "hosts",
-        "keys",
-        "playground",
-        "runs",
-        "schedules",
-        "session",
-        "sign-in",
-        "static",
-        "usage",
-        "webhooks",
-        "workflows",
-    }
-)
+# What stands below /admin and is the API's.
+_API: Final = frozenset({"breakers", "models"})
 
 
 class PagesMount:
@@ -51,4 +32,4 @@ class PagesMount:
 def is_page(path: str) -> bool:
     """Whether the path is a page's."""
     _, first, *rest = (*path.split("/"), "", "")
-    return first == "admin" and rest[0] in PAGES
+    return first == "admin" and rest[0] not in _API

@@ -65,7 +65,7 @@ def build_pages(
             *(_action_route(site, name, act) for name, act in ACTIONS.items()),
         ],
         redirect_slashes=False,
-        default=_nothing_here,
+        default=site.nothing_here,
     )
     return _Marked(router)
 
@@ -168,6 +168,14 @@ class Site:
             return self._failed(view, failed.answer.status, failed.answer.detail)
         except LambentError as error:
             return self._failed(view, error.status, error.detail)
+
+    async def nothing_here(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A page that says so for who browses; a problem document for programs."""
+        request = Request(scope, receive)
+        wants = request.headers.get("accept", "")
+        if request.method not in ("GET", "HEAD") or "text/html" not in wants:
+            raise NotFound("There is nothing at this path.")
+        await (await self.show(request, _no_such_page))(scope, receive, send)
 
     async def act(
         self, request: Request, name: str, act: Callable[[View, dict[str, str]], Any]
@@ -291,5 +299,5 @@ def _back(request: Request) -> str:
     return own_path(came.path + (f"?{came.query}" if came.query else ""))
 
 
-async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
-    raise NotFound("There is nothing at this path.")
+async def _no_such_page(view: View) -> Response:
+    raise NotFound(f"There is no page at {view.request.url.path[:200]}.")

@@ -294,9 +294,8 @@
       await renewing;
     }
     live = null;
-    await settle(turn).catch(() => {});
-    // Only now: who loads the page again meanwhile finds what is still to be added.
-    sessionStorage.removeItem(place());
+    // Not where it failed: going away fails it, too, and the next page finds what is still to be added.
+    if (await settle(turn)) sessionStorage.removeItem(place());
     busy(false);
     await refresh().catch(() => {});
   }
@@ -315,22 +314,30 @@
   }
 
   // A whole answer is kept by its turn; what was stopped, or ended while nobody read, is added here.
+  // Tells whether nothing is left to add.
   async function settle(turn) {
-    if (!turn.text || !turn.kept.stream) return;
-    const url = "/conversations/" + encodeURIComponent(conversation);
+    if (!turn.text || !turn.kept.stream) return true;
     for (let tried = 0; tried < 30; tried++, await pause(500)) {
-      let page = { cursor: "" };
-      while (page.cursor !== null) {  // a very long one comes in pages
-        const answer = await ask("GET", url + (page.cursor && "?after=" + encodeURIComponent(page.cursor)));
-        if (!answer.ok) return;
-        page = await answer.json();
-        if (page.messages.some((one) => one.turn === turn.kept.stream)) return;
-      }
-      if (page.answering) continue;  // it is told before it is booked
-      const messages = [{ role: "user", content: turn.kept.body.input }, { role: "assistant", content: turn.text }];
-      const headers = { "idempotency-key": turn.kept.stream };
-      if ((await ask("POST", url + "/messages", { headers, json: { messages } })).status !== 409) return;
+      const status = await added(turn).catch(() => 503);
+      if (status && status < 500 && status !== 409 && status !== 429) return true;
     }
+    return false;
+  }
+
+  // One try: the status that ended it, or 0 while the turn is told but not yet booked.
+  async function added(turn) {
+    const url = "/conversations/" + encodeURIComponent(conversation);
+    let page = { cursor: "" };
+    while (page.cursor !== null) {  // a very long one comes in pages
+      const answer = await ask("GET", url + (page.cursor && "?after=" + encodeURIComponent(page.cursor)));
+      if (!answer.ok) return answer.status;
+      page = await answer.json();
+      if (page.messages.some((one) => one.turn === turn.kept.stream)) return 200;
+    }
+    if (page.answering) return 0;
+    const messages = [{ role: "user", content: turn.kept.body.input }, { role: "assistant", content: turn.text }];
+    const headers = { "idempotency-key": turn.kept.stream };
+    return (await ask("POST", url + "/messages", { headers, json: { messages } })).status;
   }
 
   // The list of conversations, and what can be done with this one, as the server draws them.
@@ -403,6 +410,7 @@
   text.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); $("form").requestSubmit(); }
   });
+  $("form").hidden = $("choice").hidden = false;  // without scripts they would be dead
   $("choice").addEventListener("submit", (event) => event.preventDefault());
   $("stop").addEventListener("click", stop);
   addEventListener("pagehide", leave);
