@@ -102,10 +102,12 @@ def _seed(uri: str, count: int) -> str:
         _fill(db["runs"], (_ended(number, began + number * step) for number in range(count)))
         step = timedelta(days=30) / EVENTS
         _fill(db["events"], (_event(number, began + number * step) for number in range(EVENTS)))
-        long = {**_ended(count, datetime.now(UTC)), "records": STEPS}
+        now = datetime.now(UTC)
+        long = {**_ended(count, now), "records": STEPS}
+        run = str(long["_id"])
         db["runs"].insert_one(long)
-        _fill(db["steps"], (_step(long, number) for number in range(STEPS)))
-        return str(long["_id"])
+        _fill(db["steps"], (finished_step(run, number, since=now) for number in range(STEPS)))
+        return run
 
 
 def _fill(
@@ -174,11 +176,12 @@ def _event(number: int, at: datetime) -> Mapping[str, Any]:
     }
 
 
-def _step(run: Mapping[str, Any], number: int) -> Mapping[str, Any]:
-    begun = run["created_at"] + number * timedelta(milliseconds=500)
+def finished_step(run: str, number: int, *, since: datetime) -> dict[str, Any]:
+    """The record of a run's step, as its slice left it: one every half second."""
+    begun = since + number * timedelta(milliseconds=500)
     return {
-        "_id": f"{run['_id']}/0/n{number}",
-        "run": run["_id"],
+        "_id": f"{run}/0/n{number}",
+        "run": run,
         "epoch": 0,
         "key": f"n{number}",
         "kind": "do",

@@ -1,4 +1,4 @@
-"""Listens to all that is asked of the stores, and says what of it is not by an index."""
+"""Listens to all that is asked of MongoDB, and says what of it is not by an index."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import psycopg
 from pymongo import monitoring
 from pymongo.asynchronous.database import AsyncDatabase
-
-from lambent.postgres import Postgres
 
 _READS: Final = ("find", "aggregate", "count", "distinct")
 _UNSAID: Final = ("lsid", "$db", "$clusterTime", "$readPreference", "readConcern", "maxTimeMS")
@@ -22,15 +19,13 @@ MOST_FOR_ONE: Final = 20
 _FEW: Final = 100
 
 Command = dict[str, Any]
-Statement = tuple[str, Any]
 
 
 @dataclass
 class Asked:
-    """What a page asked: commands of MongoDB, and statements of Postgres with their values."""
+    """What a page asked."""
 
     commands: list[Command] = field(default_factory=list)
-    statements: list[Statement] = field(default_factory=list)
 
 
 class _Listener(monitoring.CommandListener):
@@ -55,22 +50,14 @@ monitoring.register(_LISTENER)  # hears the clients that are made from now on
 
 
 @contextmanager
-def overheard(postgres: Postgres, database: str) -> Iterator[Asked]:
-    """Everything that is asked of both stores within the block."""
+def overheard(database: str) -> Iterator[Asked]:
+    """Everything that is asked of the database within the block."""
     asked = Asked()
-    fetch = postgres.fetch
-
-    async def noted(query: Any, params: Any = None) -> list[Any]:
-        asked.statements.append((query if isinstance(query, str) else query.decode(), params))
-        return await fetch(query, params)
-
     _LISTENER.asked, _LISTENER.database = asked, database
-    postgres.fetch = noted  # type: ignore[method-assign]
     try:
         yield asked
     finally:
         _LISTENER.asked = None
-        del postgres.fetch  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True)
@@ -148,25 +135,3 @@ def wasteful(look: Look, looked_at: int, returned: int) -> bool:
     """Whether too much is looked at for what is asked for."""
     wanted = max(returned, look.limit or 0)
     return looked_at > max(_FEW, MOST_FOR_ONE * wanted)
-
-
-async def rows_passed_over(connection: psycopg.AsyncConnection[Any], statement: Statement) -> Any:
-    """Of a plan as it was carried out: the tables read from end to end, and the rows that were
-    read and then dropped."""
-    query, params = statement
-    cursor = psycopg.AsyncClientCursor(connection)
-    await cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query}".encode(), params)
-    row = await cursor.fetchone()
-    assert row is not None
-    scanned, dropped = [], 0
-    for node in _nodes(row[0][0]["Plan"]):
-        dropped += node.get("Rows Removed by Filter", 0) * node["Actual Loops"]
-        if node["Node Type"] == "Seq Scan":
-            scanned.append(node["Relation Name"])
-    return scanned, dropped
-
-
-def _nodes(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    yield plan
-    for one in plan.get("Plans", ()):
-        yield from _nodes(one)

@@ -19,6 +19,7 @@ from lambent.engine.model import RUNS
 from lambent.http.admin.pages import PAGES
 from lambent.ids import ulid_floor
 from lambent.schedules.transitions import SCHEDULES
+from local.benches.dashboard import finished_step
 from tests.functions.admin_site import AdminSite, admin_site
 from tests.functions.explained import (
     Asked,
@@ -98,7 +99,7 @@ async def fill(site: AdminSite) -> None:
     await many(db["events"], [event(number, at) for number, at in ages])
     await many(db["events"], [{**event(COUNT, now), "_id": BOTH}])
     await many(db["webhook_deliveries"], [delivery(number, at) for number, at in ages])
-    await many(db["steps"], [record(number) for number in range(60)])
+    await many(db["steps"], [finished_step(LONG, number, since=now) for number in range(60)])
     hook = {"client": "ops", "url": "https://x.example/", "types": ["*"], "description": "",
             "secrets": [], "status": "active", "reason": None, "created_at": now,
             "updated_at": now}  # fmt: skip
@@ -140,14 +141,6 @@ def delivery(number: int, at: Any) -> dict[str, Any]:
         "event": an_id(number, at), "type": "t", "attempts": 1, "history": [], "reason": None,
         "status": "dead" if number in (7, 2990) else "delivered", "created_at": at,
         **new_due_fields(FAR_FUTURE),
-    }  # fmt: skip
-
-
-def record(number: int) -> dict[str, Any]:
-    return {
-        "_id": f"{LONG}/0/n{number}", "run": LONG, "epoch": 0, "key": f"n{number}", "kind": "do",
-        "status": "completed", "order": number, "attempts": 1, "output": None,
-        "started_at": None, "finished_at": None,
     }  # fmt: skip
 
 
@@ -198,7 +191,7 @@ async def test_every_query_of_the_pages_is_by_an_index(site: AdminSite) -> None:
     views = [(path, query) for path, several in VIEWS.items() for query in several]
     found: list[str] = []
     for page in [address(path, query, key) for path, query in views]:
-        with overheard(site.parts.postgres, site.parts.settings.mongo_db_name) as asked:
+        with overheard(site.parts.settings.mongo_db_name) as asked:
             answer = await browser.get(page)
         assert answer.status_code == 200, (page, answer.text[-500:])
         found += await problems(site, page, asked)
@@ -210,7 +203,7 @@ async def test_every_query_of_a_client_s_lists_is_by_an_index(site: AdminSite) -
     found: list[str] = []
     async with site.client(key) as client:
         for page in LISTS:
-            with overheard(site.parts.postgres, site.parts.settings.mongo_db_name) as asked:
+            with overheard(site.parts.settings.mongo_db_name) as asked:
                 answer = await client.get(page)
             assert answer.status_code == 200, (page, answer.text)
             assert asked.commands
@@ -222,7 +215,7 @@ async def test_every_query_of_a_client_s_lists_is_by_an_index(site: AdminSite) -
 async def test_what_the_poller_looks_for_is_by_an_index(site: AdminSite, kind: DueKind) -> None:
     parts = site.parts
     due = DueDocuments(parts.mongo, kind, clock=parts.clock)
-    with overheard(parts.postgres, parts.settings.mongo_db_name) as asked:
+    with overheard(parts.settings.mongo_db_name) as asked:
         await due.find(50)
         await due.next_due_at(parts.clock.now() + timedelta(minutes=1))
     assert asked.commands

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lambent.admission.decisions import Scope
+from local.benches.dashboard import finished_step
 from tests.functions.admin_site import AdminSite, admin_site
 
 STEPS = 10_000
@@ -30,20 +31,8 @@ async def long_run(site: AdminSite, count: int) -> str:
     error = {"type": "KeyError", "message": HOSTILE, "step": f"n{count - 1}"}
     error["traceback"] = f'  File "news.py", line 3, in pay\n    {HOSTILE}'
     steps = [
-        {
-            "_id": f"{run}/0/n{number}",
-            "run": run,
-            "epoch": 0,
-            "key": f"n{number}",
-            "kind": "do",
-            "status": "completed",
-            "order": number,
-            "attempts": 1,
-            "started_at": now + timedelta(milliseconds=500 * number),
-            "finished_at": now + timedelta(milliseconds=500 * number + 400),
-            "output": {"text": "x" * 500},
-            "log": [{"at": now, "level": "info", "text": HOSTILE, "step": None}],
-        }
+        finished_step(run, number, since=now)
+        | {"log": [{"at": now, "level": "info", "text": HOSTILE, "step": None}]}
         for number in range(count)
     ]
     steps[-1] |= {"status": "failed", "output": None, "error": error}

@@ -26,10 +26,7 @@ def ulid_time(id: str) -> datetime:
     """When a ULID was made; 1970 for what is none."""
     if len(id) != 26 or not set(id) <= set(_CROCKFORD) or id[0] > "7":
         return EPOCH
-    number = 0
-    for letter in id[:10]:
-        number = number * 32 + _CROCKFORD.index(letter)
-    return EPOCH + min(timedelta(milliseconds=number), FAR_FUTURE - EPOCH)
+    return EPOCH + min(timedelta(milliseconds=_milliseconds(id[:10])), FAR_FUTURE - EPOCH)
 
 
 def ulid_floor(at: datetime) -> str:
@@ -40,15 +37,18 @@ def ulid_floor(at: datetime) -> str:
 
 def ulid_instant(id: str) -> datetime | None:
     """When the document of this id was made; None for an id that tells no instant."""
-    number = 0
-    for letter in id[:10]:
-        place = _CROCKFORD.find(letter)
-        if place < 0:
-            return None
-        number = number << 5 | place
-    if len(id) < 10 or number > _LATEST_MS:
+    begin = id[:10]
+    if len(begin) < 10 or not set(begin) <= set(_CROCKFORD):
         return None
-    return EPOCH + timedelta(milliseconds=number)
+    number = _milliseconds(begin)
+    return None if number > _LATEST_MS else EPOCH + timedelta(milliseconds=number)
+
+
+def _milliseconds(letters: str) -> int:
+    number = 0
+    for letter in letters:
+        number = number * 32 + _CROCKFORD.index(letter)
+    return number
 
 
 def random_base62(length: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
@@ -12,7 +12,14 @@ from weakref import WeakSet
 from pymongo import AsyncMongoClient
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.asynchronous.database import AsyncDatabase
-from pymongo.errors import ConnectionFailure, NetworkTimeout, OperationFailure, PyMongoError
+from pymongo.errors import (
+    BulkWriteError,
+    ConnectionFailure,
+    DuplicateKeyError,
+    NetworkTimeout,
+    OperationFailure,
+    PyMongoError,
+)
 
 from lambent.clock import Clock
 from lambent.errors import StoreUnavailable
@@ -21,6 +28,7 @@ from lambent.tls import mongo_options
 
 Document = dict[str, Any]
 T = TypeVar("T")
+_DUPLICATE_KEY: Final = 11000
 
 # AuthenticationFailed; and what Atlas calls it.
 _REFUSALS: Final = (18, 8000)
@@ -115,6 +123,28 @@ async def guarded(call: Awaitable[T]) -> T:
         if is_unreachable(error):
             raise StoreUnavailable("MongoDB does not answer.", retry_after_s=2.0) from error
         raise
+
+
+async def insert_new(
+    collection: AsyncCollection[Document], documents: Sequence[Document]
+) -> set[int]:
+    """Insert all that do not exist yet; answers the places of those that did.
+
+    Nothing is overwritten: what makes a document the same is for the unique indexes to say.
+    """
+    try:
+        if len(documents) == 1:
+            await guarded(collection.insert_one(documents[0]))
+        else:
+            await guarded(collection.insert_many(documents, ordered=False))
+    except DuplicateKeyError:
+        return {0}
+    except BulkWriteError as error:
+        failures = error.details["writeErrors"]
+        if any(one["code"] != _DUPLICATE_KEY for one in failures):
+            raise
+        return {one["index"] for one in failures}
+    return set()
 
 
 async def drop_former_indexes(collection: AsyncCollection[Document], *names: str) -> None:

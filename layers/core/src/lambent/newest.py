@@ -11,8 +11,9 @@ each is many times as long as the one before.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Any, Final
 
 from pymongo.asynchronous.collection import AsyncCollection
@@ -119,6 +120,13 @@ async def count_newest(
                 return count
         spans.tell(found=count, left=most - count)
     return count
+
+
+def by_status(query: Document, statuses: Iterable[StrEnum]) -> list[Document]:
+    """The query once for each status, which together ask the same; as it is where it names one."""
+    if "status" in query:
+        return [query]
+    return [{**query, "status": status.value} for status in statuses]
 
 
 def _id(document: Document) -> str:

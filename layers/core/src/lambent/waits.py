@@ -36,6 +36,7 @@ from lambent.where import matches
 
 EVENTS: Final = "events"
 WAITS: Final = "waits"
+# Types of the platform's own events, such as answers to callbacks: nobody else publishes them.
 RESERVED: Final = "lambent."
 _PAGE: Final = 100
 # What an author gets to see of an event, copied into the wait that it satisfies.

@@ -41,7 +41,7 @@ from lambent.errors import (
     WaitTimedOut,
 )
 from lambent.models.values import Message, Role, ToolCall, Usage
-from lambent.streams.values import RUN_LEASE, Dialect, Stream, StreamStatus
+from lambent.streams.values import LEASE_LAPSED, RUN_LEASE, Dialect, Stream, StreamStatus
 
 if TYPE_CHECKING:
     from lambent.models.values import Embeddings
@@ -57,7 +57,6 @@ _NAMED: Final = (UnknownModel, ModelRefused)
 # What a step gets beside its tool's own limit, to tell how it went.
 _GRACE_S: Final = 5.0
 _ASKED: Final = "The turn was stopped on request."
-_LAPSED: Final = "The lease of the stream's readers lapsed."
 # Who is asked for an embedding: the text, and in whose name and for which agent.
 EmbedFor = Callable[..., Any]
 Expect = Callable[..., None]
@@ -150,7 +149,7 @@ class DurableTurns:
                 raise Cancelled  # before anything is begun: who takes a run over may be late
             return await self._to_the_end(step, loop)
         except Cancelled:
-            stopped = error_body(StreamStopped(_LAPSED if stream.lapsed else _ASKED))
+            stopped = error_body(StreamStopped(LEASE_LAPSED if stream.lapsed else _ASKED))
             await stream.finish(stopped, StreamStatus.STOPPED, event="error")
             raise
         except Exception as error:

@@ -19,7 +19,6 @@ from lambent.errors import TooLarge, Unprocessable, UnsupportedMedia
 
 STRUCTURED: Final = "application/cloudevents+json"
 BATCH: Final = "application/cloudevents-batch+json"
-# Types of the platform's own events, such as answers to callbacks: nobody else publishes them.
 MAX_BATCH: Final = 100
 MAX_DATA_BYTES: Final = 1_000_000
 MAX_DEPTH: Final = 60  # MongoDB nests 100 levels at most, and a wait holds a copy of the data

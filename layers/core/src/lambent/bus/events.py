@@ -18,8 +18,8 @@ from lambent.codec import encode, plain
 from lambent.due import LEASE_S, Claimed, Database, DueDocuments, Lease, new_due_fields
 from lambent.errors import Conflict, NotFound, StoreUnavailable
 from lambent.ids import new_ulid, ulid_floor
-from lambent.mongo import Document, guarded
-from lambent.newest import newest
+from lambent.mongo import Document, guarded, insert_new
+from lambent.newest import by_status, newest
 from lambent.telemetry import log_fields, logger
 from lambent.tracing import carried
 
@@ -74,7 +74,7 @@ class EventBus:
         token = secrets.token_hex(12)
         begun_s = self._clock.monotonic_s()
         documents = [self._new_document(client, check(event), token) for event in events]
-        known = await transitions.insert_new(self._events.collection, documents)
+        known = await insert_new(self._events.collection, documents)
         published = [
             _published(await self._first_of(one) if place in known else one, place in known)
             for place, one in enumerate(documents)
@@ -179,9 +179,9 @@ async def ensure_event_indexes(mongo: Database, *, clock: Clock) -> None:
 
 def _lanes(query: Document) -> list[Document]:
     """The queries that together ask the same, each led by an equality that has an index."""
-    if "status" in query or not query.keys().isdisjoint(_NARROW):
+    if not query.keys().isdisjoint(_NARROW):
         return [query]
-    return [{**query, "status": status.value} for status in EventStatus]
+    return by_status(query, EventStatus)
 
 
 def _published(document: Document, duplicate: bool) -> Published:

@@ -7,13 +7,12 @@ Webhooks:   active ↔ disabled; secrets change as a whole, guarded by what was 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.errors import BulkWriteError, DuplicateKeyError
 from pymongo.read_concern import ReadConcern
 
 from lambent.clock import FAR_FUTURE
@@ -26,7 +25,6 @@ DELIVERIES: Final = DueKind(
 )
 WEBHOOKS: Final = "webhooks"
 
-_DUPLICATE_KEY: Final = 11000
 _FRESH: Final[Mapping[str, Any]] = {"status": "pending", "attempts": 0, "expire_at": None}
 
 
@@ -45,28 +43,6 @@ class DeliveryStatus(StrEnum):
 class WebhookStatus(StrEnum):
     ACTIVE = "active"
     DISABLED = "disabled"
-
-
-async def insert_new(
-    collection: AsyncCollection[Document], documents: Sequence[Document]
-) -> set[int]:
-    """Insert all that do not exist yet; answers the places of those that did.
-
-    Nothing is overwritten: what makes a document the same is for the unique indexes to say.
-    """
-    try:
-        if len(documents) == 1:
-            await guarded(collection.insert_one(documents[0]))
-        else:
-            await guarded(collection.insert_many(documents, ordered=False))
-    except DuplicateKeyError:
-        return {0}
-    except BulkWriteError as error:
-        failures = error.details["writeErrors"]
-        if any(one["code"] != _DUPLICATE_KEY for one in failures):
-            raise
-        return {one["index"] for one in failures}
-    return set()
 
 
 async def read_winner(

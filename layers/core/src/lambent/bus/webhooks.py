@@ -17,8 +17,8 @@ from lambent.clock import EPOCH, FAR_FUTURE, Clock
 from lambent.due import Database, DueDocuments, new_due_fields
 from lambent.errors import Conflict, NotFound, Unprocessable
 from lambent.ids import new_ulid, ulid_floor
-from lambent.mongo import Document, drop_former_indexes, guarded
-from lambent.newest import newest
+from lambent.mongo import Document, drop_former_indexes, guarded, insert_new
+from lambent.newest import by_status, newest
 from lambent.waits import is_reserved
 
 MAX_PER_CLIENT: Final = 100
@@ -67,7 +67,7 @@ class WebhookQueue:
         ]
         if wanted:
             deliveries = self._mongo.db[transitions.DELIVERIES.collection]
-            await transitions.insert_new(deliveries, wanted)
+            await insert_new(deliveries, wanted)
         return [one["_id"] for one in wanted]
 
 
@@ -218,9 +218,7 @@ async def ensure_webhook_indexes(mongo: Database, *, clock: Clock) -> None:
 
 def _lanes(query: Document) -> list[Document]:
     """The queries that together ask the same, each by all that its index begins with."""
-    if "status" in query:
-        return [query]
-    return [{**query, "status": status.value} for status in DeliveryStatus]
+    return by_status(query, DeliveryStatus)
 
 
 def _new_delivery(event: Document, webhook_id: str, now: datetime) -> Document:

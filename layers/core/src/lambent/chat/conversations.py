@@ -34,7 +34,6 @@ ENTRIES: Final = "conversation_entries"
 BUSY: Final = timedelta(seconds=30)
 _NUMBERS: Final = 1 << 52
 _TITLE_LENGTH: Final = 60
-_DUPLICATE: Final = 11000
 # Beyond this no model of any window reads it, and no page shows it.
 _MOST_ENTRIES: Final = 5000
 
@@ -277,9 +276,7 @@ class ConversationStore:
     async def _insert(
         self, client: str, entries: Sequence[Entry], origin: _Origin, id: str | None
     ) -> Conversation:
-        from pymongo.errors import BulkWriteError, DuplicateKeyError
-
-        from lambent.mongo import guarded
+        from lambent.mongo import insert_new
 
         id, now = id or new_ulid(self._clock), self._clock.now()
         said = [message for entry in entries for message in entry.messages]
@@ -300,16 +297,9 @@ class ConversationStore:
         }
         # The head last: a conversation that is seen is whole.
         if entries:
-            documents = [_entry_document(id, client, one) for one in entries]
-            try:
-                await guarded(self._entries.insert_many(documents, ordered=False))
-            except BulkWriteError as error:
-                # Some are there where who was to make it before died over it.
-                if any(one["code"] != _DUPLICATE for one in error.details["writeErrors"]):
-                    raise
-        try:
-            await guarded(self._conversations.insert_one(document))
-        except DuplicateKeyError:
+            # Some are there where who was to make it before died over it.
+            await insert_new(self._entries, [_entry_document(id, client, one) for one in entries])
+        if await insert_new(self._conversations, [document]):
             return await self.get(id, client=client)
         return _conversation(document, self._clock.now())
 

@@ -13,7 +13,7 @@ from lambent.chat.values import Failed, Finished, Frame, Queued
 from lambent.errors import LambentError, StreamStopped, Unavailable
 from lambent.streams.keeper import StreamKeeper, Why
 from lambent.streams.log import StreamLog
-from lambent.streams.values import Dialect, StreamStatus
+from lambent.streams.values import LEASE_LAPSED, Dialect, StreamStatus
 from lambent.telemetry import log_fields, logger
 
 _LOOK_S: Final = 60.0
@@ -25,7 +25,7 @@ _ERROR_ID: Final = re.compile(rb"id: \d+\nevent: error")
 _DONE: Final = b"data: [DONE]"
 _TOLD: Final = {
     Why.ASKED: "The stream was stopped on request.",
-    Why.LAPSED: "The lease of the stream's readers lapsed.",
+    Why.LAPSED: LEASE_LAPSED,
     Why.TAKEN: "The stream went on elsewhere.",
 }
 

@@ -13,6 +13,7 @@ from lambent.clock import FAR_FUTURE
 KEPT_AFTER: Final = timedelta(minutes=10)
 # The lease of a stream that a run makes: whoever has the run holds it.
 RUN_LEASE: Final = "run:"
+LEASE_LAPSED: Final = "The lease of the stream's readers lapsed."
 _BLANK: Final = b"\n\n"
 
 

@@ -52,6 +52,7 @@
 
   // --- what a turn shows: parts in their order, each with its element
 
+  const textOf = (kept) => kept.parts.filter((one) => one.kind === "text").map((one) => one.text).join("");
   const element = (name, kind, content = "") => {
     const made = document.createElement(name);
     if (kind) made.className = kind;
@@ -77,7 +78,7 @@
       kept.parts.forEach((part) => this.draw(part));
     }
 
-    get text() { return this.kept.parts.filter((one) => one.kind === "text").map((one) => one.text).join(""); }
+    get text() { return textOf(this.kept); }
 
     add(part) {
       const last = this.kept.parts.at(-1);
@@ -279,25 +280,26 @@
   }
 
   async function run(turn) {
-    live = turn;
-    turn.leave = new AbortController();
-    turn.began = Date.now();
     busy(true);
-    keep();
-    if (!turn.kept.ended) {
-      const renewing = renew(turn);
-      await follow(turn);
-      turn.kept.ended = true;
-      keep();
-      clearTimeout(turn.timer);
-      live = null;
-      await renewing;
-    }
-    live = null;
+    if (!turn.kept.ended) await hear(turn);
     // Not where it failed: going away fails it, too, and the next page finds what is still to be added.
     if (await settle(turn)) sessionStorage.removeItem(place());
     busy(false);
     await refresh().catch(() => {});
+  }
+
+  async function hear(turn) {
+    live = turn;
+    turn.leave = new AbortController();
+    turn.began = Date.now();
+    keep();
+    const renewing = renew(turn);
+    await follow(turn);
+    turn.kept.ended = true;
+    keep();
+    live = null;
+    clearTimeout(turn.timer);
+    await renewing;
   }
 
   // A beacon of the page before may come after this page's first renewal: so soon again at first.
@@ -423,9 +425,8 @@
     if (kept) {
       // It may have ended, and been kept, while nobody looked: then the server has drawn it.
       // What this page added has no turn: it is known by its words.
-      const told = kept.parts.filter((one) => one.kind === "text").map((one) => one.text).join("");
       const last = [...log.querySelectorAll(".turn.assistant .text")].pop();
-      const drawn = log.querySelector('[data-turn="' + CSS.escape(kept.stream) + '"].assistant') || (kept.ended && last && last.textContent === told);
+      const drawn = log.querySelector('[data-turn="' + CSS.escape(kept.stream) + '"].assistant') || (kept.ended && last && last.textContent === textOf(kept));
       if (kept.stream && drawn) sessionStorage.removeItem(place());
       else { kept.resumed = true; await run(new Turn(kept)); }
     }
