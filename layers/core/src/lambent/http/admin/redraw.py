@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Match, Route
+from starlette.routing import compile_path
 
 from lambent.errors import LambentError
 from lambent.http.admin.api import Failed
@@ -17,12 +17,7 @@ from lambent.http.admin.pages import PAGES
 from lambent.http.admin.refill import refill
 from lambent.http.admin.view import PageFunction, View
 
-
-async def _routed(request: Request) -> Response:
-    raise NotImplementedError  # only its path is looked at
-
-
-_ROUTES: Final = tuple((Route(path, _routed, methods=["GET"]), page) for path, page in PAGES)
+_ROUTES: Final = tuple((compile_path(path), page) for path, page in PAGES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +52,11 @@ async def redrawn(
 ) -> Response | None:
     """The page at `back`, with this form as it was sent; None where that page cannot be drawn."""
     asked = urlsplit(back)
-    scope = {**view.request.scope, "method": "GET", "path": unquote(asked.path)}
+    where = unquote(asked.path)
+    scope = {**view.request.scope, "method": "GET", "path": where}
     pairs = [pair for pair in parse_qsl(asked.query) if pair[0] != "done"]
     scope |= {"raw_path": asked.path.encode(), "query_string": urlencode(pairs).encode()}
-    page, params = _page(scope)
+    page, params = _page(where)
     if page is None:
         return None
     try:
@@ -74,9 +70,8 @@ async def redrawn(
     return None if filled is None else HTMLResponse(filled, status_code=refusal.status)
 
 
-def _page(scope: dict[str, Any]) -> tuple[PageFunction | None, dict[str, Any]]:
-    for route, page in _ROUTES:
-        match, found = route.matches(scope)
-        if match is Match.FULL:
-            return page, found["path_params"]
+def _page(path: str) -> tuple[PageFunction | None, dict[str, Any]]:
+    for (pattern, _, parts), page in _ROUTES:
+        if found := pattern.match(path):
+            return page, {name: parts[name].convert(one) for name, one in found.groupdict().items()}
     return None, {}
