@@ -1,5 +1,9 @@
 """A gate, keys and tables on a fresh database, for the tests of admission."""
 
+import asyncio
+import contextlib
+import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,6 +15,7 @@ from lambent.admission.keys import KeyStore
 from lambent.admission.migrate import migrate
 from lambent.clock import SystemClock
 from lambent.postgres import Postgres
+from local.services import Postgres as PostgresService
 
 HOST = "http://model.test:11434"
 
@@ -60,3 +65,17 @@ async def stand(dsn: str, **config: Any) -> AsyncIterator[Stand]:
         yield Stand(postgres, keys, gate, made.text, numbers)
     finally:
         await postgres.close()
+
+
+async def kill(server: PostgresService, place: Stand) -> None:
+    """Kill the server; its process for our connection ends when it notices, a moment later."""
+    backend = (await place.postgres.fetch_one("SELECT pg_backend_pid() AS pid")).pid
+    server.kill()
+    await asyncio.to_thread(_gone, backend)
+
+
+def _gone(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.kill(pid, 0)
+            time.sleep(0.01)

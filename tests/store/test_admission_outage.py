@@ -1,7 +1,6 @@
 """Postgres gone: an honest answer in time, and everything well again without a new gate."""
 
 import asyncio
-import contextlib
 import os
 import signal
 import time
@@ -17,21 +16,7 @@ from lambent.errors import NotSetUp, StoreUnavailable
 from lambent.postgres import Postgres
 from local.services import Postgres as PostgresService
 from tests.conftest import started
-from tests.store.admission_kit import HOST, Stand, stand
-
-
-async def kill(server: PostgresService, place: Stand) -> None:
-    """Kill the server; its process for our connection ends when it notices, a moment later."""
-    backend = (await place.postgres.fetch_one("SELECT pg_backend_pid() AS pid")).pid
-    server.kill()
-    await asyncio.to_thread(gone, backend)
-
-
-def gone(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        while True:
-            os.kill(pid, 0)
-            time.sleep(0.01)
+from tests.store.admission_kit import HOST, Stand, kill, stand
 
 
 async def refused_in_time(place: Stand) -> None:

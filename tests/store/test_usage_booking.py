@@ -12,7 +12,7 @@ from lambent.postgres import Postgres
 from lambent.setting_values import ModelPrice
 from local.services import Postgres as PostgresService
 from tests.conftest import started
-from tests.store.admission_kit import Stand, stand
+from tests.store.admission_kit import Stand, kill, stand
 
 PAYER = Payer(client="acme", key_id="k1", agent="chat")
 
@@ -129,7 +129,7 @@ async def test_what_postgres_did_not_take_is_booked_with_the_next_turn(tmp_path:
     with started(lambda: PostgresService.start(tmp_path)) as server:
         async with stand(server.dsn) as place:
             lost = await place.admitted(slot=True)
-            server.kill()
+            await kill(server, place)
             used = turn(lost.grant.token, 1)
             assert not await place.gate.finish(lost.grant, Outcome.SUCCESS, used=used)
             server.restart()
