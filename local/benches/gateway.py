@@ -7,7 +7,6 @@ import asyncio
 import json
 import os
 import secrets
-import socket
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from local.benches.running import ROOT, Running, running_platform
+from local.services.process import free_port
 
 ROUNDS: Final = 200
 WARM_ROUNDS: Final = 20
@@ -208,7 +208,7 @@ def _scripted_model() -> Iterator[str]:
 @contextmanager
 def _application(platform: Running, model: str) -> Iterator[str]:
     """The chat function's application alone, over the platform's stores."""
-    port = _free_port()
+    port = free_port()
     ready = platform.ready
     environ = {
         **_BRISK,
@@ -232,7 +232,7 @@ def _litellm(model: str, key: str) -> Iterator[str]:
         python = str(PEER / "bin" / "python")
         install = ["uv", "pip", "install", "--quiet", "--python", python, "litellm[proxy]"]
         subprocess.run(install, check=True, cwd=ROOT)
-    port = _free_port()
+    port = free_port()
     route = {"model": f"ollama_chat/{MODEL}", "api_base": model}
     # JSON is YAML, too.
     config = {"model_list": [{"model_name": MODEL, "litellm_params": route}]}
@@ -280,11 +280,6 @@ def _until_up(url: str, path: str) -> str:
             if time.monotonic() > until:
                 raise
             time.sleep(0.1)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 def _new_key(platform: Running) -> str:

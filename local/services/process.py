@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import os
 import queue
+import random
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 LEASH = Path(__file__).with_name("leash.py")
 ROOT = Path(__file__).resolve().parents[2]
 LOG_TAIL_LINES = 25
+_PORTS = (20_000, 32_000)
 
 
 class ServiceError(RuntimeError):
@@ -33,9 +35,15 @@ class Account:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """One below those that outgoing connections take: whoever gets it can have it again later."""
+    while True:
+        with socket.socket() as probe:
+            port = random.SystemRandom().randrange(*_PORTS)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def require_free(name: str, port: int, *, timeout_s: float = 2.0) -> None:

@@ -205,8 +205,7 @@ def test_a_stop_breaks_a_stream_that_would_go_on(up: Up) -> None:
 
 def test_a_stop_while_it_starts_leaves_nothing_behind(up: Up) -> None:
     up.start(env={})  # with services of its own
-    eventually(lambda: bool(up.leftovers()))
-    time.sleep(0.7)
+    eventually(lambda: len(up.leftovers()) > 1)  # itself and its first service
     up.end()
     eventually(lambda: not up.leftovers(), within_s=5)
 

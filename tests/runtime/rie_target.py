@@ -15,6 +15,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from local.services.process import free_port
 from tests.runtime.contract import Reply, read_invoke, split_stream
 from tests.runtime.process import FUNCTIONS, ROOT, runtime_environment
 from tests.runtime.rie import find_rie
@@ -25,7 +26,7 @@ class RIETarget:
 
     def __init__(self, handler: str, *, timeout_s: float = 20.0, **extra: str) -> None:
         program = find_rie()
-        self._port = _free_port()
+        self._port = free_port()
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         environment = runtime_environment(
             handler,
@@ -37,13 +38,17 @@ class RIETarget:
             [
                 program,
                 "--runtime-interface-emulator-address", f"127.0.0.1:{self._port}",
-                "--runtime-api-address", f"127.0.0.1:{_free_port()}",
+                "--runtime-api-address", f"127.0.0.1:{free_port()}",
                 sys.executable, "-m", "lambda_stream",
             ],
             env=environment, cwd=FUNCTIONS, start_new_session=True,
             stdin=subprocess.DEVNULL, stdout=self._output, stderr=subprocess.STDOUT,
         )  # fmt: skip
-        self._await_port()
+        try:
+            self._await_port()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def output(self) -> str:
@@ -82,12 +87,13 @@ class RIETarget:
             connection.close()
 
     def _await_port(self) -> None:
-        ends_at_s = time.monotonic() + 20
+        ends_at_s = time.monotonic() + 60
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self._port), 1).close()
             except OSError:
-                assert time.monotonic() < ends_at_s, "the emulator did not start"
+                assert self._process.poll() is None, self.output
+                assert time.monotonic() < ends_at_s, f"the emulator did not start: {self.output}"
                 time.sleep(0.02)
             else:
                 return
@@ -106,8 +112,3 @@ class BufferedRIETarget(RIETarget):
         coded = document["isBase64Encoded"]
         body = base64.b64decode(document["body"]) if coded else document["body"].encode()
         return Reply(document["statusCode"], document["headers"], document["cookies"], body)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])

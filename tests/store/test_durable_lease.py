@@ -152,7 +152,10 @@ async def test_a_lease_rests_while_a_person_is_waited_for(
     first, second = pair
     scripted_model.script(Reply.calls(("pay", {"amount": 5})), Reply.many(10, delay_s=0.2))
     async with first.client() as client:
-        asked = {"json": ASK, "headers": LONG_LEASE}  # `lapse` ends it, not the time that this takes
+        asked = {
+            "json": ASK,
+            "headers": LONG_LEASE,
+        }  # ended by `lapse`, not by time
         async with client.stream("POST", "/chat/stream", **asked) as answer:
             await read(answer.aiter_lines(), until="waiting")
         turn = answer.headers["x-stream-id"]

@@ -24,6 +24,7 @@ from lambent.models.manager import ModelManager
 from lambent.postgres import Postgres
 from lambent.settings import Settings
 from local.services import Reply, ScriptedModel
+from local.services.process import free_port
 from local.services.script import Fault
 from local.services.scripted import Recorded
 
@@ -100,14 +101,6 @@ class Fleet:
                 return
             await asyncio.sleep(0.05)
         raise AssertionError(f"{found} is booked, not {expected}")
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 async def until_up(client: httpx.AsyncClient) -> None:
