@@ -103,7 +103,7 @@ class ScriptedModel:
         """The recorded requests to /api/chat and /api/generate."""
         return [r for r in self.requests if r.path in set(wire.Route)]
 
-    async def until(self, condition: Callable[[], object], *, timeout_s: float = 5.0) -> None:
+    async def until(self, condition: Callable[[], object], *, timeout_s: float = 30.0) -> None:
         """Wait, on the caller's own loop, for something that the server will have seen."""
         deadline_at = time.monotonic() + timeout_s
         while not condition():

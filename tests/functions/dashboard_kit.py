@@ -18,6 +18,9 @@ FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update",
 ]  # fmt: skip
+# Playwright's own five seconds for an `expect` are short where two browsers share a machine.
+PATIENCE_MS = 60_000
+expect.set_options(timeout=PATIENCE_MS)
 # The artefacts of the run: not in the repository, kept until the next run.
 SCREENSHOTS = ROOT / ".lambent" / "screenshots"
 VARIANTS = {
@@ -56,7 +59,7 @@ class Operator:
         options["java_script_enabled"] = scripts
         self.context = browser.new_context(base_url=stack.url, **options)
         self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(PATIENCE_MS)
         self.complaints: list[str] = []
         self.page.on("console", self._listen)
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))

@@ -25,7 +25,7 @@ def total(stack: Stack, function: str, metric: str) -> float:
     return sum(sum(line.get(metric, ())) for line in lines_of(stack, function) if "_aws" in line)
 
 
-def until(met: Callable[[], object], *, within_s: float = 20) -> None:
+def until(met: Callable[[], object], *, within_s: float = 30.0) -> None:
     ends_s = time.monotonic() + within_s
     while not met():
         assert time.monotonic() < ends_s

@@ -53,7 +53,7 @@ class RuntimeProcess:
     def output(self) -> str:
         return "\n".join(self.lines)
 
-    def wait_for(self, text: str, timeout_s: float = 10.0) -> None:
+    def wait_for(self, text: str, timeout_s: float = 30.0) -> None:
         """Wait until a line holds `text`."""
         ends_at_s = time.monotonic() + timeout_s
         while text not in self.output:
@@ -63,7 +63,7 @@ class RuntimeProcess:
     def terminate(self) -> None:
         self._process.terminate()
 
-    def wait(self, timeout_s: float = 10.0) -> int:
+    def wait(self, timeout_s: float = 30.0) -> int:
         status = self._process.wait(timeout_s)
         self._reader.join(5)
         return status

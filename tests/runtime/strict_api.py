@@ -53,12 +53,12 @@ class Call:
     answered_at_s: float = 0.0
     taken_at_s: float = 0.0
 
-    def wait(self, timeout_s: float = 10.0) -> Call:
+    def wait(self, timeout_s: float = 30.0) -> Call:
         """Wait for the whole answer."""
         assert self.answered.wait(timeout_s), f"no answer to {self.event[:200]!r}"
         return self
 
-    def wait_closed(self, timeout_s: float = 10.0) -> Call:
+    def wait_closed(self, timeout_s: float = 30.0) -> Call:
         """Wait until the runtime asked for the next invocation."""
         assert self.closed.wait(timeout_s), "the runtime never asked for the next invocation"
         return self

@@ -36,7 +36,7 @@ def deploy(request: pytest.FixtureRequest, differences: frozenset[Difference]) -
         yield start
 
 
-def wait_for(target: Target, text: str, timeout_s: float = 10.0) -> None:
+def wait_for(target: Target, text: str, timeout_s: float = 30.0) -> None:
     """Wait until the function has written `text`."""
     ends_at_s = time.monotonic() + timeout_s
     while text not in target.output:

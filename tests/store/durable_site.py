@@ -37,7 +37,7 @@ class Function:
 
     def client(self, key: str | None = None) -> httpx.AsyncClient:
         headers = {"authorization": f"Bearer {key or self.key}"}
-        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=20, trust_env=False)
+        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=60, trust_env=False)
 
     async def run(self) -> dict[str, Any]:
         """The newest run's document."""
@@ -51,7 +51,7 @@ class Function:
         return await self.gateway.post(path, json=body, headers=headers)
 
     async def until_run(self, *statuses: str) -> dict[str, Any]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (run := await self.run()).get("status") not in statuses:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         return run
@@ -105,7 +105,7 @@ async def _gateway(parts: Platform) -> AsyncIterator[httpx.AsyncClient]:
 
 async def _close(parts: Platform) -> None:
     parts.engine.stop()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (  # noqa: ASYNC110
             parts.engine._slices or parts.durable_chats._stopping or parts.chats._streams
         ):

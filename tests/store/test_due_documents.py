@@ -197,7 +197,7 @@ async def test_what_is_put_off_while_it_is_claimed_is_given_back(due: DueDocumen
 
     mongo = SimpleNamespace(db={KIND.collection: due.collection})
     claimer = DueDocuments(Intercepted(mongo, put_off), KIND, clock=SystemClock())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await claimer.claim("tick") is None
     document = await due.collection.find_one({"_id": "tick"})
     assert document is not None

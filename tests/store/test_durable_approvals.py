@@ -143,7 +143,7 @@ async def test_a_talking_turn_stops_soon_on_request(
             if "delta" in line:
                 break
         turn = answer.headers["x-stream-id"]
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(30):
             async with place.client() as other:
                 assert (await other.delete(f"/chat/streams/{turn}")).status_code == 202
             rest = [line async for line in lines]

@@ -141,7 +141,7 @@ async def test_another_key_of_the_client_is_answered_out_of_the_same_run(
 
 
 async def until_key(one: Function, status: KeyStatus) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         keys = one.parts.mongo.db["idempotency"]
         while not await keys.find_one({"status": status.value}):  # noqa: ASYNC110
             await asyncio.sleep(0.02)

@@ -50,7 +50,7 @@ async def test_a_lease_that_lapses_stops_the_model_and_not_before(
         assert last["type"] == "urn:lambent:problem:stopped"
         assert "lease" in last["detail"]
         await place.until_run("cancelled")
-        await scripted_model.until(lambda: scripted_model.generations[1].hung_up, timeout_s=2)
+        await scripted_model.until(lambda: scripted_model.generations[1].hung_up)
         again = await client.get(f"/chat/streams/{answer.headers['x-stream-id']}")
     # Who told it first, this function or the run, named the request or did not.
     kept = frames(again.text)[-1]
@@ -138,7 +138,7 @@ async def test_openais_clients_are_told_the_stream_whose_lease_they_renew(
 ) -> None:
     scripted_model.script(ENDLESS)
     asked = {"model": "agent:clerk", "stream": True, "messages": [{"role": "user", "content": "x"}]}
-    async with asyncio.timeout(10), place.client() as client:
+    async with asyncio.timeout(30), place.client() as client:
         answer = await client.post("/v1/chat/completions", json=asked, headers=LEASE)
         renewed = await client.post(f"/chat/streams/{answer.headers['x-stream-id']}/lease")
     assert renewed.json()["status"] == "stopped"

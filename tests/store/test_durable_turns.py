@@ -130,7 +130,7 @@ async def test_a_finished_call_is_not_made_again_and_an_unclear_one_is_told(
     async with first.client() as client, client.stream("POST", "/chat/stream", json=ASK) as answer:
         turn = answer.headers["x-stream-id"]
         await read(answer.aiter_lines(), until='"stall"')
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while (turn, "stall") not in MADE:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await first.die()
@@ -165,7 +165,7 @@ async def test_a_step_that_says_nothing_is_stopped_from_elsewhere_within_two_sec
         assert time.monotonic() - began_s < 2.0
     await first.until_run("cancelled")
     if silent == "model":
-        await scripted_model.until(lambda: scripted_model.generations[1].hung_up, timeout_s=2)
+        await scripted_model.until(lambda: scripted_model.generations[1].hung_up)
 
 
 async def test_a_turn_whose_beginner_died_at_once_is_told_by_whoever_takes_it_over(

@@ -286,7 +286,7 @@ async def test_a_termination_signal_settles_at_once_and_loses_nothing(
     await begun.wait()
     slow[0] = False
     test.engine.stop()
-    verdicts = await asyncio.wait_for(going_on, timeout=5)
+    verdicts = await asyncio.wait_for(going_on, timeout=30)
     assert verdicts[run_id].did is Did.STOPPED
     document = await test.document(run_id)
     assert (document["lease"], document["claims"]) == (None, 0)
@@ -387,7 +387,7 @@ async def test_a_long_step_is_interrupted_by_a_cancel_through_the_keeper(
     going_on = asyncio.create_task(engine.advance([run_id]))
     await begun.wait()
     await engine.control.cancel(run_id, client=CLIENT)
-    verdicts = await asyncio.wait_for(going_on, timeout=10)
+    verdicts = await asyncio.wait_for(going_on, timeout=30)
     assert verdicts[run_id].did is Did.ENDED
     assert (await engine.control.get(run_id, client=CLIENT)).status == "cancelled"
     await store.close()

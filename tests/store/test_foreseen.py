@@ -32,7 +32,7 @@ class Counting(Gate):
 
     async def until(self, taken: int) -> None:
         """Wait until so many slots are taken, and nobody waits for one."""
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(30):
             while len((state := await self.state()).slots) != taken or state.waiting:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 

@@ -17,7 +17,7 @@ from local.services import ModelServer, Mongo, Postgres, PostgresHost, ServiceEr
 from local.services.process import ROOT, Child
 
 
-def gone(pid: int, *, within_s: float = 10.0) -> bool:
+def gone(pid: int, *, within_s: float = 30.0) -> bool:
     """Whether the process has ended; a zombie counts as ended."""
     deadline_at = time.monotonic() + within_s
     while time.monotonic() < deadline_at:

@@ -52,7 +52,7 @@ class ChatSite:
 
     async def until_no_slot_is_taken(self) -> None:
         """What an answer leaves behind is booked just after it."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while await self.slots_taken():  # noqa: ASYNC110  (Postgres has no event for it)
                 await asyncio.sleep(0.01)
 

@@ -20,7 +20,7 @@ URL = {"FunctionUrlConfig": {"AuthType": "NONE"}}
 STREAM_URL = {"FunctionUrlConfig": {"AuthType": "NONE", "InvokeMode": "RESPONSE_STREAM"}}
 
 
-async def eventually(condition: Callable[[], bool], *, within_s: float = 10.0) -> None:
+async def eventually(condition: Callable[[], bool], *, within_s: float = 30.0) -> None:
     """Wait for what another process does; TimeoutError when it does not come about."""
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110 - nothing in this process could set an event
@@ -80,7 +80,7 @@ class Toys:
         path = self.folder / "logs" / f"{name}.log"
         return path.read_text() if path.exists() else ""
 
-    async def logged(self, name: str, text: str, *, within_s: float = 10.0) -> None:
+    async def logged(self, name: str, text: str, *, within_s: float = 30.0) -> None:
         """Wait for a line; the test fails when it does not come."""
         await eventually(lambda: text in self.log(name), within_s=within_s)
 

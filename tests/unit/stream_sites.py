@@ -105,6 +105,6 @@ async def read(
 
 async def until_kept(store: StreamStore, id: str, status: str) -> None:
     """An end is written just after it was told."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (found := await store.look(id)) is None or found.status != status:  # noqa: ASYNC110  (MongoDB tells nobody)
             await asyncio.sleep(0.02)

@@ -195,5 +195,5 @@ async def test_an_agent_that_will_not_stop_loses_its_model_and_its_slot(
     body = {"agent": "stubborn", "input": "x"}
     async with site.client() as client, client.stream("POST", "/chat/stream", json=body) as got:
         await anext(got.aiter_lines())
-    await scripted_model.until(lambda: scripted_model.generations[0].hung_up, timeout_s=1)
+    await scripted_model.until(lambda: scripted_model.generations[0].hung_up)
     await site.until_no_slot_is_taken()

@@ -96,7 +96,7 @@ async def test_a_reader_that_leaves_stops_the_generation_and_frees_the_slot(
     scripted_model.script(Reply.many(5000, delay_s=0.01))
     async with site.client() as client, client.stream("POST", "/chat/stream", json=CHAT) as got:
         await anext(got.aiter_lines())
-    await scripted_model.until(lambda: scripted_model.generations[0].hung_up, timeout_s=1)
+    await scripted_model.until(lambda: scripted_model.generations[0].hung_up)
     await site.until_no_slot_is_taken()
 
 
@@ -109,7 +109,7 @@ async def test_a_reader_that_leaves_before_the_first_token_stops_it_too(
         await scripted_model.until(lambda: scripted_model.generations)
         asking.cancel()
         await asyncio.wait({asking})
-    await scripted_model.until(lambda: scripted_model.generations[0].hung_up, timeout_s=1)
+    await scripted_model.until(lambda: scripted_model.generations[0].hung_up)
     await site.until_no_slot_is_taken()
 
 

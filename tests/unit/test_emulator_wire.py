@@ -20,7 +20,7 @@ async def connected(
     server = await Server(handler).start("127.0.0.1")
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             yield reader, writer
     finally:
         writer.close()

@@ -216,7 +216,7 @@ async def test_cancelling_the_reader_stops_the_generation_within_a_second(
     reading.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await reading
-    await scripted_model.until(lambda: scripted_model.generations[0].hung_up, timeout_s=1)
+    await scripted_model.until(lambda: scripted_model.generations[0].hung_up)
     assert time.monotonic() - left_at_s < 1
 
 
@@ -227,7 +227,7 @@ async def test_closing_the_iterator_stops_the_generation(
     stream = manager(scripted_model.host).generate_stream(asking())
     await anext(stream)
     await stream.aclose()
-    await scripted_model.until(lambda: scripted_model.generations[0].hung_up, timeout_s=1)
+    await scripted_model.until(lambda: scripted_model.generations[0].hung_up)
 
 
 async def test_the_small_real_model_answers(model_server: ModelServer, manager: Make) -> None:

@@ -50,7 +50,7 @@ async def test_a_beacon_without_a_header_stops_the_model(
         assert answer.status_code == 200, answer.text
         text = "".join([piece async for piece in got.aiter_text()])
     assert frames(text)[-1]["type"] == "urn:lambent:problem:stopped"
-    await scripted_model.until(lambda: scripted_model.generations[0].hung_up, timeout_s=3)
+    await scripted_model.until(lambda: scripted_model.generations[0].hung_up)
 
 
 async def test_a_page_that_is_loaded_again_keeps_its_stream(sites: Sites) -> None:

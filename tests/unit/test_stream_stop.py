@@ -29,7 +29,7 @@ async def test_any_function_stops_the_model(
         part = await read(one, events=2)
         answer = await {"one": one, "two": two}[stopper].delete(f"/chat/streams/{part.id}")
         assert answer.status_code == 202
-        await scripted_model.until(lambda: scripted_model.generations[0].hung_up, timeout_s=3)
+        await scripted_model.until(lambda: scripted_model.generations[0].hung_up)
         await until_kept(sites.store, part.id, "stopped")
         rest = (await read(two, id=part.id, after=2)).text
         again = await two.delete(f"/chat/streams/{part.id}")
@@ -63,7 +63,7 @@ async def test_a_lease_that_nobody_renews_stops_the_model(
     ):
         text = "".join([piece async for piece in got.aiter_text()])
     assert frames(text)[-1]["type"] == "urn:lambent:problem:stopped"
-    await scripted_model.until(lambda: scripted_model.generations[0].hung_up, timeout_s=3)
+    await scripted_model.until(lambda: scripted_model.generations[0].hung_up)
     await sites.one.until_no_slot_is_taken()
 
 
