@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pymongo.errors import AutoReconnect
 
+from lambent.engine.config import Generated
 from lambent.engine.engine import WorkflowEngine
 from lambent.engine.options import Batch, Concurrency, Debounce, RateLimit
 from lambent.engine.registry import Registry
@@ -362,3 +363,25 @@ async def test_a_starter_that_comes_late_takes_no_expiry_from_a_run_that_has_end
     paused.let_go()
     await starting
     assert await expiries(test) == [True]
+
+
+async def test_a_journal_that_is_read_twice_counts_what_was_spent_once(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    @workflows.workflow("w")
+    async def w(step: Step, input: Any) -> Any:
+        await step.generate("say", prompt="hi")
+        await step.wait_for_event("e", type="e")
+
+    test.model.say(Generated("hello", tokens=60))
+    run_id = await test.start("w", budget=100)
+    await test.settle()
+    control = test.engine.control
+    await control.pause(run_id, client=CLIENT)
+    await test.settle()
+    await control.restart(run_id, client=CLIENT, step="e")
+    # Once its records are counted, the wait that the restart cut off is closed.
+    seen = lose_the_acknowledgement(test, lambda call: changes(call, "closed_at"))
+    await test.settle()
+    assert seen
+    assert (await test.run(run_id)).spent == 60

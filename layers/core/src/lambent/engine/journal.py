@@ -50,7 +50,8 @@ class Journal:
     async def load(self, waits: Waits) -> None:
         """Read every record. After the run itself: else a signal between the two is lost.
 
-        With majority concern: what the code goes on from must not be rolled back under it.
+        With majority concern: what the code goes on from must not be rolled back under it. It may
+        be repeated where the store failed in the middle: each time begins with nothing.
         """
         run = self.run
         of_run: Document = {"run": run["_id"]}
@@ -62,8 +63,9 @@ class Journal:
             of_run["epoch"] = {"$gte": run["base_epoch"], "$lt": run["epoch"] + 1}
         found = durable(self._collection).find(of_run, _UNREAD, batch_size=10_000).to_list()
         steps, waiting = await asyncio.gather(guarded(found), waits.of_run(run["_id"]))
+        self.steps, self.waits = {}, {}
+        self.spent = int(run["spent_before"]) + sum(int(one.get("spent", 0)) for one in steps)
         for step in steps:
-            self.spent += int(step.get("spent", 0))
             self._take_in(self.steps, step)
         for wait in waiting:
             if not self._take_in(self.waits, wait) and wait["status"] == WaitStatus.OPEN:
