@@ -1,38 +1,85 @@
-"""The setup function as CloudFormation sees it: what it asks, and what it must be told."""
+"""The setup function as CloudFormation sees it: what it asks, hears and finds made."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
-from lambent.deploy import is_from_cloudformation, serve
-from lambent.errors import ConfigError, StoreUnavailable
+from lambent.admission.migrate import _LOCK
+from lambent.app import platform
+from lambent.deploy import is_from_cloudformation
+from lambent.errors import ConfigError
 from lambent.first_aid import explain
 from tests.inbox import Inbox
+from tests.secret_keeper import Kept
 
-EVENTS = Path(__file__).resolve().parents[1] / "events"
+ROOT = Path(__file__).resolve().parents[2]
+EVENTS = ROOT / "tests" / "events"
+NOWHERE = {
+    "MONGO_URI": "mongodb://u:hunter2@127.0.0.1:1/?serverSelectionTimeoutMS=200",
+    "POSTGRES_DSN": "postgresql://me:hunter2@127.0.0.1:1/none",
+}
 
 
-class Setup:
-    """Stands for the stores: notes what is asked of it, and does as it is told."""
+class Context:
+    """What Lambda tells a function about its invocation, as far as setup asks."""
 
-    def __init__(self, outcome: dict[str, Any] | Exception) -> None:
-        self.outcome = outcome
-        self.asked: list[dict[str, Any]] = []
-        self.secrets: dict[str, str] = {}
+    def __init__(self, left_s: float) -> None:
+        self.left_s = left_s
 
-    async def run(self, event: dict[str, Any]) -> dict[str, Any]:
-        self.asked.append(event)
-        if isinstance(self.outcome, Exception):
-            raise self.outcome
-        return self.outcome
+    def get_remaining_time_in_millis(self) -> int:
+        return int(self.left_s * 1000)
 
-    def put(self, arn: str, text: str) -> None:
-        self.secrets[arn] = text
+
+class Deployment:
+    """The setup function in its environment: Lambda's, CloudFormation's and Secrets Manager's part
+    is played here, all the rest is real."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, inbox: Inbox, secrets: Kept) -> None:
+        self.inbox, self.secrets, self._monkeypatch = inbox, secrets, monkeypatch
+        found = importlib.util.spec_from_file_location("setup", ROOT / "functions/setup/handler.py")
+        assert found is not None
+        assert found.loader is not None
+        self.function = importlib.util.module_from_spec(found)
+        found.loader.exec_module(self.function)
+
+    def configure(self, **environ: str) -> None:
+        """A new environment with these variables, too."""
+        self.end_environment()
+        for name, value in environ.items():
+            self._monkeypatch.setenv(name, value)
+
+    def end_environment(self) -> None:
+        if platform.cache_info().currsize:
+            parts, run = platform(), self.function._LOOP.run_until_complete
+            run(parts.mongo.close())
+            run(parts.postgres.close())
+        platform.cache_clear()
+
+    def told(self, name: str, *, left_s: float = 300, **properties: str) -> dict[str, Any]:
+        """What CloudFormation hears of the recorded event `name`."""
+        given = json.loads((EVENTS / f"setup_{name}.json").read_text())
+        given["ResourceProperties"] |= properties
+        self.inbox.answers.clear()
+        self.function.handler({**given, "ResponseURL": self.inbox.url}, Context(left_s))
+        (told,) = self.inbox.answers
+        for field in ("RequestId", "StackId", "LogicalResourceId"):
+            assert told[field] == given[field]
+        return told
+
+    @property
+    def kept_key(self) -> str:
+        """The admin key's text, where operators look for it."""
+        (text,) = self.secrets.values.values()
+        return text
 
 
 @pytest.fixture
@@ -42,108 +89,190 @@ def inbox() -> Iterator[Inbox]:
     inbox.close()
 
 
-def event(name: str, inbox: Inbox, **properties: str) -> dict[str, Any]:
-    recorded: dict[str, Any] = json.loads((EVENTS / f"setup_{name}.json").read_text())
-    recorded["ResourceProperties"] |= properties
-    return {**recorded, "ResponseURL": inbox.url}
+@pytest.fixture
+def stores(postgres_dsn: str, mongo_uri: str, mongo_db_name: str) -> dict[str, str]:
+    return {"POSTGRES_DSN": postgres_dsn, "MONGO_URI": mongo_uri, "MONGO_DB_NAME": mongo_db_name}
 
 
-async def answer_to(given: dict[str, Any], setup: Setup, inbox: Inbox) -> dict[str, Any]:
-    await serve(given, setup.run, put_secret=setup.put)
-    assert len(inbox.answers) == 1
-    told = inbox.answers[0]
-    assert told["RequestId"] == given["RequestId"]
-    assert told["StackId"] == given["StackId"]
-    assert told["LogicalResourceId"] == "Stores"
-    return told
+@pytest.fixture
+def deployment(
+    monkeypatch: pytest.MonkeyPatch, inbox: Inbox, stores: dict[str, str]
+) -> Iterator[Deployment]:
+    with Kept() as secrets:
+        secrets.be_asked(monkeypatch)
+        made = Deployment(monkeypatch, inbox, secrets)
+        made.configure(**stores)
+        yield made
+        made.end_environment()
+        made.function._LOOP.close()
+        secrets.shutdown()
 
 
-async def test_a_create_keeps_the_key_before_it_is_made_good(inbox: Inbox) -> None:
-    setup = Setup({"applied": ["x"], "admin_key": "whatever"})
-    told = await answer_to(event("create", inbox), setup, inbox)
+def admin_hashes(dsn: str) -> list[bytes]:
+    """The hash of the admin key that is good; no table, no key."""
+    with psycopg.connect(dsn) as connection:
+        (table,) = connection.execute("SELECT to_regclass('lambent.api_key')").fetchone() or ()
+        if table is None:
+            return []
+        asked = "SELECT secret_hash FROM lambent.api_key WHERE id = 'admin'"
+        return [bytes(row[0]) for row in connection.execute(asked)]
+
+
+def hash_of(key: str) -> bytes:
+    return hashlib.sha256(key.rpartition("_")[2].encode()).digest()
+
+
+def test_a_create_makes_the_key_good_that_it_kept(
+    deployment: Deployment, postgres_dsn: str
+) -> None:
+    told = deployment.told("create")
     assert told["Status"] == "SUCCESS"
-    (kept,) = setup.secrets.values()
-    assert kept == f"lam_admin_{setup.asked[0]['admin_secret']}"
-    assert kept not in json.dumps(told)
+    assert deployment.kept_key.startswith("lam_admin_")
+    assert admin_hashes(postgres_dsn) == [hash_of(deployment.kept_key)]
+    assert deployment.kept_key not in json.dumps(told)
 
 
-async def test_the_physical_id_never_changes(inbox: Inbox) -> None:
-    setup = Setup({"applied": [], "admin_key": None})
-    ids = set()
-    for name in ("create", "update", "delete"):
-        ids.add((await answer_to(event(name, inbox), setup, inbox))["PhysicalResourceId"])
-        inbox.answers.clear()
+def test_a_key_that_cannot_be_kept_is_never_made_good(
+    deployment: Deployment, postgres_dsn: str
+) -> None:
+    deployment.secrets.refuses = True
+    told = deployment.told("create")
+    assert (told["Status"], "not authorized" in told["Reason"]) == ("FAILED", True)
+    assert admin_hashes(postgres_dsn) == []
+    deployment.secrets.refuses = False
+    assert deployment.told("create")["Status"] == "SUCCESS"
+    assert admin_hashes(postgres_dsn) == [hash_of(deployment.kept_key)]
+
+
+def test_the_physical_id_never_changes(deployment: Deployment) -> None:
+    ids = {deployment.told(name)["PhysicalResourceId"] for name in ("create", "update", "delete")}
     assert ids == {"lambent-stores"}
 
 
-async def test_an_update_leaves_the_key_alone(inbox: Inbox) -> None:
-    setup = Setup({"applied": [], "admin_key": None})
-    assert (await answer_to(event("update", inbox), setup, inbox))["Status"] == "SUCCESS"
-    assert setup.asked == [{"action": "setup"}]
-    assert not setup.secrets
+def test_an_update_leaves_the_key_alone(deployment: Deployment, postgres_dsn: str) -> None:
+    deployment.told("create")
+    assert deployment.told("update")["Status"] == "SUCCESS"
+    assert len(deployment.secrets.writes) == 1
+    assert admin_hashes(postgres_dsn) == [hash_of(deployment.kept_key)]
 
 
-async def test_a_delete_touches_no_store_unless_asked(inbox: Inbox) -> None:
-    setup = Setup(ConnectionError("no store is reached any more"))
-    assert (await answer_to(event("delete", inbox), setup, inbox))["Status"] == "SUCCESS"
-    assert not setup.asked
-
-
-async def test_a_delete_with_data_asks_for_it(inbox: Inbox) -> None:
-    setup = Setup({"deleted": True})
-    asked = event("delete", inbox, DataOnDelete="delete")
-    assert (await answer_to(asked, setup, inbox))["Status"] == "SUCCESS"
-    assert setup.asked == [{"action": "delete", "maker": asked["StackId"]}]
-
-
-async def test_data_that_the_stack_did_not_make_is_kept_and_said_to_be(inbox: Inbox) -> None:
-    setup = Setup({"deleted": False})
-    told = await answer_to(event("delete", inbox, DataOnDelete="delete"), setup, inbox)
-    assert (told["Status"], told["Reason"]) == (
-        "SUCCESS",
-        "The data was kept: this stack did not make it.",
-    )
-
-
-async def test_a_delete_that_reaches_no_store_fails_so_that_it_can_be_repeated(
-    inbox: Inbox,
+def test_an_update_to_empty_stores_makes_no_key_good_that_nobody_has(
+    deployment: Deployment, postgres_dsn: str
 ) -> None:
-    setup = Setup(StoreUnavailable("MongoDB does not answer."))
-    told = await answer_to(event("delete", inbox, DataOnDelete="delete"), setup, inbox)
+    deployment.secrets.refuses = True
+    assert deployment.told("update")["Status"] == "FAILED"
+    assert admin_hashes(postgres_dsn) == []
+    deployment.secrets.refuses = False
+    assert deployment.told("update")["Status"] == "SUCCESS"
+    assert admin_hashes(postgres_dsn) == [hash_of(deployment.kept_key)]
+
+
+def test_a_delete_reaches_for_no_store_unless_asked(deployment: Deployment) -> None:
+    deployment.configure(**NOWHERE)
+    assert deployment.told("delete")["Status"] == "SUCCESS"
+
+
+def test_a_delete_with_data_deletes_it(deployment: Deployment, postgres_dsn: str) -> None:
+    deployment.told("create")
+    assert deployment.told("delete", DataOnDelete="delete")["Status"] == "SUCCESS"
+    with psycopg.connect(postgres_dsn) as connection:
+        assert connection.execute("SELECT to_regnamespace('lambent')").fetchone() == (None,)
+
+
+def test_data_that_the_stack_did_not_make_is_kept_and_said_to_be(
+    deployment: Deployment, postgres_dsn: str
+) -> None:
+    deployment.function.handler({"action": "setup"}, Context(300))
+    told = deployment.told("delete", DataOnDelete="delete")
+    said = "The data was kept: this stack did not make it."
+    assert (told["Status"], told["Reason"]) == ("SUCCESS", said)
+    assert admin_hashes(postgres_dsn)
+
+
+def test_a_delete_that_reaches_no_store_fails_so_that_it_can_be_repeated(
+    deployment: Deployment,
+) -> None:
+    deployment.configure(**NOWHERE)
+    told = deployment.told("delete", DataOnDelete="delete")
     assert told["Status"] == "FAILED"
     assert "Check its address" in told["Reason"]
 
 
-async def test_a_failure_is_told_in_one_line_without_secrets(inbox: Inbox) -> None:
-    setup = Setup(OSError("cannot reach postgresql://me:hunter2@db/x\nfor ever"))
-    told = await answer_to(event("create", inbox), setup, inbox)
+def test_a_store_that_is_away_is_told_in_one_line(deployment: Deployment) -> None:
+    deployment.configure(**NOWHERE)
+    told = deployment.told("create")
     assert told["Status"] == "FAILED"
-    assert "cannot reach" in told["Reason"]
-    assert "hunter2" not in told["Reason"]
+    assert "Check its address" in told["Reason"]
+    assert "Connection refused" in told["Reason"]
     assert "\n" not in told["Reason"]
 
 
-async def test_the_answer_is_sent_again_when_its_address_fails(inbox: Inbox) -> None:
-    inbox.failures = 2
-    setup = Setup({"applied": [], "admin_key": None})
-    assert (await answer_to(event("update", inbox), setup, inbox))["Status"] == "SUCCESS"
-
-
-async def test_the_signed_address_is_sent_no_content_type(inbox: Inbox) -> None:
-    await answer_to(event("update", inbox), Setup({}), inbox)
-    assert inbox.content_types == [""]
-
-
-async def test_a_setup_that_hangs_is_answered_before_the_function_ends(inbox: Inbox) -> None:
-    import asyncio
-
-    async def hang(_: dict[str, Any]) -> dict[str, Any]:
-        await asyncio.sleep(60)
-        return {}
-
-    told = await serve(event("update", inbox), hang, deadline_s=0.05)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"POSTGRES_DSN": "postgresql://me:hunter2%zz@db.example.com/x"},
+        {"POSTGRES_DSN": "postgresql://me:hun@ter2@db.example.com/x"},
+        {"POSTGRES_DSN": "host=db.example.com user=me password=a hunter2"},
+        {"MONGO_URI": "mongodb://me:12/hunter2@db.example.com/x"},
+    ],
+)
+def test_of_an_address_that_cannot_be_read_nothing_is_told_but_its_name(
+    deployment: Deployment, wrong: dict[str, str]
+) -> None:
+    deployment.configure(**wrong)
+    told = deployment.told("create")
+    (name,) = wrong
     assert told["Status"] == "FAILED"
-    assert inbox.answers == [told]
+    assert f"configuration is not usable: {name}" in told["Reason"]
+    assert "ter2" not in told["Reason"]
+
+
+def test_a_right_that_is_missing_is_named_with_what_to_grant(
+    deployment: Deployment, postgres_dsn: str
+) -> None:
+    limited = psycopg.conninfo.make_conninfo(postgres_dsn, user="limited", password="limited")
+    with psycopg.connect(postgres_dsn, autocommit=True) as admin:
+        admin.execute("CREATE ROLE limited LOGIN PASSWORD 'limited'")
+        try:
+            deployment.configure(POSTGRES_DSN=limited)
+            told = deployment.told("create")
+        finally:
+            deployment.end_environment()
+            admin.execute("DROP ROLE limited")
+    assert told["Status"] == "FAILED"
+    assert "grant it CREATE on the database" in told["Reason"]
+    assert "permission denied" in told["Reason"]
+
+
+def test_the_answer_is_sent_again_when_its_address_fails(deployment: Deployment) -> None:
+    deployment.inbox.failures = 2
+    assert deployment.told("update")["Status"] == "SUCCESS"
+
+
+def test_the_signed_address_is_sent_no_content_type(deployment: Deployment) -> None:
+    deployment.told("update")
+    assert deployment.inbox.content_types == [""]
+
+
+def test_a_setup_that_waits_for_another_is_answered_before_the_function_ends(
+    deployment: Deployment, postgres_dsn: str
+) -> None:
+    with psycopg.connect(postgres_dsn, autocommit=True) as other:
+        other.execute("SELECT pg_advisory_lock(%s)", (_LOCK,))
+        told = deployment.told("update", left_s=31)
+    assert told["Status"] == "FAILED"
+    assert "took too long" in told["Reason"]
+
+
+def test_a_store_that_takes_calls_and_says_nothing_is_answered_for_too(
+    deployment: Deployment,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        deployment.configure(POSTGRES_DSN=f"postgresql://me@127.0.0.1:{port}/x")
+        told = deployment.told("create", left_s=31)
+    assert told["Status"] == "FAILED"
+    assert "took too long" in told["Reason"]
 
 
 def test_a_person_s_event_is_not_cloudformation_s() -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -13,59 +10,15 @@ from lambent.app import Platform
 from lambent.errors import ConfigError, StoreUnavailable
 from lambent.secret_references import forget
 from lambent.settings import load_settings, look_up_again
-
-
-class Kept(ThreadingHTTPServer):
-    """Secrets Manager and SSM, as far as reading goes."""
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Answering)
-        self.values: dict[str, str] = {}
-        self.reads: list[str] = []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-
-class _Answering(BaseHTTPRequestHandler):
-    server: Kept
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        name = asked.get("Name") or asked["SecretId"]
-        self.server.reads.append(name)
-        value = self.server.values.get(name)
-        if value is None:
-            status, answer = 400, {"__type": "ParameterNotFound", "message": "none"}
-        elif "Name" in asked:
-            assert asked["WithDecryption"] is True
-            status, answer = 200, {"Parameter": {"Name": name, "Value": value}}
-        else:
-            status, answer = 200, {"Name": name, "SecretString": value}
-        body = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Tests say enough."""
+from tests.secret_keeper import Kept
 
 
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kept]:
     forget()
     with Kept() as server:
-        url = f"http://127.0.0.1:{server.server_address[1]}"
-        for name, value in {
-            "AWS_ENDPOINT_URL": url,
-            "AWS_REGION": "eu-west-1",
-            "AWS_DEFAULT_REGION": "eu-west-1",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "MONGO_URI": "mongodb://localhost",
-        }.items():
-            monkeypatch.setenv(name, value)
+        server.be_asked(monkeypatch)
+        monkeypatch.setenv("MONGO_URI", "mongodb://localhost")
         yield server
         server.shutdown()
     forget()

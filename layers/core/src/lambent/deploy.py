@@ -76,20 +76,19 @@ async def serve(
     event: Mapping[str, Any],
     run: Run,
     *,
-    put_secret: Callable[[str, str], None] | None = None,
     deadline_s: float = 200.0,
 ) -> dict[str, Any]:
     """Do what CloudFormation asks with `run`, and tell it how that went; never raises for `run`.
 
-    `run` is given `{"action": "setup" | "delete"}`, `admin_secret` where this call made one, and
-    as `maker` the stack, where data is made or deleted.
+    `run` is given `{"action": "setup" | "delete"}`, `admin_secret` where this call made one,
+    `makes_admin_key` where it is to say only whether there is one, and as `maker` the stack, where
+    data is made or deleted.
     Without an answer CloudFormation would wait for its whole service timeout.
     """
     request = parse(event)
-    put = put_secret or _put_secret
     try:
         async with asyncio.timeout(deadline_s):
-            said = await _carry_out(request, run, put)
+            said = await _carry_out(request, run)
     except Exception as error:  # the edge: whatever went wrong, the stack must hear of it
         logger().exception("Setup failed", **log_fields(request_type=request.type))
         answer = _answer(request, "FAILED", explain(error))
@@ -99,15 +98,13 @@ async def serve(
     return answer
 
 
-async def _carry_out(request: Request, run: Run, put: Callable[[str, str], None]) -> str:
+async def _carry_out(request: Request, run: Run) -> str:
     """What there is to say about a success: nothing, mostly."""
     match request.type:
         case RequestType.CREATE:
-            await _create(request, run, put)
+            await _create(request, run)
         case RequestType.UPDATE:
-            done = await run({"action": "setup"})
-            if (key := done.get("admin_key")) and request.admin_key_secret:
-                await asyncio.to_thread(put, request.admin_key_secret, key)
+            await _update(request, run)
         case RequestType.DELETE:
             # Also what follows a failed create: with data to keep, no store need be reached.
             if request.deletes_data:
@@ -119,15 +116,27 @@ async def _carry_out(request: Request, run: Run, put: Callable[[str, str], None]
     return ""
 
 
-async def _create(request: Request, run: Run, put: Callable[[str, str], None]) -> None:
+async def _create(request: Request, run: Run) -> None:
     if not request.admin_key_secret:
         await run({"action": "setup", "maker": request.stack_id})
         return
     secret = random_base62(_SECRET_LENGTH)
     # Kept before it is made good: a key in Postgres whose text nobody has would lock everyone
     # out, a text without its key is replaced by the next attempt.
-    await asyncio.to_thread(put, request.admin_key_secret, f"lam_admin_{secret}")
+    await asyncio.to_thread(_put_secret, request.admin_key_secret, f"lam_admin_{secret}")
     await run({"action": "setup", "admin_secret": secret, "maker": request.stack_id})
+
+
+async def _update(request: Request, run: Run) -> None:
+    asked = {"action": "setup", "maker": request.stack_id}
+    if not request.admin_key_secret:
+        await run(asked)
+        return
+    # A key that is there is left alone. Stores that were changed for empty ones have none: it is
+    # then kept before it is made good, as at a create.
+    done = await run({**asked, "makes_admin_key": False})
+    if not done["has_admin_key"]:
+        await _create(request, run)
 
 
 def _answer(request: Request, status: str, reason: str) -> dict[str, Any]:

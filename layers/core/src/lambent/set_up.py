@@ -18,8 +18,9 @@ async def run_setup(event: dict[str, Any]) -> dict[str, Any]:
     """Create or update tables and indexes, and the first admin key. Safe to run twice or at once.
 
     Answers `{"applied": [names of SQL files], "admin_key": text or None}`: the key's text only
-    where this call made it, or was given it as `admin_secret`. A `maker` is noted as the one who
-    made the tables, if this call did.
+    where this call made it, or was given it as `admin_secret`. With `makes_admin_key` false none is
+    made, and `has_admin_key` says whether there is one. A `maker` is noted as the one who made the
+    tables, if this call did.
     """
     from lambent import wipe
     from lambent.admission.migrate import FIRST, migrate
@@ -29,6 +30,8 @@ async def run_setup(event: dict[str, Any]) -> dict[str, Any]:
     if FIRST in applied and (maker := event.get("maker")):
         await wipe.note_maker(parts.postgres, maker)
     await _ensure_indexes(parts)
+    if event.get("makes_admin_key") is False:
+        return {"applied": applied, "has_admin_key": await parts.keys.has_admin()}
     admin = await parts.keys.ensure_admin(secret=event.get("admin_secret"))
     logger().info("Setup is done", extra={"applied": applied, "admin_key_made": bool(admin.text)})
     return {"applied": applied, "admin_key": admin.text}

@@ -4,13 +4,39 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
 _SERVER: Final = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
 _SERVER_LENGTH: Final = 24
+# User and password of an address, as every driver reads them alike.
+_CREDENTIALS: Final = re.compile(r"(?:[^\s/@%]|%[0-9A-Fa-f]{2})*")
+
+
+def store_uri(*schemes: str) -> Callable[[str], str]:
+    """Addresses with one of these schemes."""
+
+    def parse(value: str) -> str:
+        if not value.startswith(tuple(f"{scheme}://" for scheme in schemes)):
+            raise ValueError(f"must start with {' or '.join(f'{s}://' for s in schemes)}")
+        # A driver that stumbles over one of these quotes a piece of the password.
+        before_options = value.partition("://")[2].partition("?")[0]
+        if not _CREDENTIALS.fullmatch(before_options.rpartition("@")[0]):
+            raise ValueError("must have user and password percent-encoded (%2F for /, %25 for %)")
+        return value
+
+    return parse
+
+
+def dsn(value: str) -> str:
+    """A Postgres address, or `key=value` pairs."""
+    if "://" in value:
+        return store_uri("postgres", "postgresql")(value)
+    if "=" not in value:
+        raise ValueError("must be a postgresql:// address or key=value pairs")
+    return value
 
 
 @dataclass(frozen=True, slots=True)

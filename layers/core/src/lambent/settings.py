@@ -15,9 +15,11 @@ from lambent.secret_references import forget, is_reference, resolve
 from lambent.setting_values import (
     McpServer,
     ModelPrice,
+    dsn,
     mcp_servers,
     mcp_tokens,
     model_prices,
+    store_uri,
     tokens_of,
 )
 from lambent.tls import is_local
@@ -109,23 +111,6 @@ def _hosts(value: str) -> str:
     return ",".join(dict.fromkeys(hosts))
 
 
-def _uri(*schemes: str) -> Callable[[str], str]:
-    def parse(value: str) -> str:
-        if not value.startswith(tuple(f"{scheme}://" for scheme in schemes)):
-            raise ValueError(f"must start with {' or '.join(f'{s}://' for s in schemes)}")
-        return value
-
-    return parse
-
-
-def _dsn(value: str) -> str:
-    if "://" in value:
-        return _uri("postgres", "postgresql")(value)
-    if "=" not in value:
-        raise ValueError("must be a postgresql:// address or key=value pairs")
-    return value
-
-
 def _origin_secret(value: str) -> str:
     if len(value) < 16 or not (value.isascii() and value.isprintable()) or " " in value:
         raise ValueError("must be 16 or more printable characters without a space")
@@ -147,12 +132,10 @@ class Settings:
     """The whole configuration. A field `mongo_uri` is the environment variable `MONGO_URI`."""
 
     mongo_uri: str = setting(
-        _uri("mongodb", "mongodb+srv"), "Where workflow state and events live.", secret=True
+        store_uri("mongodb", "mongodb+srv"), "Where workflow state and events live.", secret=True
     )
     mongo_db_name: str = setting(_text, "The MongoDB database.", default="lambent")
-    postgres_dsn: str = setting(
-        _dsn, "Where keys, limits and the shared breaker live.", secret=True
-    )
+    postgres_dsn: str = setting(dsn, "Where keys, limits and the shared breaker live.", secret=True)
     mongo_ca: str = setting(
         _text,
         "Certificates that MongoDB's is verified by: a path, or the PEM text (may be a reference).",

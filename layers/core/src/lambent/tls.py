@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
+from lambent.errors import ConfigError
+
 _LOCAL_ZONES: Final = (".local", ".localhost", ".internal")
 # Where Lambda's images and the usual distributions keep what OpenSSL trusts.
 _ROOTS: Final = (
@@ -25,6 +27,10 @@ _ROOTS: Final = (
     "/etc/ssl/cert.pem",
 )
 _PEM: Final = "-----BEGIN"
+_NO_DSN: Final = (
+    "POSTGRES_DSN cannot be read: quote a value with blanks ('...'), percent-encode what is "
+    "special in user and password of an address"
+)
 
 
 def is_local(host: str) -> bool:
@@ -52,11 +58,15 @@ def postgres_dsn(dsn: str, ca: str) -> str:
 
     The server's certificate is verified by name wherever there is something to verify it by: the
     given bundle, or else the system's roots. Only without either it is `require`, which keeps out
-    who listens but not who answers in the server's place.
+    who listens but not who answers in the server's place. Raises `ConfigError`.
     """
+    from psycopg import ProgrammingError
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-    parts = conninfo_to_dict(dsn)
+    try:
+        parts = conninfo_to_dict(dsn)
+    except ProgrammingError:  # not chained: libpq quotes what it stumbled over, a password mostly
+        raise ConfigError(_NO_DSN) from None
     # Both: the one may name what the other leads to.
     hosts = f"{parts.get('host', '')},{parts.get('hostaddr', '')}".split(",")
     # libpq knows a socket's folder by its first character; no host at all is such a socket.

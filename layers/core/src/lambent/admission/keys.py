@@ -223,6 +223,11 @@ class KeyStore:
         row = await self._postgres.fetch_one(statement("key_ensure_admin"), values)
         return AdminKey(_ADMIN_ID, f"lam_{_ADMIN_ID}_{plain}" if row is not None else None)
 
+    async def has_admin(self) -> bool:
+        """Whether the first admin key was ever made; a revoked one counts, it is not to return."""
+        query = statement("key_get")
+        return await self._postgres.fetch_one(query, {"id": _ADMIN_ID}) is not None
+
     async def _one(self, query: str, key_id: str, /, **values: Any) -> ApiKey:
         row = None
         if _KEY_ID.fullmatch(key_id):

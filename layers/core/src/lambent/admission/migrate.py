@@ -17,6 +17,11 @@ _LOCK: Final = 0x6C616D62656E74
 # Applied only to a database that had nothing of ours.
 FIRST: Final = "migrations/0001_tables.sql"
 
+_NO_RIGHT: Final = (
+    "the user of POSTGRES_DSN may not make the tables: grant it CREATE on the database, and "
+    "make it the owner of the schema lambent where there is one"
+)
+
 _PREPARE: Final = (
     "SET LOCAL lock_timeout = '60s'",
     "SET LOCAL client_min_messages = warning",
@@ -45,6 +50,8 @@ async def migrate(postgres: Postgres) -> list[str]:
             return await _apply(connection)
     except psycopg.OperationalError as error:
         raise StoreUnavailable("Postgres does not answer.", retry_after_s=2.0) from error
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise ConfigError(f"{_NO_RIGHT} ({error})") from error
 
 
 async def _apply(connection: Connection) -> list[str]:
