@@ -1,4 +1,4 @@
-"""Cancels of runs whose version is not deployed: children, and what would have to be undone."""
+"""Commands for runs whose version is not deployed: whom a cancel reaches, who is in the way."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lambent.engine.registry import Registry, Workflow
 from lambent.engine.step import Step
 from lambent.testing import CLIENT, WorkflowTest
 from tests.store.conftest import Effects
+from tests.store.test_engine_races import Paused, advance
 from tests.store.test_engine_recovery import deployed
 
 
@@ -91,3 +92,38 @@ async def test_a_slice_that_dies_between_the_children_and_the_end_leaves_no_chil
     test.crash_at(lambda call: call.name == "update_one" and call.about == child, nth=nth)
     await test.pass_time(65)
     assert [(await test.run(one)).status for one in (run_id, child)] == ["cancelled"] * 2
+
+
+@pytest.mark.parametrize("there_again", [False, True])
+async def test_a_restart_takes_the_run_from_the_slice_that_looks_for_its_code(
+    test: WorkflowTest, workflows: Registry, effects: Effects, there_again: bool
+) -> None:
+    run_id, _, there = await without_code(test, workflows, effects, undoable=False)
+    test.clock.move_s(301)
+    if there_again:
+        deployed(workflows, there)
+    # It is about to mark the run as running, or to give it back until it looks again.
+    late = Paused(lambda call: (call.collection, call.name) == ("runs", "update_one")
+                  and "status" in call.args[1]["$set"])  # fmt: skip
+    slice = await advance(test, run_id, late)
+    assert (await test.engine.control.restart(run_id, client=CLIENT)).status == "waiting"
+    late.let_go()
+    await slice
+    deployed(workflows, there)
+    await test.pass_time(101)
+    run = await test.run(run_id)
+    assert (run.status, run.epoch, effects.seen) == ("completed", 1, ["act", "act"])
+
+
+async def test_a_restart_need_not_wait_for_the_lease_of_a_slice_that_died_over_a_blocked_run(
+    test: WorkflowTest, workflows: Registry, effects: Effects
+) -> None:
+    run_id, _, there = await without_code(test, workflows, effects, undoable=False)
+    test.clock.move_s(301)
+    test.crash_at(lambda call: call.name == "update_one" and "blocked" in str(call.args))
+    assert not await test.advance([run_id])
+    await test.engine.control.restart(run_id, client=CLIENT)
+    assert (await test.document(run_id))["claims"] == 0, "his death counts against the next epoch"
+    deployed(workflows, there)
+    await test.settle()
+    assert effects.seen == ["act", "act"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from lambent.clock import FAR_FUTURE, Clock
+from lambent.clock import EPOCH, FAR_FUTURE, Clock
 from lambent.due import DueDocuments, Lease, Settled
 from lambent.engine import marks, slice_history
 from lambent.engine.config import EngineConfig
@@ -368,8 +368,9 @@ class Transitions:
         where: Document = {"_id": run["_id"], "epoch": run["epoch"], "status": run["status"]}
         where["deleting"] = None
         if run["status"] not in ENDED:
-            # A parked run that is in hand is being looked at by its owner, who knows the epoch.
-            where["lease"] = None
+            # Whoever has a parked run in hand (its code may be there by now, or the owner died)
+            # has begun nothing: it is taken from him, who knows the epoch, and writes no more.
+            changes |= {"lease": None, "lease_until": EPOCH, "claims": 0}
         update: Document = {
             "$set": changes,
             "$inc": {"signals": 1},
