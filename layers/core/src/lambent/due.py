@@ -164,6 +164,12 @@ class DueDocuments:
             # Those that are worked on keep their place in the order.
             asked *= 4
 
+    async def oldest(self) -> DueId | None:
+        """What has been due longest while nobody works on it; None where there is nothing."""
+        now = self._clock.now()
+        found = [one for level in self._filters() for one in await self._find(level, now, now, 1)]
+        return min(found, key=lambda one: one.due_at, default=None)
+
     async def next_due_at(self, before: datetime) -> datetime | None:
         """The next instant, after now and up to `before`, at which `find` may find more.
 

@@ -212,6 +212,7 @@ async def ensure_webhook_indexes(mongo: Database, *, clock: Clock) -> None:
     due = DueDocuments(mongo, transitions.DELIVERIES, clock=clock)
     await due.ensure_indexes()
     await guarded(due.collection.create_index([("webhook", 1), ("status", 1), ("_id", 1)]))
+    await guarded(due.collection.create_index([("status", 1), ("_id", 1)]))
     await guarded(due.collection.create_index("expire_at", expireAfterSeconds=0))
     await drop_former_indexes(due.collection, _FORMER_INDEX)
 

@@ -123,18 +123,6 @@ class RunControl:
         now = self._clock.now()
         return await count_newest(self._due.collection, _query(wanted), most=most, now=now)
 
-    async def oldest_due(self) -> tuple[str, datetime] | None:
-        """The run that is due longest, and since when; None where none is."""
-        now = self._clock.now()
-        window = {"$gt": EPOCH, "$lte": now}
-        oldest: tuple[str, datetime] | None = None
-        for level in self._due.kind.levels:
-            found = self._due.collection.find({"priority": level, "due_at": window}, {"due_at": 1})
-            for run in await guarded(found.sort("due_at", 1).limit(1).to_list()):
-                if oldest is None or run["due_at"] < oldest[1]:
-                    oldest = run["_id"], run["due_at"]
-        return oldest
-
     async def cancel(self, run_id: str, *, client: str | None) -> RunView:
         """Ask for the run to be undone and ended; one that is stuck in its undoing just ends, with
         `undo_skipped` in its error. One whose code is not deployed waits for it, `blocked`, if it

@@ -153,11 +153,13 @@ def _admin_sections(parts: Parts) -> list[Section]:
         from lambent.engine.census import Census
         from lambent.http.deployed import deployed_router
         from lambent.http.overview import overview_router
+        from lambent.poller.backlog import Backlog
 
         census = Census(parts.engine.store.due, clock=parts.clock)
         router = overview_router(
             parts.engine.control,
             census,
+            Backlog(parts.engine.store.mongo, clock=parts.clock),
             activity=ActivityReports(parts.postgres, clock=parts.clock),
             clock=parts.clock,
             slots=parts.settings.ollama_max_inflight,

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query
@@ -13,10 +14,13 @@ from pydantic import BaseModel, Field
 
 from lambent.admission.activity import ActivityReports
 from lambent.admission.decisions import Principal, Scope
+from lambent.bus.transitions import DELIVERIES, EVENTS
 from lambent.clock import Clock
 from lambent.engine.census import Census
 from lambent.engine.control import RunControl, RunFilter
-from lambent.engine.model import ENDED, Status
+from lambent.engine.model import ENDED, RUNS, Status
+from lambent.poller.backlog import Backlog, Late
+from lambent.schedules.transitions import SCHEDULES
 
 MOST: Final = 1000
 
@@ -28,15 +32,53 @@ class CountView(BaseModel):
     more: bool
 
 
+class LateKind(StrEnum):
+    """What may be late, as it is called here."""
+
+    RUN = "run"
+    EVENT = "event"
+    DELIVERY = "delivery"
+    SCHEDULE = "schedule"
+
+
+_KINDS: Final = {
+    RUNS.collection: LateKind.RUN,
+    EVENTS.collection: LateKind.EVENT,
+    DELIVERIES.collection: LateKind.DELIVERY,
+    SCHEDULES.collection: LateKind.SCHEDULE,
+}
+
+
+class LateView(BaseModel):
+    """The one of its kind that has been due longest, with nobody at work on it."""
+
+    kind: LateKind
+    id: str = Field(examples=["01KB5T3RZ0W8K9M2N4P6Q8S0VX"])
+    due_at: datetime
+    lag_s: float = Field(description="For so long, in seconds.", examples=[0.2])
+
+
+class DeadLettersView(BaseModel):
+    """Deliveries to one webhook that were given up."""
+
+    webhook: str = Field(examples=["01KB5T3RZ0W8K9M2N4P6Q8S0VX"])
+    url: str = Field(examples=["https://example.com/hooks"])
+    count: int = Field(examples=[3])
+
+
 class Overview(BaseModel):
     """Counts of what goes on are exact up to 1,000; of what has ended, of the last day."""
 
     runs: dict[Status, CountView]
-    oldest_due_at: datetime | None = Field(
-        description="Since when the longest waiting run is due; null where none is."
+    late: list[LateView] = Field(
+        description="What is due and in nobody's hands: the oldest of each kind, oldest first."
     )
-    oldest_due_run: str | None = Field(description="Which run that is.")
-    due_lag_s: float
+    due_lag_s: float = Field(description="Of the first of these.", examples=[0.2])
+    poller_awake: bool = Field(description="On an idle platform it is not.")
+    dead_events: CountView = Field(description="Events whose delivery was given up.")
+    dead_letters: list[DeadLettersView] = Field(
+        description="By webhook, the most first; of all, a thousand are counted."
+    )
     slots: int = Field(description="Generations at once on one host.")
 
 
@@ -99,6 +141,7 @@ class Throughput(BaseModel):
 def overview_router(
     control: RunControl,
     census: Census,
+    backlog: Backlog,
     *,
     activity: ActivityReports,
     clock: Clock,
@@ -119,14 +162,22 @@ def overview_router(
     @router.get("/overview")
     async def get_overview(_: reader) -> Overview:
         """What runs and what waits, in a few counts by index."""
-        counts = await asyncio.gather(*(count(status) for status in Status))
-        oldest = await control.oldest_due()
-        lag_s = (clock.now() - oldest[1]).total_seconds() if oldest is not None else 0.0
+        counts, late, awake, dead, letters = await asyncio.gather(
+            asyncio.gather(*(count(status) for status in Status)),
+            backlog.late(),
+            backlog.poller_awake(),
+            backlog.dead_events(most=MOST),
+            backlog.dead_letters(most=MOST),
+        )
+        now = clock.now()
+        views = [_late_view(one, now) for one in late]
         return Overview(
             runs=dict(zip(Status, counts, strict=True)),
-            oldest_due_at=oldest[1] if oldest is not None else None,
-            oldest_due_run=oldest[0] if oldest is not None else None,
-            due_lag_s=max(0.0, lag_s),
+            late=views,
+            due_lag_s=views[0].lag_s if views else 0.0,
+            poller_awake=awake,
+            dead_events=CountView(count=dead, more=dead >= MOST),
+            dead_letters=[DeadLettersView(**asdict(one)) for one in letters],
             slots=slots,
         )
 
@@ -159,3 +210,8 @@ def overview_router(
         )
 
     return router
+
+
+def _late_view(late: Late, now: datetime) -> LateView:
+    lag_s = max(0.0, (now - late.due_at).total_seconds())
+    return LateView(kind=_KINDS[late.kind.collection], id=late.id, due_at=late.due_at, lag_s=lag_s)

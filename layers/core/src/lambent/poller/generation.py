@@ -80,6 +80,12 @@ class Generation:
         return self._mongo.db[COLLECTION]
 
 
+async def is_awake(mongo: Database, *, at: datetime) -> bool:
+    """Whether a poller has said that it looks at this instant."""
+    found = await guarded(mongo.db[COLLECTION].find_one({"_id": _ID}, {"awake_until": 1}))
+    return found is not None and found["awake_until"] > at
+
+
 class PollerBell:
     """Invokes a poller, if none is awake, for a document that is due before its next minute."""
 

@@ -22,6 +22,16 @@ _LIMITS: Final = {
     "breaker_open": "breaker open",
 }
 
+_LATE_WORDS: Final = {
+    "run": "A run",
+    "event": "An event",
+    "delivery": "A delivery to a webhook",
+    "schedule": "A schedule",
+}
+_LATE_S: Final = 60.0
+# A poller comes each minute and says that it is awake as soon as it finds something due.
+_SILENT_S: Final = 150.0
+
 
 async def overview(view: View) -> Response:
     """What runs, what waits and what needs attention now; each is a link to what it counts."""
@@ -64,14 +74,43 @@ def _attention(
     if blocked["count"]:
         link = "/admin/runs?status=blocked"
         said.append(("warn", f"Blocked runs: {_some(blocked)}.", link))
-    if found["due_lag_s"] > 60:
-        late, link = span(found["due_lag_s"]), f"/admin/runs/{found['oldest_due_run']}"
-        said.append(("warn", f"A run has been due for {late}.", link))
+    said += _late(found)
+    if (dead := found["dead_events"])["count"]:
+        link = "/admin/events?status=failed"
+        said.append(("warn", f"Events whose delivery was given up: {_some(dead)}.", link))
+    for one in found["dead_letters"][:3]:
+        link = f"/admin/webhooks/{one['webhook']}?status=dead"
+        said.append(("warn", f"Dead letters of {one['url']}: {one['count']:,}.", link))
     failed = found["runs"]["failed"]
     if failed["count"]:
         link = "/admin/runs?status=failed"
         said.append(("", f"Failed runs of the last day: {_some(failed)}.", link))
     return said
+
+
+def _late(found: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """What is due for long; with no poller awake by then, it is not the load."""
+    said = []
+    if found["due_lag_s"] > _SILENT_S and not found["poller_awake"]:
+        silent = f"No poller is awake, though work has been due for {span(found['due_lag_s'])}."
+        said.append(("bad", silent, _late_link(found["late"][0])))
+    for late in found["late"]:
+        if late["lag_s"] > _LATE_S:
+            text = f"{_LATE_WORDS[late['kind']]} has been due for {span(late['lag_s'])}."
+            said.append(("warn", text, _late_link(late)))
+    return said
+
+
+def _late_link(late: dict[str, Any]) -> str:
+    match late["kind"]:
+        case "run":
+            return f"/admin/runs/{late['id']}"
+        case "event":
+            return f"/admin/events/{late['id']}"
+        case "delivery":
+            return f"/admin/webhooks/{late['id'].partition('-')[2]}?status=pending"
+        case _:
+            return "/admin/schedules"
 
 
 def _refusals(activity: dict[str, Any] | None) -> list[tuple[str, str, str]]:
