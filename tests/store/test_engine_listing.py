@@ -14,7 +14,7 @@ from lambent.engine.control import RunControl, RunFilter
 from lambent.engine.documents import new_run
 from lambent.engine.engine import MongoStore, WorkflowEngine
 from lambent.engine.listing import lanes
-from lambent.engine.model import STEPS, Status
+from lambent.engine.model import Status
 from lambent.ids import ulid_floor
 from lambent.mongo import Mongo
 from lambent.newest import Spans
@@ -45,7 +45,7 @@ async def control(mongo_uri: str, mongo_db_name: str) -> AsyncIterator[RunContro
     await mongo.close()
 
 
-def run(number: int, **fields: Any) -> dict[str, Any]:
+def run(number: int, *, parent: Any = None, **fields: Any) -> dict[str, Any]:
     """One a minute, the newest at NOW; one in a hundred has failed."""
     at = NOW - timedelta(minutes=number)
     made = new_run(
@@ -58,6 +58,7 @@ def run(number: int, **fields: Any) -> dict[str, Any]:
         now=at,
         priority=1,
         due_at=FAR_FUTURE,
+        parent=parent,
     )
     return {**made, "status": "failed" if number % 100 == 0 else "completed", **fields}
 
@@ -83,23 +84,21 @@ async def test_counting_stops_where_it_is_told_to(control: RunControl) -> None:
     assert await control.count(RunFilter(client=None, status=Status.PAUSED)) == 0
 
 
-async def test_a_parents_children_are_found_by_what_it_has_on_record(control: RunControl) -> None:
-    parent = run(100)["_id"]
+async def test_a_parents_children_are_found_in_the_order_of_all_runs(control: RunControl) -> None:
+    parent, other = run(100)["_id"], run(101)["_id"]
     place = {"run": parent, "epoch": 0, "key": "child"}
-    children = [run(number, parent=place) for number in range(5)]
-    stranger = run(50, parent={**place, "run": "another"})  # a singleton that was there before
-    await control._due.collection.insert_many([run(100), *children, stranger])
-    steps = control._mongo.db[STEPS]
-    for number, child in enumerate([*children, stranger]):
-        made = {"_id": f"{parent}/0/{number}", "run": parent, "epoch": 0, "child": child["_id"]}
-        await steps.insert_one(made)
+    children = [run(number, parent=place) for number in (0, 1, 50, 51, 400_000)]
+    stranger = run(52, parent={**place, "run": other})
+    await control._due.collection.insert_many([run(100), run(101), *children, stranger])
     wanted = RunFilter(client=None, parent=parent)
     first = await control.list_runs(wanted, limit=3)
     rest = await control.list_runs(wanted, limit=3, cursor=first.cursor)
-    assert [one.key for one in first.runs + rest.runs] == ["0", "1", "2", "3", "4"]
+    assert [one.key for one in first.runs + rest.runs] == ["0", "1", "50", "51", "400000"]
     assert rest.cursor is None
     assert await control.count(wanted) == 5
-    assert await control.count(RunFilter(client=None, parent=parent, status=Status.FAILED)) == 1
+    assert await control.count(wanted, most=3) == 3
+    failed = RunFilter(client=None, parent=parent, status=Status.FAILED)
+    assert await control.count(failed) == 2
 
 
 async def test_setup_drops_the_indexes_of_releases_before(control: RunControl) -> None:

@@ -83,15 +83,17 @@ async def newest(
     limit: int,
     now: datetime,
     read: Mapping[str, int] | None = None,
+    order: str = "_id",
 ) -> list[Document]:
     """Up to `limit` documents that fit, newest first. `query` has both ends of a range of `_id`;
-    `lanes` splits it into queries that each have an index; `read` is the projection."""
+    `lanes` splits it into queries that each have an index; `read` is the projection; `order`, a
+    field whose order is that of the ids, where their index is of that."""
     found: list[Document] = []
     spans = Spans(query, now=now)
     for span in spans:
         left = limit - len(found)
         looks = (
-            collection.find(lane, read).sort("_id", -1).limit(left).to_list()
+            collection.find(lane, read).sort(order, -1).limit(left).to_list()
             for lane in lanes(span)
         )
         seen = [one for look in await asyncio.gather(*map(guarded, looks)) for one in look]

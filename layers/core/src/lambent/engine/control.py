@@ -12,7 +12,7 @@ from lambent.clock import EPOCH, FAR_FUTURE, Clock
 from lambent.due import Database, DueDocuments
 from lambent.engine.config import Nudger
 from lambent.engine.debts import Debts
-from lambent.engine.listing import count_newest, newest, newest_of
+from lambent.engine.listing import count_newest, lanes, newest
 from lambent.engine.model import (
     ACTIVE,
     CHUNKS,
@@ -88,6 +88,8 @@ class RunControl:
         # For people who look; see `listing`.
         await guarded(runs.create_index([("status", 1), ("_id", 1)]))
         await guarded(runs.create_index([("workflow", 1), ("status", 1), ("_id", 1)]))
+        # Sparse: only children have it.
+        await guarded(runs.create_index("child_of", sparse=True))
         await guarded(runs.create_index("expire_at", expireAfterSeconds=0))
         await guarded(steps.create_index("expire_at", expireAfterSeconds=0))
         await drop_former_indexes(runs, *_FORMER_INDEXES)
@@ -118,8 +120,6 @@ class RunControl:
 
     async def count(self, wanted: RunFilter, *, most: int = 1000) -> int:
         """How many runs fit; counting stops at `most`, which stands for "and more"."""
-        if wanted.parent is not None:
-            return len(await self._find(wanted, most, None))
         now = self._clock.now()
         return await count_newest(self._due.collection, _query(wanted), most=most, now=now)
 
@@ -217,7 +217,7 @@ class RunControl:
             raise RequestError(f"Runs that are {wanted.status} cannot be asked for that.")
         done = 0
         for status in [wanted.status] if wanted.status else statuses:
-            query = {**_query(wanted), "status": status.value}
+            (query,) = lanes({**_query(wanted), "status": status.value})
             found = self._due.collection.find(query, {"client": 1}).limit(_BULK - done)
             for run in await guarded(found.to_list()):
                 try:
@@ -253,14 +253,7 @@ class RunControl:
         query = _query(wanted)
         if cursor is not None:
             query["_id"]["$lt"] = _place_of(cursor)
-        runs = self._due.collection
-        if wanted.parent is not None:
-            # By what the parent has on record of its children, which takes no index of `runs`.
-            wanted_steps = {"run": wanted.parent, "child": {"$gt": ""}}
-            begun = self._mongo.db[STEPS].find(wanted_steps, {"child": 1})
-            ids = [step["child"] for step in await guarded(begun.to_list())]
-            return await newest_of(runs, ids, query, limit=limit)
-        return await newest(runs, query, limit=limit, now=self._clock.now())
+        return await newest(self._due.collection, query, limit=limit, now=self._clock.now())
 
 
 def _query(wanted: RunFilter) -> Document:

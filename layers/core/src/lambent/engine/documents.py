@@ -64,8 +64,15 @@ def new_run(
         "finished_at": None,
         "output": None,
         "error": None,
+        **({"child_of": place_among_children(str(parent["run"]), id)} if parent else {}),
         **(extra or {}),
     }
+
+
+def place_among_children(parent: str, id: str) -> str:
+    """The one field by which a run's children are found, in the order of their ids; only children
+    have it, so that its index costs the others nothing."""
+    return f"{parent}/{id}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from lambent.clock import EPOCH, FAR_FUTURE, Clock
 from lambent.due import DueDocuments, Lease, Settled
 from lambent.engine import marks, slice_history
 from lambent.engine.config import EngineConfig
-from lambent.engine.documents import Cut, new_cut
+from lambent.engine.documents import Cut, new_cut, place_among_children
 from lambent.engine.model import (
     ACTIVE,
     CHUNKS,
@@ -283,7 +283,8 @@ class Transitions:
     async def ask_cancel_children(self, parent: str) -> list[str]:
         """Ask every run that this one started for a cancel; those that are not over yet."""
         going_on = [status.value for status in (*ACTIVE, *PARKED)]
-        query = {"parent.run": parent, "status": {"$in": going_on}}
+        born = {"$gte": place_among_children(parent, ""), "$lt": place_among_children(parent, "~")}
+        query = {"child_of": born, "status": {"$in": going_on}}
         found = await guarded(self._due.collection.find(query, {"_id": 1}).to_list())
         return [child["_id"] for child in found if await self.ask_cancel(child["_id"])]
 
