@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 from pymongo.asynchronous.database import AsyncDatabase
 
 from lambent.bus.delivery import Deliverer
-from lambent.bus.transitions import EVENTS
+from lambent.bus.sending import Answer, WebhookSender
+from lambent.bus.transitions import DELIVERIES, EVENTS
 from lambent.dispatch import Work
 from lambent.due import Database, DueDocuments
 from lambent.engine.engine import WorkflowEngine
@@ -27,7 +28,12 @@ from lambent.schedules.transitions import SCHEDULES
 from lambent.testing import VirtualClock
 from tests.store.engine_explorer import CLOCK, Act
 
-_KINDS = {Work.RUNS: RUNS, Work.EVENTS: EVENTS, Work.SCHEDULES: SCHEDULES}
+_KINDS = {
+    Work.RUNS: RUNS,
+    Work.EVENTS: EVENTS,
+    Work.SCHEDULES: SCHEDULES,
+    Work.WEBHOOKS: DELIVERIES,
+}
 # Longer ones bound real waiting (the end of a function), and are called off in time.
 _LONGEST_REST_S = 5.0
 _ROUNDS = 14
@@ -38,7 +44,7 @@ class RestingClock(VirtualClock):
 
     def __init__(self, gate: Callable[[], Gate | None]) -> None:
         super().__init__()
-        self._gate = gate
+        self.gate = gate
 
     async def sleep(self, seconds: float) -> None:
         if not 0 < seconds <= _LONGEST_REST_S:
@@ -49,8 +55,28 @@ class RestingClock(VirtualClock):
         async def over() -> None:
             self.move_to(until)
 
-        gate = self._gate()
+        gate = self.gate()
         await (over() if gate is None else gate(StoreCall(CLOCK, "sleep", None), over))
+
+
+class _Sender(WebhookSender):
+    """To whom a call of a receiver is a point like a store call: others go on, or it dies there."""
+
+    def __init__(self, mongo: Database, *, clock: RestingClock) -> None:
+        super().__init__(mongo, clock=clock, allow_loopback=True)
+        self._gate = clock.gate
+
+    async def _call(
+        self, webhook: Document, event: Document, delivery_id: str, now: datetime
+    ) -> Answer:
+        async def make() -> Answer:
+            return await super(_Sender, self)._call(webhook, event, delivery_id, now)
+
+        gate = self._gate()
+        if gate is None:
+            return await make()
+        answer: Answer = await gate(StoreCall("receiver", "post", delivery_id), make)
+        return answer
 
 
 class Fleet:
@@ -60,13 +86,14 @@ class Fleet:
     """
 
     def __init__(
-        self, mongo: Database, *, clock: VirtualClock, engine: WorkflowEngine, deliverer: Deliverer
+        self, mongo: Database, *, clock: RestingClock, engine: WorkflowEngine, deliverer: Deliverer
     ) -> None:
         self._mongo = mongo
         self._clock = clock
         self._engine = engine
         self._deliverer = deliverer
         self._ticker = Ticker(mongo, clock=clock, starts=engine)
+        self._sender = _Sender(mongo, clock=clock)
         self._bell = PollerBell(mongo, clock=clock, nudges=self)
         self._invoked = Counter[Work]()
         self.polls: tuple[Work, ...] = ()
@@ -128,7 +155,7 @@ class Fleet:
             case Work.POLL:
                 await self.poller(60)()
             case Work.WEBHOOKS:
-                raise AssertionError("there are no webhooks here")
+                await self.send(ids)
 
     async def step(self, ids: list[str]) -> None:
         """The step function: slices, and the bell for what is due before the next tick."""
@@ -138,6 +165,10 @@ class Fleet:
                 raise verdict.error
         if self.rings and verdicts:
             await self._bell.ring(min(one.due_at for one in verdicts.values()))
+
+    async def send(self, ids: list[str]) -> None:
+        """The deliver function, as far as it is about webhooks."""
+        await self._sender.send_due(ids, deadline_s=self._clock.monotonic_s() + 60)
 
     async def tick(self, ids: list[str]) -> None:
         """The deliver function, as far as it is about schedules."""

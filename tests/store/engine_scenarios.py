@@ -12,6 +12,7 @@ from lambent.engine.step import Step
 from lambent.errors import Conflict, Interrupted, NonRetryable, StepFailed, WaitTimedOut
 from tests.store.engine_explorer import Act
 from tests.store.engine_scenario import Scenario, canceller, outcome, publish_again, retrier
+from tests.store.engine_scenarios_hooks import HOOKS
 from tests.store.engine_scenarios_polled import POLLED
 from tests.store.engine_scenarios_values import VALUES
 from tests.store.engine_world import World
@@ -550,5 +551,6 @@ SCENARIOS = {
         Scenario("revived", _revived, _revived_setup, _revived_check),
         *POLLED,
         *VALUES,
+        *HOOKS,
     )
 }

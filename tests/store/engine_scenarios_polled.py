@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 from lambent.clock import FAR_FUTURE
@@ -13,7 +14,7 @@ from lambent.due import LEASE_S
 from lambent.engine.options import Concurrency
 from lambent.engine.registry import Registry
 from lambent.engine.step import Step
-from lambent.errors import Conflict
+from lambent.errors import Conflict, WaitTimedOut
 from lambent.schedules.cron import Cron
 from lambent.schedules.schedules import Plan
 from tests.store.engine_explorer import Act
@@ -240,6 +241,62 @@ async def _slots_check(world: World) -> None:
         assert len(world.effects) == len(set(world.effects))
 
 
+# A condition that two slices may look at while it becomes true, and somebody cancels: looked at
+# once each time, and what the code was told is what is on record.
+
+_EVERY_S, _LATEST_S = 10, 25
+
+
+def _until(workflows: Registry, world: Callable[[], World]) -> None:
+    @workflows.workflow("until")
+    async def until(step: Step, input: Any) -> Any:
+        here = world()
+
+        async def look() -> str | None:
+            looks = here.told["looks"]
+            looks.append(here.clock.now())
+            await here.effect("look")
+            return f"seen at look {len(looks)}" if here.told.get("ready") else None
+
+        try:
+            return await step.wait_until("ready", look, every=_EVERY_S, timeout=_LATEST_S)
+        except WaitTimedOut:
+            return "late"
+
+
+async def _until_setup(world: World) -> dict[str, Act]:
+    world.told["looks"] = []
+    run = await world.start("until")
+
+    async def make_ready() -> None:
+        world.told["ready"] = True
+
+    return {
+        "slice": lambda: world.advance(run),
+        "second": lambda: world.advance(run),
+        "maker": make_ready,
+        "canceller": canceller(world, run),
+    }
+
+
+async def _until_check(world: World) -> None:
+    status, output = await outcome(world)
+    records = [one for key, one in world.finals.items() if key.endswith("/ready")]
+    if not world.faulty:
+        looks = world.told["looks"]
+        apart_s = [(after - before).total_seconds() for before, after in pairwise(looks)]
+        assert all(one >= _EVERY_S for one in apart_s), f"looked twice at once: {apart_s}"
+    if status == "cancelled":
+        assert all(one["status"] in {"completed", "tombstone"} for one in records), records
+        return
+    (record,) = records
+    assert status == "completed"
+    if output == "late":
+        assert (record["status"], world.faulty) == ("failed", True), "it was true in time"
+    else:
+        assert (record["status"], record["output"]) == ("completed", output)
+
+
 POLLED = (
     Scenario("polled", _polled, _polled_setup, polled_check, weight=2),
     Scenario("pollers", _sleeper, _pollers_setup, _slept_check, weight=0.5),
@@ -248,4 +305,5 @@ POLLED = (
     Scenario("resumed", _ticked, _resumed_setup, _resumed_check),
     Scenario("changed", _ticked, _changed_setup, _changed_check, weight=0.5),
     Scenario("slots", _slots, _slots_setup, _slots_check),
+    Scenario("until", _until, _until_setup, _until_check),
 )

@@ -105,6 +105,8 @@ class Search:
         except Exception:
             problem = traceback.format_exc()
             return Failure(self._scenario.name, walk.schedule, scheduler.log, problem)
+        finally:
+            await world.closing.aclose()
         return None
 
     async def first(self, share: int, shares: int, budget: int) -> tuple[int, list[Failure]]:
@@ -169,16 +171,20 @@ _NEEDED: dict[str, set[tuple[str, ...]]] = {
     "events": set(),
     "chunks": {("set",), ("run",)},
     "schedules": set(),
+    "webhooks": {("client", "status")},
+    "webhook_deliveries": set(),
 }
 
 
 async def _prepare(mongo: BlockingMongo) -> None:
     from lambent.bus.events import ensure_event_indexes
+    from lambent.bus.webhooks import ensure_webhook_indexes
 
     world = World(mongo, Registry(), config=CONFIG)
     await world.engine.ensure_indexes()
     await world.schedules.ensure_indexes()
     await ensure_event_indexes(mongo, clock=SystemClock())
+    await ensure_webhook_indexes(mongo, clock=SystemClock())
     for collection, needed in _NEEDED.items():
         indexes = await mongo.db[collection].index_information()
         names = {name: tuple(key for key, _ in index["key"]) for name, index in indexes.items()}

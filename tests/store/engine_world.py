@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from typing import Any
 
 from lambent.bus.cloudevents import CloudEvent
 from lambent.bus.delivery import Deliverer
 from lambent.bus.events import EventBus, StepEvents
-from lambent.bus.webhooks import WebhookQueue
+from lambent.bus.transitions import DELIVERIES
+from lambent.bus.webhooks import WebhookQueue, Webhooks
 from lambent.clock import EPOCH, FAR_FUTURE
 from lambent.due import LEASE_S, Database
 from lambent.engine.config import EngineConfig
@@ -52,7 +55,9 @@ class World:
         self.finals: dict[str, Document] = {}
         self.settled: set[str] = set()  # waits that are open no more
         self.chunks: set[str] = set()
+        self.deliveries = Counter[str]()  # of webhooks: how often they were settled, and replayed
         self.told: dict[str, Any] = {}  # what a scenario's parts tell each other
+        self.closing = AsyncExitStack()
         gated = Intercepted(Scoped(mongo, self.client), self._watch)
         store = MongoStore(gated, clock=self.clock, config=config, keeper=NoKeeper())
         self.engine = WorkflowEngine(
@@ -70,6 +75,7 @@ class World:
         self.deliverer = deliverer
         self.bus = EventBus(gated, clock=self.clock, deliverer=deliverer)
         self.schedules = Schedules(gated, clock=self.clock)
+        self.webhooks = Webhooks(gated, clock=self.clock, allow_loopback=True)
         self.fleet = Fleet(gated, clock=self.clock, engine=self.engine, deliverer=deliverer)
 
     def begin(self, scheduler: Scheduler) -> None:
@@ -111,6 +117,8 @@ class World:
             self.settled.add(call.about)
         if call.collection == "events" and changes.get("status", "pending") != "pending":
             self.undelivered.discard(call.about)
+        if call.collection == DELIVERIES.collection and "status" in changes:
+            self.deliveries["replayed" if changes["status"] == "pending" else "settled"] += 1
         if call.collection == "runs":
             ended = changes.get("finished_at") is not None
             self.ends[call.about] = self.ends.get(call.about, 0) + ended - ("epoch" in changes)
