@@ -52,6 +52,26 @@ async def test_readers_of_a_blocked_turn_are_told_and_come_back_behind_the_last_
     assert frames(after)[-1] == "[DONE]"
 
 
+async def test_a_turn_that_is_parked_is_no_failure_in_the_log(
+    place: Function, scripted_model: ScriptedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    scripted_model.script(Reply.calls(("pay", {"amount": 5})))
+    async with (
+        asyncio.timeout(30),
+        place.client() as client,
+        client.stream("POST", "/chat/stream", json=ASK) as answer,
+    ):
+        lines = answer.aiter_lines()
+        await read(lines, until="waiting")
+        run = await block(place)
+        told = "\n".join([line async for line in lines])
+    assert frames(told)[-1]["type"] == "urn:lambent:problem:turn_parked"
+    levels = [one.levelname for one in caplog.records if f"The run {run}" in one.getMessage()]
+    assert levels == ["INFO"]
+    assert not [one for one in caplog.records if one.levelname == "ERROR"]
+
+
 @pytest.mark.parametrize("streams", [True, False])
 async def test_openais_clients_get_an_error_that_they_do_not_try_again(
     place: Function, scripted_model: ScriptedModel, streams: bool

@@ -92,6 +92,13 @@ class Conflict(RequestError):
     title = "The present state does not allow this"
 
 
+class TurnParked(LambentError):
+    """A durable turn's run rests until somebody lets it go on; the detail says why, and which."""
+
+    code = "turn_parked"
+    title = "The turn is parked"
+
+
 class StreamStopped(RequestError):
     """Someone asked for the stream's end, or let the lease of its readers lapse."""
 

@@ -21,7 +21,7 @@ from lambent.agents.durable import DurableTurns, stream_of, turn_input, workflow
 from lambent.agents.tool_context import Means
 from lambent.agents.turn import Turn
 from lambent.agents.turn_frames import DONE, Body, chunk_of, decode_frame, is_error
-from lambent.chat.parked import TurnParked, parked, parked_event
+from lambent.chat.parked import parked, parked_event
 from lambent.clock import FAR_FUTURE, Clock
 from lambent.engine.model import ENDED
 from lambent.errors import (
@@ -31,6 +31,7 @@ from lambent.errors import (
     NotFound,
     StoreUnavailable,
     StreamStopped,
+    TurnParked,
     UnknownModel,
 )
 from lambent.streams.log import StreamLog

@@ -13,19 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 from lambent.agents.turn_stream import error_body
 from lambent.engine.model import Status
-from lambent.errors import BudgetExceeded, LambentError
+from lambent.errors import BudgetExceeded, TurnParked
 
 if TYPE_CHECKING:
     from lambent.engine.views import RunView
 
 _PARKED: Final = {Status.BLOCKED.value, Status.PAUSED.value}
-
-
-class TurnParked(LambentError):
-    """The turn's run rests until somebody lets it go on; the detail says why, and which run."""
-
-    code = "turn_parked"
-    title = "The turn is parked"
 
 
 def parked(run: RunView, *, now: datetime) -> TurnParked | None:

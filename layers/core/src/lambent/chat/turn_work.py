@@ -23,7 +23,7 @@ from lambent.chat.live_turn import LiveTurn
 from lambent.chat.values import ChatRequest, Failed, Finished, Queued
 from lambent.choices import Overflow, Titles
 from lambent.clock import Clock
-from lambent.errors import LambentError, Unavailable
+from lambent.errors import LambentError, TurnParked, Unavailable
 from lambent.metrics import Metric, note
 from lambent.models.manager import ModelManager
 from lambent.models.values import Message, Role, Usage
@@ -124,7 +124,9 @@ class TurnWork:
         except LambentError as error:
             if self._access.answered is Answered.success:
                 note(Metric.STREAMS_BROKEN)
-            if error.status == 500:
+            if isinstance(error, TurnParked):  # it goes on once somebody lets it
+                logger().info(error.detail, **log_fields(turn=live.id))
+            elif error.status == 500:
                 logger().error("A turn failed", exc_info=error, **log_fields(turn=live.id))
             if self._dialogue is not None:
                 await self._dialogue.end()

@@ -12,11 +12,11 @@ from starlette.types import Receive, Scope, Send
 from lambent.agents.agent import Chunk
 from lambent.agents.turn_frames import awaited_body, tool_bodies, usage_body
 from lambent.chat.live_turn import LiveTurn
-from lambent.chat.parked import TurnParked, parked_event
+from lambent.chat.parked import parked_event
 from lambent.chat.stream_turn import FrameEncoder
 from lambent.chat.values import Failed, Finished, Frame, Queued
 from lambent.clock import Clock
-from lambent.errors import LambentError
+from lambent.errors import LambentError, TurnParked
 from lambent.http import sse
 from lambent.http.problems import Rejected, encode_headers, problem, send_json
 
