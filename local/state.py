@@ -21,6 +21,7 @@ class DataFolder:
             folder.mkdir(parents=True, exist_ok=True)
             self.path = folder.resolve()
             self._lock = _lock(self.path / "up.lock")
+            self._ready_text = ""
             self.remove_ready()
         except OSError as error:
             raise StateError(f"cannot use {folder}: {error.strerror}") from error
@@ -47,10 +48,18 @@ class DataFolder:
         _write_private(self.admin_key_path(named_dsn), key + "\n")
 
     def write_ready(self, content: Mapping[str, Any]) -> None:
-        """Replace ready.json at once, so that a reader never sees half of it."""
-        _write_private(self.path / "ready.json", json.dumps(content, indent=2) + "\n")
+        """Replace ready.json at once, so that a reader never sees half of it.
+
+        Asked for at each change of any environment, two a request; most of them leave the content
+        as it is, and a file more on the way of every request is a good part of what it costs here.
+        """
+        text = json.dumps(content, indent=2) + "\n"
+        if text != self._ready_text:
+            _write_private(self.path / "ready.json", text)
+            self._ready_text = text
 
     def remove_ready(self) -> None:
+        self._ready_text = ""
         (self.path / "ready.json").unlink(missing_ok=True)
 
     def close(self) -> None:
