@@ -12,12 +12,14 @@ import pytest
 from lambent import set_up
 from lambent.admission.decisions import Scope
 from lambent.bus.transitions import DELIVERIES, EVENTS
+from lambent.chat.conversations import Entry, _entry_document
 from lambent.clock import FAR_FUTURE
 from lambent.due import DueDocuments, DueKind, new_due_fields
 from lambent.engine.documents import new_run
 from lambent.engine.model import RUNS
 from lambent.http.admin.pages import PAGES
 from lambent.ids import ulid_floor
+from lambent.models.values import Message, Role
 from lambent.schedules.transitions import SCHEDULES
 from local.benches.dashboard import finished_step
 from tests.functions.admin_site import AdminSite, admin_site
@@ -36,6 +38,7 @@ KINDS: Final = (RUNS, EVENTS, DELIVERIES, SCHEDULES)
 HOOK: Final = "01KB0000000000000000000000"
 LONG: Final = "01KB0000000000000000000001"
 BOTH: Final = "01KB0000000000000000000002"
+TALK: Final = "01KB0000000000000000000003"
 # By each path of `PAGES`: what may stand behind it, the narrow filters above all.
 VIEWS: Final[dict[str, tuple[str, ...]]] = {
     "/admin": ("",),
@@ -65,7 +68,7 @@ VIEWS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "/admin/usage": ("", "?client=c2", "?from=2026-01-01&to=2026-01-02"),
     "/admin/usage/csv": ("",),
-    "/admin/playground": ("", "?cursor={between}"),
+    "/admin/playground": ("", "?cursor={between}", f"?conversation={TALK}"),
     "/admin/hosts": ("",),
     "/admin/charts/{name}": ("runs.svg", "chats.svg", "limits.svg", "tokens.svg"),
 }  # fmt: skip
@@ -73,6 +76,7 @@ VIEWS: Final[dict[str, tuple[str, ...]]] = {
 LISTS: Final = (
     "/runs", "/runs?status=failed", "/runs?workflow=w3", "/events", "/events?type=rare",
     "/schedules", "/webhooks", f"/webhooks/{HOOK}/deliveries?status=dead", "/conversations",
+    f"/conversations/{TALK}?last=5", f"/conversations/{TALK}?before=300.1",
 )  # fmt: skip
 # What narrows a look so far that the rest may be looked for in the documents themselves.
 NARROW: Final = {"runs": {"client"}, "events": {"client", "subject", "source"}}
@@ -103,10 +107,20 @@ async def fill(site: AdminSite) -> None:
     await many(db["events"], [{**event(COUNT, now), "_id": BOTH}])
     await many(db["webhook_deliveries"], [delivery(number, at) for number, at in ages])
     await many(db["steps"], [finished_step(LONG, number, since=now) for number in range(60)])
+    await talk(site)
     hook = {"client": "ops", "url": "https://x.example/", "types": ["*"], "description": "",
             "secrets": [], "status": "active", "reason": None, "created_at": now,
             "updated_at": now}  # fmt: skip
     await many(db["webhooks"], [{**hook, "_id": HOOK}])
+
+
+async def talk(site: AdminSite) -> None:
+    """A conversation of 600 messages, of which the last are asked for."""
+    store, said = site.parts.conversations, (Message(role=Role.user, content="Hi"),)
+    await store.create("ops", id=TALK, messages=said)
+    entries = [Entry(number, said, None, site.parts.clock.now()) for number in range(2, 601)]
+    documents = [_entry_document(TALK, "ops", one) for one in entries]
+    await many(site.parts.mongo.db["conversation_entries"], documents)
 
 
 async def many(collection: Any, documents: list[dict[str, Any]]) -> None:
@@ -153,8 +167,8 @@ async def problems(site: AdminSite, page: str, asked: Asked) -> list[str]:
     found, db = [], site.parts.mongo.db
     for command in asked.commands:
         look = look_of(command)
-        named = await db[look.collection].index_information()
-        indexes = [[name for name, _ in one["key"]] for one in named.values()]
+        known = await db[look.collection].index_information()
+        indexes = [[name for name, _ in one["key"]] for one in known.values()]
         left = left_over(look, indexes)
         narrow = NARROW.get(look.collection, set()) & look.filter.keys()
         if look.collection in FEW or (left and narrow - left):
@@ -162,7 +176,8 @@ async def problems(site: AdminSite, page: str, asked: Asked) -> list[str]:
         if left is None or left:
             found.append(f"{page}: no index for {look.shape}; left over: {left}")
             continue
-        if look.filter.keys() == {"_id"}:
+        named = isinstance(look.filter.get("_id"), str)
+        if look.filter.keys() == {"_id"} or (named and look.filter.keys() == {"_id", "client"}):
             continue  # the local store, and no other, has no index of them
         plan, looked_at, returned = await examined(db, command)
         if "COLLSCAN" in plan and (look.filter or not look.limit):

@@ -213,3 +213,43 @@ async def test_what_is_too_long_for_one_answer_is_read_and_exported_in_several(s
     assert [text.count(one) for one in words] == [1] * 15
     assert (await acme.get(at, params={"after": "x"})).status_code == 400
     assert (await acme.get(at, params={"after": "99.1"})).json()["messages"] == []
+
+
+async def test_a_conversation_is_read_back_from_its_end(site: Site) -> None:
+    acme = await site.caller("acme")
+    at = (await acme.post("/conversations")).headers["location"]
+    for start in range(0, 20, 4):  # five entries of four messages
+        said = [{"role": "user", "content": str(n)} for n in range(start, start + 4)]
+        assert (await acme.post(f"{at}/messages", json={"messages": said})).status_code == 201
+    for last in (1, 3, 4, 5, 19, 20, 50):
+        pages: list[list[str]] = []
+        asked: dict[str, Any] | None = {"last": last}
+        while asked is not None:
+            found = (await acme.get(at, params=asked)).raise_for_status().json()
+            pages.insert(0, [one["content"] for one in found["messages"]])
+            earlier = found["earlier"]
+            asked = {"last": last, "before": earlier} if earlier else None
+        assert all(len(page) == last for page in pages[1:])
+        assert [one for page in pages for one in page] == [str(n) for n in range(20)]
+    assert len((await acme.get(at, params={"before": "3.1"})).json()["messages"]) == 8
+    assert (await acme.get(at, params={"before": "1.1"})).json()["earlier"] is None
+    assert (await acme.get(at, params={"before": "x"})).status_code == 400
+    assert (await acme.get(at, params={"after": "1.1", "last": 2})).status_code == 422
+
+
+async def test_the_end_of_a_very_long_conversation_fits_into_an_answer(site: Site) -> None:
+    words = [f"#{n} " + "é" * 240_000 for n in range(15)]
+    acme = await site.caller("acme")
+    at = (await acme.post("/conversations")).headers["location"]
+    for start in range(0, 15, 5):
+        said = [{"role": "user", "content": one} for one in words[start : start + 5]]
+        assert (await acme.post(f"{at}/messages", json={"messages": said})).status_code == 201
+    read: list[str] = []
+    asked: dict[str, Any] | None = {"last": 15}
+    while asked is not None:
+        answer = await acme.get(at, params=asked)
+        assert len(json.dumps({"body": answer.text}, ensure_ascii=False).encode()) < 6_000_000
+        read = [*(one["content"] for one in answer.json()["messages"]), *read]
+        earlier = answer.json()["earlier"]
+        asked = {"last": 15, "before": earlier} if earlier else None
+    assert read == words

@@ -158,19 +158,19 @@ class ConversationStore:
         """Raises `NotFound`."""
         return _conversation(await self._find(id, client), self._clock.now())
 
-    async def entries(self, id: str, *, client: str, since: int = 0) -> list[Entry]:
-        """All that was said, in order, from entry `since` on."""
+    async def entries(
+        self, id: str, *, client: str, since: int = 0, until: int | None = None, last: int = 0
+    ) -> list[Entry]:
+        """What was said, in order, from entry `since` on and before entry `until`; of that the
+        `last` so many entries."""
         from lambent.mongo import guarded
 
-        wanted = {"conversation": id, "number": {"$gte": max(1, since), "$lt": _NUMBERS}}
-        found = (
-            self._entries.find(wanted)
-            .sort([("conversation", 1), ("number", 1)])
-            .limit(_MOST_ENTRIES)
-        )
-        return [
-            _entry(one) for one in await guarded(found.to_list(None)) if one["client"] == client
-        ]
+        wanted = {"conversation": id, "number": {"$gte": max(1, since), "$lt": until or _NUMBERS}}
+        way = -1 if last else 1
+        order = [("conversation", way), ("number", way)]
+        found = self._entries.find(wanted).sort(order).limit(last or _MOST_ENTRIES)
+        read = (await guarded(found.to_list(None)))[::way]
+        return [_entry(one) for one in read if one["client"] == client]
 
     async def search(self, client: str, question: str, *, limit: int) -> list[dict[str, Any]]:
         """As `conversation_search.search`."""

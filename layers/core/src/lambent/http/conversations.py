@@ -20,6 +20,7 @@ from lambent.chat.conversations import (
 )
 from lambent.chat.idempotency import IdempotencyKeys
 from lambent.chat.messages import ANSWER_BYTES, answer_bytes
+from lambent.errors import Unprocessable
 from lambent.http.keyed_making import CREATED, KeyedMaking, keyed_making
 from lambent.http.reach import Authorize
 from lambent.models.values import Message, Role
@@ -28,6 +29,14 @@ _MESSAGE_BYTES = 300
 _After = Annotated[
     str | None, Query(max_length=20, description="Only what was said after this message.")
 ]
+_Before = Annotated[
+    str | None, Query(max_length=20, description="Only the last that was said before this message.")
+]
+_Last = Annotated[
+    int | None,
+    Query(ge=1, le=200, description="Only so many messages, the last; 50 where `before` is given."),
+]
+_LAST = 50
 _SAID: JsonDict = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
@@ -93,6 +102,11 @@ class MessageView(BaseModel):
 class WholeConversation(ConversationView):
     messages: list[MessageView]
     cursor: str | None = Field(description="Read on with it as `after`; null with the last.")
+    earlier: str | None = Field(
+        default=None,
+        description="Read back with it as `before`; null with the first. Told where `before` or "
+        "`last` was asked for.",
+    )
 
 
 class ConversationList(BaseModel):
@@ -165,9 +179,18 @@ def _add_reading(router: APIRouter, store: ConversationStore, caller: Any) -> No
         )
 
     @router.get("/{id}")
-    async def get_conversation(id: str, who: caller, after: _After = None) -> WholeConversation:
-        """One conversation, with all that was said; of a very long one, a page of that."""
-        return await read(id, who.client, after)
+    async def get_conversation(
+        id: str, who: caller, after: _After = None, before: _Before = None, last: _Last = None
+    ) -> WholeConversation:
+        """One conversation, with all that was said; of a very long one, a page of that.
+
+        `last` reads it from its end, `before` on from there towards its beginning.
+        """
+        if before is None and last is None:
+            return await read(id, who.client, after)
+        if after is not None:
+            raise Unprocessable("Either what was said after a message or the last that was said.")
+        return await _read_back(store, id, client=who.client, before=before, last=last or _LAST)
 
     @router.get("/{id}/export", response_model=None)
     async def export_conversation(
@@ -196,6 +219,24 @@ def _add_reading(router: APIRouter, store: ConversationStore, caller: Any) -> No
         page = _page(views)
         cursor = page[-1].id if len(page) < len(views) else None
         return WholeConversation(**_view(found).model_dump(), messages=page, cursor=cursor)
+
+
+async def _read_back(
+    store: ConversationStore, id: str, *, client: str, before: str | None, last: int
+) -> WholeConversation:
+    found = await store.get(id, client=client)
+    end = None if before is None else place_of(before)
+    # Each entry has a message at least, but that of `before` may have none in front of it; and one
+    # more tells whether there are earlier ones.
+    until = None if end is None else end[0] + 1
+    entries = await store.entries(id, client=client, until=until, last=last + 2)
+    views = [view for entry in entries for view in _entry_views(entry)]
+    if end is not None:
+        views = [one for one in views if place_of(one.id) < end]
+    page = _page(views[: -last - 1 : -1])[::-1]
+    earlier = page[0].id if len(page) < len(views) else None
+    head = _view(found).model_dump()
+    return WholeConversation(**head, messages=page, cursor=None, earlier=earlier)
 
 
 def _add_appending(router: APIRouter, store: ConversationStore, caller: Any, once: Any) -> None:

@@ -12,6 +12,8 @@ from lambent.http.admin.api import path
 from lambent.http.admin.view import View
 
 _LISTED: Final = 30
+# More have no room on the page, unless they are very short.
+_SHOWN: Final = 200
 # What the messages of a page may weigh, as they are written into it.
 _ROOM: Final = 60_000
 
@@ -26,13 +28,9 @@ async def playground(view: View) -> Response:
         asked = {"limit": _LISTED, "cursor": query.get("cursor")}
         listed = await view.api.maybe("/conversations", **asked) or listed
         if wanted := query.get("conversation"):
-            shown = await view.api.get(path("conversations", wanted))
-            earlier = False
-            while shown["cursor"]:  # a very long one; its end is what is wanted
-                earlier, after = True, shown["cursor"]
-                shown = await view.api.get(path("conversations", wanted), after=after)
+            shown = await view.api.get(path("conversations", wanted), last=_SHOWN)
             shown["messages"], more = newest(shown["messages"])
-            more = more or earlier
+            more = more or shown["earlier"] is not None
     return view.page(
         "playground.html",
         agent=query.get("agent", "chat"),
