@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from local.services import Reply, ScriptedModel
+from local.services.scripted import Recorded
 from tests.functions.dashboard_kit import HOSTILE, VARIANTS, Operator, problems_of
 from tests.functions.stack import Stack
 
@@ -90,6 +91,37 @@ def test_leaving_the_page_stops_the_model(
     else:
         page.close()
     until_left(operator.page, script)
+
+
+def test_a_durable_agents_turn_goes_on_without_its_page(
+    operator: Operator, script: ScriptedModel
+) -> None:
+    page, number = operator.page, len(script.generations)
+    # Longer than a lease that is left: with one, it would be cut.
+    words = " ".join(f"w{one}" for one in range(100))
+
+    def going_on(asked: Recorded) -> Reply:
+        last = asked.json["messages"][-1]
+        before = last["content"] if last["role"] == "assistant" else ""
+        return Reply(frames=tuple(re.findall(r"\s*\S+", words[len(before) :])), delay_s=0.1)
+
+    script.script(going_on, going_on, going_on)
+    page.goto("/admin/playground?agent=research")
+    ask(page, "look into it")
+    expect(answer(page)).to_contain_text("w5 ")
+    conversation = page.url
+    page.goto("/admin/audit")
+    for _ in range(1200):
+        if any(one.ended for one in script.generations[number:]):
+            break
+        page.wait_for_timeout(50)
+    page.goto(conversation)
+    expect(answer(page)).to_contain_text("w99")
+    assert answer(page).locator(".text").inner_text() == words
+    page.reload()
+    # Now the server has drawn it.
+    expect(answer(page)).to_contain_text("w99")
+    expect(page.locator(".turn")).to_have_count(2)
 
 
 def test_conversations_are_listed_opened_gone_on_with_and_deleted(

@@ -150,4 +150,5 @@ async def test_agents_are_listed_for_who_has_a_key(site: ChatSite) -> None:
             assert problem_of(await stranger.get("/agents"), 401) == "unauthenticated"
     assert [one["name"] for one in listed.json()["agents"]] == ["chat", "news"]
     assert all(one["description"] and one["model"] for one in listed.json()["agents"])
+    assert not any(one["durable"] for one in listed.json()["agents"])
     assert listed.headers["ratelimit"]

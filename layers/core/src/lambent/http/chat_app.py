@@ -90,6 +90,7 @@ class ChatRoutes:
                 "description": info.description,
                 "model": info.model or self._service.settings.ollama_model,
                 "examples": list(info.examples),
+                "durable": info.durable,
             }
             for info in infos
         ]

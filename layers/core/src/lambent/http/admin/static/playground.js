@@ -7,11 +7,12 @@
   const base = document.body.dataset.chatBase || "";
   const log = $("log"), text = $("text"), state = $("state");
   // A stream outlives its page by this, unless the page says that it leaves. A hidden page's
-  // timers may run once a minute only.
+  // timers may run once a minute only. A durable agent's turn needs no page: it has no lease.
   const leaseS = 90, renewMs = 30000;
   const tries = 8;
   let conversation = chat.dataset.conversation;
   let live = null; // the turn that is under way
+  let durable = Promise.resolve(new Set()); // the agents that are, once they are known
   let token = "", tokenUntil = 0, renewing = null;
 
   const pause = (ms) => new Promise((done) => setTimeout(done, ms));
@@ -242,7 +243,8 @@
   async function first(turn) {
     if (turn.kept.stream) return ask("GET", streamUrl(turn), { headers: { "last-event-id": String(turn.kept.last) }, signal: turn.leave.signal });
     // The key makes a second request for the same turn find the first one's stream.
-    const headers = { "x-stream-lease": String(leaseS), "idempotency-key": turn.kept.key };
+    const headers = { "idempotency-key": turn.kept.key };
+    if (turn.kept.leased) headers["x-stream-lease"] = String(leaseS);
     return ask("POST", base + "/chat/stream", { headers, json: turn.kept.body, signal: turn.leave.signal });
   }
 
@@ -293,7 +295,7 @@
     turn.leave = new AbortController();
     turn.began = Date.now();
     keep();
-    const renewing = renew(turn);
+    const renewing = turn.kept.leased ? renew(turn) : undefined;
     await follow(turn);
     turn.kept.ended = true;
     keep();
@@ -372,7 +374,8 @@
     }
     const body = { agent: $("agent").value, input, conversation };
     if ($("model").value) body.model = $("model").value;
-    await run(new Turn({ key: crypto.randomUUID(), body, stream: "", last: 0, parts: [] }));
+    const leased = !(await durable).has(body.agent);
+    await run(new Turn({ key: crypto.randomUUID(), body, leased, stream: "", last: 0, parts: [] }));
   }
 
   async function stop() {
@@ -387,13 +390,15 @@
   // While the page goes away only a beacon is sure to be sent, and it brings no header.
   function leave() {
     keep();
-    if (live && live.kept.stream && token) navigator.sendBeacon(streamUrl(live, "/leave"), token);
+    if (live && live.kept.leased && live.kept.stream && token) navigator.sendBeacon(streamUrl(live, "/leave"), token);
   }
 
   async function choices() {
-    const [agents, models] = await Promise.all([ask("GET", base + "/agents"), ask("GET", base + "/v1/models")]);
-    if (agents.ok) {
-      const all = (await agents.json()).agents, chosen = $("agent").value;
+    const listed = ask("GET", base + "/agents").then(async (answer) => answer.ok ? (await answer.json()).agents : []);
+    durable = listed.then((all) => new Set(all.filter((one) => one.durable).map((one) => one.name))).catch(() => new Set());
+    const [all, models] = await Promise.all([listed, ask("GET", base + "/v1/models")]);
+    if (all.length) {
+      const chosen = $("agent").value;
       const describe = () => { const one = all.find((each) => each.name === $("agent").value); $("about").textContent = one ? one.description : ""; };
       $("agent").replaceChildren(...all.map((one) => new Option(one.name, one.name, false, one.name === chosen)));
       $("agent").addEventListener("change", describe);
