@@ -40,6 +40,9 @@ LAYERS = {
 }
 # What the managed runtime brings itself; a second copy only costs size and start time.
 FROM_RUNTIME = {"awslambdaric", "boto3", "botocore", "s3transfer", "simplejson", "urllib3"}
+# What libraries ask for and none of our functions uses: MCP's for its server, which alone brings
+# `click`; and where httpx finds that, it imports it for its command at every cold start.
+UNUSED = {"click", "uvicorn"}
 _DROPPED_SUFFIXES = {".pyi", ".pyx", ".pxd", ".c", ".h", ".cpp", ".pyc", ".a"}
 _DROPPED_NAMES = {
     "RECORD",
@@ -80,7 +83,7 @@ def build_layer(name: str, *, platform: str, into: Path) -> None:
     wanted = _locked(layer.package, layer.extra)
     if layer.without:
         wanted = {k: v for k, v in wanted.items() if k not in _locked(layer.without, None)}
-    wanted = {k: v for k, v in wanted.items() if k not in FROM_RUNTIME}
+    wanted = {k: v for k, v in wanted.items() if k not in FROM_RUNTIME | UNUSED}
     if wanted:
         _install(wanted, platform=platform, into=python)
     _strip(python)

@@ -11,8 +11,8 @@ pytestmark = [pytest.mark.aws, pytest.mark.xdist_group("docker")]
 # What is wanted: shares of the hello world's import time, its drivers included, in the same run.
 TARGETS = {"Step": 0.6, "Deliver": 0.6, "Poller": 0.6, "Chat": 1.25, "Gateway": 1.25, "Setup": 1.0}
 
-# Even such shares differ by a fifth between two runs on a shared machine: the report tells the
-# figure beside its target, and a test only what must have a cause.
+# Even shares of a processor's time differ by a tenth between two runs on a shared machine: the
+# report tells the figure beside its target, and a test only what must have a cause.
 _NOISE = 1.25
 
 

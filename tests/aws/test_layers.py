@@ -67,7 +67,7 @@ def test_a_function_gets_only_what_it_needs(built: Built, function: str) -> None
     assert {"lambent", "lambent_agents", "mcp", "pymongo", "psycopg"} <= present
     web = {"fastapi", "jinja2", "mangum", "pygal"}
     assert present & web == (web if function == "Gateway" else set())
-    assert not present & {"boto3", "botocore", "awslambdaric", "pytest", "bin"}
+    assert not present & {"boto3", "botocore", "awslambdaric", "click", "uvicorn", "pytest", "bin"}
 
 
 def test_the_streaming_runtime_can_be_started_where_the_template_says(built: Built) -> None:
