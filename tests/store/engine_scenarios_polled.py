@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -254,9 +254,9 @@ def _until(workflows: Registry, world: Callable[[], World]) -> None:
 
         async def look() -> str | None:
             looks = here.told["looks"]
-            looks.append(here.clock.now())
-            await here.effect("look")
-            return f"seen at look {len(looks)}" if here.told.get("ready") else None
+            ready = here.told.get("ready", False)
+            looks.append((here.clock.now(), ready))
+            return f"seen at look {len(looks)}" if ready else None
 
         try:
             return await step.wait_until("ready", look, every=_EVERY_S, timeout=_LATEST_S)
@@ -265,16 +265,16 @@ def _until(workflows: Registry, world: Callable[[], World]) -> None:
 
 
 async def _until_setup(world: World) -> dict[str, Act]:
-    world.told["looks"] = []
+    world.told |= {"looks": [], "began_at": world.clock.now()}
     run = await world.start("until")
 
     async def make_ready() -> None:
         world.told["ready"] = True
 
     return {
+        "maker": make_ready,
         "slice": lambda: world.advance(run),
         "second": lambda: world.advance(run),
-        "maker": make_ready,
         "canceller": canceller(world, run),
     }
 
@@ -282,9 +282,9 @@ async def _until_setup(world: World) -> dict[str, Act]:
 async def _until_check(world: World) -> None:
     status, output = await outcome(world)
     records = [one for key, one in world.finals.items() if key.endswith("/ready")]
+    looks = world.told["looks"]
     if not world.faulty:
-        looks = world.told["looks"]
-        apart_s = [(after - before).total_seconds() for before, after in pairwise(looks)]
+        apart_s = [(after - at).total_seconds() for (at, _), (after, _) in pairwise(looks)]
         assert all(one >= _EVERY_S for one in apart_s), f"looked twice at once: {apart_s}"
     if status == "cancelled":
         assert all(one["status"] in {"completed", "tombstone"} for one in records), records
@@ -292,7 +292,9 @@ async def _until_check(world: World) -> None:
     (record,) = records
     assert status == "completed"
     if output == "late":
-        assert (record["status"], world.faulty) == ("failed", True), "it was true in time"
+        assert record["status"] == "failed"
+        over_at = world.told["began_at"] + timedelta(seconds=_LATEST_S)
+        assert any(at >= over_at and not ready for at, ready in looks), "no look at the end"
     else:
         assert (record["status"], record["output"]) == ("completed", output)
 
