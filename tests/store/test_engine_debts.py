@@ -13,7 +13,7 @@ from lambent.engine.step import Step
 from lambent.engine.tenure import Did
 from lambent.errors import Conflict, NonRetryable, NotFound
 from lambent.intercept import StoreCall
-from lambent.testing import CLIENT, WorkflowTest
+from lambent.testing import CLIENT, Crash, WorkflowTest
 from tests.store.conftest import Effects
 from tests.store.test_engine_races import Paused, advance
 
@@ -37,6 +37,37 @@ def after_the_end(call: StoreCall) -> bool:
     """Whether this is the settle that forgets the debts."""
     changes = call.args[1].get("$set", {}) if call.name == "update_one" else {}
     return changes.get("owes") == [] and "expire_at" in changes
+
+
+class Dying(Paused):
+    """Stops whoever makes the first such call before it, and once let go kills him after it."""
+
+    async def gate(self, call: StoreCall, make: Any) -> Any:
+        first = not self.reached.is_set() and self._matches(call)
+        answer = await super().gate(call, make)
+        if first:
+            raise Crash
+        return answer
+
+
+async def test_an_owner_that_is_late_and_dies_takes_no_expiry_from_what_ended_since(
+    test: WorkflowTest, workflows: Registry, effects: Effects
+) -> None:
+    failing_once(workflows, effects)
+    run_id = await test.start("w")
+    await test.settle()
+    await test.engine.control.retry(run_id, client=CLIENT)
+    late = Dying(lambda call: (call.collection, call.name) == ("steps", "update_many"))
+    slice = await advance(test, run_id, late)
+    test.clock.move_s(31)
+    await test.settle()
+    assert (await test.run(run_id)).status == "completed"
+    late.let_go()
+    with pytest.raises(Crash):
+        await slice
+    steps = await test.store.mongo.db["steps"].find({"run": run_id}).to_list()
+    assert steps
+    assert all("expire_at" in one for one in steps), "left for ever"
 
 
 async def brought_to_debts(test: WorkflowTest, run_id: str) -> None:

@@ -127,6 +127,28 @@ async def test_a_pause_during_a_tick_is_not_undone_by_its_settle(world: Schedule
     assert found["lease"] is None
 
 
+async def test_a_pause_is_not_undone_where_the_next_tick_is_due_before_the_settle(
+    world: ScheduleWorld,
+) -> None:
+    made = await world.schedules.create(
+        "acme", Plan(name="often", cron="* * * * * *", workflow="report")
+    )
+    world.clock.passed_s += 1
+
+    class Slow(KeyedStarts):
+        async def start(self, workflow: str, input: Any = None, **rest: Any) -> Any:
+            world.clock.passed_s += 5
+            await world.schedules.pause(made["_id"], client="acme")
+            return await super().start(workflow, input, **rest)
+
+    await Ticker(world.mongo, clock=world.clock, starts=Slow(world.mongo, {})).tick_due(
+        [made["_id"]]
+    )
+    found = await world.schedules.get(made["_id"], client="acme")
+    assert (found["status"], found["due_at"]) == ("paused", FAR_FUTURE)
+    assert found["lease"] is None
+
+
 async def test_names_are_unique_and_schedules_are_their_clients_own(world: ScheduleWorld) -> None:
     made = await world.schedules.create("acme", HOURLY)
     with pytest.raises(Conflict):

@@ -30,7 +30,8 @@ async def tidy(mongo: Database, waits: Waits, children: Children, run: Document)
         return
     cut_off = {"run": run["_id"], "kind": Kind.CHILD.value}
     for step in await guarded(mongo.db[STEPS].find(cut_off).to_list()):
-        if step["epoch"] < run["epoch"] and "child" in step and not visible(run, step):
+        # Never a child of this epoch or, for a late owner, of a later one: no cut reaches it.
+        if "child" in step and not visible(run, step):
             await children.cancel_child(step["child"], parent=run["_id"])
 
 

@@ -160,18 +160,17 @@ class Transitions:
         self, lease: Lease, run: Document, status: Status, error: Document | None
     ) -> bool:
         """Fix how the run will end before the first undo: a later slice must not change its mind,
-        and a cancel that comes later must not either."""
+        and a cancel that comes later must not either.
+
+        Nobody but the owner decides, and a repetition after a lost acknowledgement says the same;
+        but a write that comes late must not decide about the next epoch.
+        """
         ending = {"status": status.value, "error": error, "at": self._clock.now()}
         changes: Document = {"ending": ending, "control": None}
-        if not await self._due.write(lease, {"$set": changes}, where={"ending": None}):
-            # Nobody but the owner decides: if it is decided under this lease, it was this write,
-            # and only its acknowledgement was lost.
-            found = await self._own(lease)
-            if found is None or found["ending"] is None:
-                return False
-            changes["ending"] = found["ending"]
-        run.update(changes)
-        return True
+        done = await self._due.write(lease, {"$set": changes}, where={"epoch": run["epoch"]})
+        if done:
+            run.update(changes)
+        return done
 
     async def end(
         self,
@@ -250,6 +249,7 @@ class Transitions:
             "idle": 0,
             "claims": 1,
         }
+        # With the epoch: a write that comes late must not take it back from a later one.
         done = await self._due.write(lease, {"$set": changes}, where={"epoch": run["epoch"]})
         if not done:
             # A running run is taken to the next epoch by its owner alone: this write, then, of
