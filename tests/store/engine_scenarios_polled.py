@@ -299,6 +299,59 @@ async def _until_check(world: World) -> None:
         assert (record["status"], record["output"]) == ("completed", output)
 
 
+# A run that is blocked until its version is deployed: somebody restarts it while a slice looks
+# whether it is, and somebody deploys it.
+
+
+def _undeployed(workflows: Registry, world: Callable[[], World]) -> None:
+    @workflows.workflow("undeployed")
+    async def undeployed(step: Step, input: Any) -> Any:
+        first = await step.do("a", world().effect, "a")
+        await step.sleep(20)
+        return first + await step.do("b", world().effect, "b")
+
+
+async def _undeployed_setup(world: World) -> dict[str, Act]:
+    versions = world.engine.workflows._found["undeployed"]
+    there = world.told.setdefault("there", versions.get(1) or versions[2])
+    versions.clear()
+    versions[1] = there
+    run = await world.start("undeployed")
+    await world.advance(run)
+    versions[2] = versions.pop(1)
+    world.clock.move_s(21)
+    await world.advance(run)
+    world.clock.move_s(6)
+
+    async def deploy() -> None:
+        versions[1] = there
+
+    async def restart() -> None:
+        try:
+            await world.engine.control.restart(run, client=world.client)
+            world.told["restarted"] = True
+        except Conflict as error:
+            world.told["refused"] = error.fields["status"]
+
+    world.fleet.polls = (Work.RUNS,)
+    return {
+        "deployer": deploy,
+        "slice": lambda: world.fleet.step([run]),
+        "restarter": restart,
+        "poller": world.fleet.poller(0.5),
+    }
+
+
+async def _undeployed_check(world: World) -> None:
+    (run,) = world.last
+    assert (run["status"], run["output"]) == ("completed", "ab")
+    assert run["epoch"] == 0 or world.faulty or "restarted" in world.told
+    assert run["epoch"] == 1 or "restarted" not in world.told, "who was told yes restarted nothing"
+    assert world.told.get("refused") != "blocked", "refused in a state that allows it"
+    if not world.faulty:
+        assert world.effects.count("a") == 1 + run["epoch"], world.effects
+
+
 POLLED = (
     Scenario("polled", _polled, _polled_setup, polled_check, weight=2),
     Scenario("pollers", _sleeper, _pollers_setup, _slept_check, weight=0.5),
@@ -308,4 +361,5 @@ POLLED = (
     Scenario("changed", _ticked, _changed_setup, _changed_check, weight=0.5),
     Scenario("slots", _slots, _slots_setup, _slots_check),
     Scenario("until", _until, _until_setup, _until_check),
+    Scenario("undeployed", _undeployed, _undeployed_setup, _undeployed_check, weight=0.25),
 )

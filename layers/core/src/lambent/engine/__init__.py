@@ -39,6 +39,8 @@ Transitions (each is one compare-and-set)
         delete     ended: gone; else refused
     A command on a run that has just ended does not wait for its debts. Retry and restart leave them
     on the run, with the lease of whoever pays them: the next epoch begins once they are paid.
+    A restart of a parked run takes its lease from the slice that looks at it, which has begun
+    nothing of it.
     Delete marks the run, so that nothing takes it on any more, pays them itself, and then deletes.
     A blocked run that was being undone is ended by a cancel without the rest of its undoing, which
     its error then says (`undo_skipped`). A cancel of a run without code cancels its children at
