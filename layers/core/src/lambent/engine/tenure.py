@@ -25,7 +25,7 @@ from lambent.engine.values import Values
 from lambent.errors import LeaseLost, StoreUnavailable
 from lambent.leases import Held, Keeper
 from lambent.metrics import Metric, note
-from lambent.mongo import Document, guarded
+from lambent.mongo import Document
 from lambent.waits import WAITS, Waits
 
 T = TypeVar("T")
@@ -254,9 +254,7 @@ class Tenure:
 
     async def reread(self) -> Control | None:
         """Read the run again; what its signals are now has then been acted upon."""
-        mine = {"_id": self.run_id, "lease": self.held.lease.token}
-        due = self.parts.due
-        found = await guarded(due.collection.find_one(mine, due.kind.read))
+        found = await self.parts.due.own(self.held.lease)
         if found is None:
             raise LeaseLost
         self.held.signals = found["signals"]

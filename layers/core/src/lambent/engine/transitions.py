@@ -210,7 +210,7 @@ class Transitions:
             return True
         # Only the owner ends a run that it holds: ended under this lease, or even taken on from
         # there, means that this write was done and only its acknowledgement was lost.
-        found = await self._own(lease)
+        found = await self._due.own(lease)
         if found is None or (found["epoch"] == run["epoch"] and found["status"] not in ENDED):
             return False
         _replace(run, found)
@@ -254,16 +254,11 @@ class Transitions:
         if not done:
             # A running run is taken to the next epoch by its owner alone: this write, then, of
             # which the acknowledgement was lost.
-            found = await self._own(lease)
+            found = await self._due.own(lease)
             done = found is not None and found["epoch"] == epoch == found["base_epoch"]
         if done:
             run.update(changes)
         return done
-
-    async def _own(self, lease: Lease) -> Document | None:
-        """The run as it stands, if it is held under this lease."""
-        mine = {"_id": lease.id, "lease": lease.token}
-        return await guarded(self._due.collection.find_one(mine))
 
     async def report(self, lease: Lease, progress: Document) -> bool:
         """Show how far the run is."""
