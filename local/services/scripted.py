@@ -94,6 +94,10 @@ class ScriptedModel:
         """Answer the next generations with these, in this order."""
         self._queue.extend(replies)
 
+    def forget(self) -> None:
+        """Drop the replies that nothing asked for."""
+        self._queue.clear()
+
     def when(self, predicate: Predicate, reply: Script) -> None:
         """Answer each generation for which `predicate` holds with `reply`; first rule wins."""
         self._rules.append((predicate, reply))

@@ -41,6 +41,14 @@ def script() -> Iterator[ScriptedModel]:
         yield model
 
 
+@pytest.fixture(autouse=True)
+def unasked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever a test scripted and nothing asked for, the next one is not told."""
+    yield
+    if "script" in request.fixturenames:
+        request.getfixturevalue("script").forget()
+
+
 @pytest.fixture(scope="session")
 def feed() -> Iterator[str]:
     """The address of a feed with two articles."""
