@@ -189,14 +189,20 @@ async def test_a_title_is_the_first_words_even_where_the_first_is_long(
     assert made.json()["title"] == title
 
 
-async def test_what_is_too_long_for_one_answer_is_read_and_exported_in_several(site: Site) -> None:
+async def very_long(caller: httpx.AsyncClient) -> tuple[str, list[str]]:
+    """A conversation that does not fit into one answer: its path, and what its messages say."""
     # A Function URL takes 6 MB of JSON, in which the answer's own quotes count twice.
     words = [f"#{n} " + "é" * 240_000 for n in range(15)]
-    acme = await site.caller("acme")
-    at = (await acme.post("/conversations")).headers["location"]
+    at = str((await caller.post("/conversations")).headers["location"])
     for start in range(0, 15, 5):
         said = [{"role": "user", "content": one} for one in words[start : start + 5]]
-        assert (await acme.post(f"{at}/messages", json={"messages": said})).status_code == 201
+        assert (await caller.post(f"{at}/messages", json={"messages": said})).status_code == 201
+    return at, words
+
+
+async def test_what_is_too_long_for_one_answer_is_read_and_exported_in_several(site: Site) -> None:
+    acme = await site.caller("acme")
+    at, words = await very_long(acme)
     read: list[str] = []
     after: dict[str, str] = {}
     while after is not None:
@@ -238,12 +244,8 @@ async def test_a_conversation_is_read_back_from_its_end(site: Site) -> None:
 
 
 async def test_the_end_of_a_very_long_conversation_fits_into_an_answer(site: Site) -> None:
-    words = [f"#{n} " + "é" * 240_000 for n in range(15)]
     acme = await site.caller("acme")
-    at = (await acme.post("/conversations")).headers["location"]
-    for start in range(0, 15, 5):
-        said = [{"role": "user", "content": one} for one in words[start : start + 5]]
-        assert (await acme.post(f"{at}/messages", json={"messages": said})).status_code == 201
+    at, words = await very_long(acme)
     read: list[str] = []
     asked: dict[str, Any] | None = {"last": 15}
     while asked is not None:
