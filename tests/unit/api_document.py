@@ -40,3 +40,14 @@ def resolved(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]
         found: dict[str, Any] = document["components"]["schemas"][reference.rsplit("/", 1)[1]]
         return found
     return schema
+
+
+def examples_of(document: dict[str, Any], media: dict[str, Any]) -> list[Any]:
+    """Of the body as a whole: its own, or its schema's."""
+    if "example" in media:
+        return [media["example"]]
+    schema = resolved(document, media["schema"])
+    if "anyOf" in schema:  # a body that may be left out
+        schema = resolved(document, schema["anyOf"][0])
+    found: list[Any] = schema.get("examples", [])
+    return found

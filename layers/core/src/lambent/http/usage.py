@@ -65,7 +65,14 @@ class EdgesBody(BaseModel):
 class BudgetsBody(BaseModel):
     """All budgets of one owner; an empty list takes them away."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"budgets": [{"period": "month", "unit": "money", "soft": 40, "hard": 50}]}
+            ]
+        },
+    )
 
     budgets: list[EdgesBody] = Field(max_length=4)
 
