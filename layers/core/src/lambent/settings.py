@@ -138,13 +138,13 @@ class Settings:
     postgres_dsn: str = setting(dsn, "Where keys, limits and the shared breaker live.", secret=True)
     mongo_ca: str = setting(
         certificates,
-        "Certificates that MongoDB's is verified by: a file's path, or PEM text (may be a reference).",
+        "Certificates that verify MongoDB's: a file's path or PEM text (may be a reference).",
         default="",
         secret=True,
     )
     postgres_ca: str = setting(
         certificates,
-        "Certificates that Postgres' is verified by: a file's path, or PEM text (may be a reference).",
+        "Certificates that verify Postgres': a file's path or PEM text (may be a reference).",
         default="",
         secret=True,
     )
