@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import httpx
@@ -70,7 +71,9 @@ class Reader:
                 if until():
                     return
 
-    def begin(self, name: str, words: int, then: Callable[[], object] = lambda: None) -> None:
+    def begin(
+        self, name: str, words: int, then: Callable[[], object] = lambda: None, **more: str
+    ) -> None:
         """Read so many words; `then`, while the connection is still there, do that."""
 
         def until() -> bool:
@@ -79,7 +82,7 @@ class Reader:
                 then()
             return enough
 
-        self.read(until, method="POST", url="/chat/stream", json=asked_by(name))
+        self.read(until, method="POST", url="/chat/stream", json={**asked_by(name), **more})
 
     def resume(self) -> None:
         until = time.monotonic() + 90
@@ -154,6 +157,28 @@ def test_a_key_sent_again_gets_the_run_that_a_killed_chat_function_had_begun(
         assert sum(f"noted by {name}" in one for one in embedded) == 1
 
 
+def test_a_turn_without_readers_whose_functions_are_killed_is_in_its_conversation_once(
+    scripted_stack: Stack, script: ScriptedModel
+) -> None:
+    script_turn(script, "gil")
+    with scripted_stack.client() as client:
+        made = client.post("/conversations", json={}).json()["id"]
+
+        def kept() -> list[str]:
+            found = client.get(f"/conversations/{made}").json()
+            return [one["content"] for one in found["messages"]]
+
+        gil = Reader(client)
+        kill = partial(kill_all, scripted_stack, "chat", "step")
+        gil.begin("gil", 3, then=kill, conversation=made)
+        before = kept()
+        await_all(kept, within_s=120)
+        run = client.get("/runs", params={"workflow": "agent.research"}).json()["runs"][0]
+        await_all(lambda: client.get(f"/runs/{run['id']}").json()["status"] == "completed")
+        assert before == []
+        assert kept() == [asked_by("gil")["input"], WORDS]
+
+
 def test_what_a_killed_turn_used_is_booked_as_the_model_server_told_it(
     scripted_stack: Stack, script: ScriptedModel
 ) -> None:
@@ -202,8 +227,8 @@ def keyed(stack: Stack, name: str) -> list[Any]:
     return []
 
 
-def await_all(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 30
+def await_all(condition: Callable[[], object], *, within_s: float = 30) -> None:
+    until = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.02)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lambent.agents.durable import message_of, message_record
 from lambent.agents.tool_agent import opening
+from lambent.agents.turn_input import message_of, message_record
 from lambent.chat.conversations import Conversation, ConversationStore, Summary
 from lambent.chat.upkeep import SUMMARISE, TITLE, Upkeep, title_in
 from lambent.clock import SystemClock

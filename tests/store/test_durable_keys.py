@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 import pytest
 
 from lambent.admission.decisions import Scope
-from lambent.agents.durable import turn_input, workflow_name
+from lambent.agents.durable import workflow_name
+from lambent.agents.turn_input import turn_input
 from lambent.chat.idempotency import IdempotencyKeys, KeyRecord, KeyStatus
 from lambent.clock import SystemClock
 from lambent.engine.model import RUNS

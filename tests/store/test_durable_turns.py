@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from lambent.agents.durable import turn_input, workflow_name
+from lambent.agents.durable import workflow_name
+from lambent.agents.turn_input import turn_input
 from lambent.ids import new_ulid
 from lambent.models.values import Message, Role
 from local.services import ScriptedModel

@@ -24,6 +24,13 @@ from lambent.agents.tool_calls import ApprovalAwaited, ToolEnded, ToolStarted, f
 from lambent.agents.tool_context import Caller, Means, ToolContext
 from lambent.agents.tools import Tool, by_name
 from lambent.agents.turn_frames import awaited_body, ended_body, started_body, usage_body
+from lambent.agents.turn_input import (
+    Exchange,
+    KeepExchange,
+    message_of,
+    message_record,
+    place_in,
+)
 from lambent.agents.turn_stream import TurnStream, error_body
 from lambent.clock import FAR_FUTURE
 from lambent.engine.registry import Workflow
@@ -42,6 +49,7 @@ from lambent.errors import (
 )
 from lambent.models.values import Message, Role, ToolCall, Usage
 from lambent.streams.values import LEASE_LAPSED, RUN_LEASE, Dialect, Stream, StreamStatus
+from lambent.telemetry import log_fields, logger
 
 if TYPE_CHECKING:
     from lambent.models.values import Embeddings
@@ -56,6 +64,7 @@ _MODEL_S: Final = 300.0
 _NAMED: Final = (UnknownModel, ModelRefused)
 # What a step gets beside its tool's own limit, to tell how it went.
 _GRACE_S: Final = 5.0
+_KEEP_S: Final = 15.0
 _ASKED: Final = "The turn was stopped on request."
 # Who is asked for an embedding: the text, and in whose name and for which agent.
 EmbedFor = Callable[..., Any]
@@ -67,34 +76,6 @@ def workflow_name(agent: str) -> str:
     return f"agent.{agent}"
 
 
-def turn_input(
-    agent: AgentInfo,
-    *,
-    turn: str,
-    messages: Sequence[Message],
-    model: str,
-    options: Mapping[str, Any],
-    think: bool | str | None,
-    scopes: frozenset[str],
-    key: str | None,
-    lease_s: float | None = None,
-) -> dict[str, Any]:
-    """What a run is started with. The scopes are those of the key that asked, on which its use is
-    booked: only the platform starts such a run, so nobody can write other ones in. `lease_s`: its
-    readers hold a lease, and the turn is stopped once that lapses."""
-    return {
-        "agent": agent.name,
-        "turn": turn,
-        "messages": [message_record(one) for one in messages],
-        "model": model,
-        "options": dict(options),
-        "think": think,
-        "scopes": sorted(scopes),
-        "key": key,
-        "lease_s": lease_s,
-    }
-
-
 class DurableTurns:
     """Runs the turns; `logs` are the streams that somebody reads in this process."""
 
@@ -104,13 +85,16 @@ class DurableTurns:
         *,
         streams: Callable[[], StreamStore],
         means: Means,
+        keep: KeepExchange,
         embed: EmbedFor | None = None,
         expect: Expect | None = None,
     ) -> None:
-        """`expect` is told of a model call that is about to be made."""
+        """`keep` adds a whole turn to its conversation, once for each turn. `expect` is told of
+        a model call that is about to be made."""
         self._registry = registry
         self._streams = streams
         self._means = means
+        self.keep = keep
         self._embed = embed
         self._expect = expect
         self.logs: dict[str, StreamLog] = {}
@@ -245,6 +229,7 @@ class _Loop:
     input: Mapping[str, Any]
     stream: TurnStream
     said: list[dict[str, Any]] = field(default_factory=list)
+    answers: list[Any] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
     calling: int = 0  # how many of this round's calls have no result yet
 
@@ -268,8 +253,35 @@ class _Loop:
         if last and not answer["text"].strip():
             reason = "tool_rounds"
         end = {"finish_reason": reason, "usage": usage_body(self.usage)}
+        # Before the end is told: who hears of that may read the conversation, or go on with it.
+        await self._keep_exchange()
         await self.stream.finish(end, StreamStatus.DONE)
         return {"text": answer["text"], **end}
+
+    async def _keep_exchange(self) -> None:
+        """Add the turn to its conversation, if it has one: perhaps no reader is left to do it."""
+        place = place_in(self.input)
+        if place is None:
+            return
+        await self.stream.ready()
+        answer = Message(
+            role=Role.assistant,
+            content="".join(one["text"] for one in self.answers),
+            thinking="".join(text for _, text in sorted(self.stream.told.thinking.items())),
+        )
+        exchange = Exchange(
+            input=self.input,
+            client=self.step.client,
+            place=place,
+            answer=answer,
+            usage=self.usage,
+            prompt_tokens=Usage(**self.answers[0].get("usage", {})).prompt_tokens,
+        )
+        try:
+            await self.step.do("conversation", self.turns.keep, exchange, timeout=_KEEP_S)
+        except StepFailed as error:  # the answer itself is whole, and is told
+            said = "A turn cannot be added to its conversation: %s"
+            logger().error(said, error.detail, **log_fields(turn=self.input["turn"]))
 
     async def _ask(self, number: int, known: Mapping[str, Tool], *, last: bool) -> Any:
         said = [*self.said, {"role": "system", "content": NO_MORE}] if last else list(self.said)
@@ -284,6 +296,7 @@ class _Loop:
             key=self.input.get("key"),
             listener=_Round(self.stream, number),
         )
+        self.answers.append(answer)
         self.usage = self.usage + Usage(**answer.get("usage", {}))
         await self.stream.say(partial(self.stream.rest_of_round, number, answer["text"]))
         return answer
@@ -390,38 +403,6 @@ def stream_of(
 def approval_step(call: str) -> str:
     """The name of the step that waits for a person's decision on the call."""
     return f"approval {call}"
-
-
-def message_record(message: Message) -> dict[str, Any]:
-    """A message as `step.generate` takes it."""
-    record: dict[str, Any] = {"role": message.role.value, "content": message.content}
-    if message.images:
-        record["images"] = list(message.images)
-    if message.tool_calls:
-        record["tool_calls"] = [
-            {"name": one.name, "arguments": dict(one.arguments), "id": one.id}
-            for one in message.tool_calls
-        ]
-    if message.tool_name:
-        record["tool_name"] = message.tool_name
-    if message.tool_call_id:
-        record["tool_call_id"] = message.tool_call_id
-    if message.recap:
-        record["recap"] = True
-    return record
-
-
-def message_of(record: Mapping[str, Any]) -> Message:
-    """The message that a record stands for."""
-    return Message(
-        role=Role(record["role"]),
-        content=record["content"],
-        images=tuple(record.get("images", ())),
-        tool_calls=tuple(ToolCall(**one) for one in record.get("tool_calls", ())),
-        tool_name=record.get("tool_name"),
-        tool_call_id=record.get("tool_call_id"),
-        recap=record.get("recap", False),
-    )
 
 
 def _spoken(answer: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from lambent.agents.turn_frames import usage_body
+from lambent.agents.turn_input import Place
 from lambent.chat import window
 from lambent.chat.conversations import BUSY, Conversation, ConversationStore
 from lambent.chat.messages import check_readable
@@ -41,6 +42,7 @@ class Dialogue:
         self._client = client
         self._clock = clock
         self._number = 1
+        self._window_tokens = 0
         self._said: Sequence[Message] = ()
         self._upkeep = upkeep
         self._found: Conversation | None = None
@@ -58,6 +60,11 @@ class Dialogue:
         self._renewing = asyncio.create_task(self._renew())
         entries = await self._store.entries(self._id, client=self._client)
         self._number = entries[-1].number + 1 if entries else 1
+        for at, one in enumerate(entries):
+            if one.turn == self._turn:  # asked for again, it goes on from where it once began
+                self._number, entries = one.number, entries[:at]
+                break
+        self._window_tokens = window_tokens
         self._said = said
         self._found = found
         self._fitted = window.fit(
@@ -70,8 +77,19 @@ class Dialogue:
         )
         return self._fitted.messages
 
+    @property
+    def place(self) -> Place:
+        """Where the exchange belongs, for a turn that is a run: that one adds it, too."""
+        return Place(
+            conversation=self._id,
+            number=self._number,
+            said=len(self._said),
+            covers=self._fitted.covers,
+            window_tokens=self._window_tokens,
+        )
+
     async def keep(self, answer: str, *, thinking: str, usage: Usage) -> None:
-        """Add the exchange, once, and let the next turn begin.
+        """Add the exchange, once, and let the next turn begin. A run may have added it already.
 
         Raises `Conflict` where this turn had lost its claim.
         """

@@ -17,10 +17,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from lambent.agents.agent import AgentInfo, Chunk
-from lambent.agents.durable import DurableTurns, stream_of, turn_input, workflow_name
+from lambent.agents.durable import DurableTurns, stream_of, workflow_name
 from lambent.agents.tool_context import Means
 from lambent.agents.turn import Turn
 from lambent.agents.turn_frames import DONE, Body, chunk_of, decode_frame, is_error
+from lambent.agents.turn_input import Place, turn_input
+from lambent.chat.exchanges import ExchangeKeeper
 from lambent.chat.parked import parked, parked_event
 from lambent.clock import FAR_FUTURE, Clock
 from lambent.engine.model import ENDED
@@ -122,6 +124,9 @@ def durable_chats_of(parts: Parts) -> DurableChats:
         parts.registry,
         streams=streams,
         means=means,
+        keep=ExchangeKeeper(
+            lambda: parts.chats.conversations, engine=lambda: parts.engine, settings=parts.settings
+        ).keep,
         embed=embed,
         expect=parts.step_model.expect,
     )
@@ -155,11 +160,18 @@ class DurableChats:
         self._stopping: dict[str, asyncio.Task[None]] = {}
 
     async def chunks(
-        self, turn: Turn, agent: AgentInfo, *, patient: bool, lease_s: float | None = None
+        self,
+        turn: Turn,
+        agent: AgentInfo,
+        *,
+        patient: bool,
+        lease_s: float | None = None,
+        place: Place | None = None,
     ) -> AsyncGenerator[Chunk, None]:
         """Start the turn and tell its answer. Not `patient`: only up to where it waits for a
-        person, with the finish reason "waiting". `lease_s`: the lease that its readers renew."""
-        run_id, taken = await self._start(turn, agent, lease_s)
+        person, with the finish reason "waiting". `lease_s`: the lease that its readers renew.
+        `place`: that of the turn in a conversation."""
+        run_id, taken = await self._start(turn, agent, lease_s, place)
         # Nothing is awaited between the two: what was taken must come into hands.
         async with aclosing(self.follow(turn.id, run_id, after=0, taken=taken)) as followed:
             async for events in followed:
@@ -229,7 +241,7 @@ class DurableChats:
         self.engine().poke_run(run_id)
 
     async def _start(
-        self, turn: Turn, agent: AgentInfo, lease_s: float | None
+        self, turn: Turn, agent: AgentInfo, lease_s: float | None, place: Place | None
     ) -> tuple[str, Claimed | None]:
         input = turn_input(
             agent,
@@ -241,6 +253,7 @@ class DurableChats:
             scopes=turn.scopes,
             key=turn.key,
             lease_s=lease_s,
+            place=place,
         )
         client = turn.client or "anonymous"
         self.turns.expect(turn.model, client=client)

@@ -19,9 +19,9 @@ from lambent.agents.runner import run_agent
 from lambent.agents.tool_context import Means
 from lambent.agents.turn import Turn
 from lambent.agents.turn_runs import TurnRuns
+from lambent.chat.exchanges import has_upkeep
 from lambent.chat.live_turn import LiveTurn
 from lambent.chat.values import ChatRequest, Failed, Finished, Queued
-from lambent.choices import Overflow, Titles
 from lambent.clock import Clock
 from lambent.errors import LambentError, TurnParked, Unavailable
 from lambent.metrics import Metric, note
@@ -180,7 +180,8 @@ class TurnWork:
         # A run's use is booked by its steps, and told with its last frame.
         usage = used if live.durable else self._access.usage
         self._tokens = usage.total_tokens
-        if self._dialogue is not None:
+        # What waits for a person is not whole; its run adds it once it is.
+        if self._dialogue is not None and not (live.durable and finish_reason == "waiting"):
             # Before the end is told: the client may go on at once.
             await self._dialogue.keep(
                 "".join(chunk.delta for chunk in said),
@@ -212,8 +213,7 @@ class TurnWork:
 
     def _upkeep(self, window_tokens: int) -> Upkeep | None:
         settings, principal = self._parts.settings, self._decision.principal
-        drops = settings.conversation_overflow == Overflow.DROP
-        if self._parts.engine is None or (drops and settings.conversation_titles == Titles.WORDS):
+        if self._parts.engine is None or not has_upkeep(settings):
             return None
         from lambent.chat.upkeep import Upkeep
 
@@ -233,8 +233,14 @@ class TurnWork:
             if info is not None and info.durable:
                 durable = self._parts.durable_chats()
                 self._turn_id = turn.id
-                asked = self._request
-                return durable.chunks(turn, info, patient=asked.patient, lease_s=asked.lease_s)
+                asked, dialogue = self._request, self._dialogue
+                return durable.chunks(
+                    turn,
+                    info,
+                    patient=asked.patient,
+                    lease_s=asked.lease_s,
+                    place=None if dialogue is None else dialogue.place,
+                )
             return run_agent(self._agent, turn)
         return turn.generate_stream(tools=self._request.tools, format=self._request.format)
 

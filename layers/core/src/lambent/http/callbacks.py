@@ -13,9 +13,7 @@ from lambent.engine.callbacks import Callbacks
 class CompleteRequest(BaseModel):
     """The answer."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"value": {"approved": True}}]}
-    )
+    model_config = ConfigDict(extra="forbid")
 
     value: Any = Field(default=None, examples=[{"approved": True}])
 
@@ -23,9 +21,7 @@ class CompleteRequest(BaseModel):
 class FailRequest(BaseModel):
     """Why there is no answer."""
 
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"message": "The approver declined."}]}
-    )
+    model_config = ConfigDict(extra="forbid")
 
     message: str = Field(default="", max_length=4000, examples=["The approver declined."])
 

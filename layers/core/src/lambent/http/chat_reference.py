@@ -33,7 +33,6 @@ _AGENTS: Final = {
             "description": "Talks with the model about anything.",
             "model": "smollm2:135m",
             "examples": ["Why is the sky blue?"],
-            "durable": False,
         }
     ]
 }

@@ -63,7 +63,9 @@ class OptionsBody(TypedDict, total=False):
 class ChatBody(_Strict):
     """`input` is one message of the user; `messages` is a conversation that ends with one.
 
-    With `conversation`, what was said before is taken from the kept conversation of that id.
+    With `conversation`, what was said before is taken from the kept conversation of that id, and
+    the exchange is added to it once the answer is whole: a durable agent's by its run, whoever
+    still reads.
     """
 
     agent: _Name = "chat"

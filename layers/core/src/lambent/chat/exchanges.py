@@ -1,0 +1,94 @@
+"""`ExchangeKeeper`: adds a durable turn to its conversation, by the run itself.
+
+The chat function that follows a turn adds it too (`Dialogue.keep`), but may have gone long before
+the turn ends. Both add the same entry, and one insert decides: the first of them, or of two slices
+of the run, and every later one finds it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from lambent.agents.turn_frames import usage_body
+from lambent.agents.turn_input import Exchange, message_of, said_in
+from lambent.choices import Overflow, Titles
+from lambent.errors import Conflict, NotFound
+from lambent.telemetry import log_fields, logger
+
+if TYPE_CHECKING:
+    from lambent.chat.conversations import ConversationStore
+    from lambent.engine.engine import WorkflowEngine
+    from lambent.settings import Settings
+
+
+class ExchangeKeeper:
+    """One for each environment; its parts are called for at their first use."""
+
+    def __init__(
+        self,
+        conversations: Callable[[], ConversationStore],
+        *,
+        engine: Callable[[], WorkflowEngine],
+        settings: Settings,
+    ) -> None:
+        self._conversations = conversations
+        self._engine = engine
+        self._settings = settings
+
+    async def keep(self, exchange: Exchange) -> dict[str, Any]:
+        """Add it, let the next turn begin, and start what is left to do; any number of times.
+
+        Nothing is added where the conversation is gone, or has gone on without this turn: the
+        answer tells why. Raises `StoreUnavailable`.
+        """
+        from lambent.chat import window
+
+        store, input, place = self._conversations(), exchange.input, exchange.place
+        said = said_in(input, place)
+        why = None
+        try:
+            await store.add(
+                place.conversation,
+                place.number,
+                (*said, exchange.answer),
+                client=exchange.client,
+                turn=input["turn"],
+                usage=usage_body(exchange.usage),
+            )
+        except (Conflict, NotFound) as error:
+            why = error.detail
+            fields = log_fields(turn=input["turn"], conversation=place.conversation)
+            logger().warning("A turn is not added to its conversation: %s", why, **fields)
+        # Only now: the next turn must find this one there.
+        ratio = window.measured(
+            [message_of(one) for one in input["messages"]], exchange.prompt_tokens
+        )
+        await store.end_turn(place.conversation, turn=input["turn"], tokens_a_byte=ratio)
+        if why is None and has_upkeep(self._settings):
+            await self._start_upkeep(store, exchange)
+        return {"added": why is None, "why": why}
+
+    async def _start_upkeep(self, store: ConversationStore, exchange: Exchange) -> None:
+        from lambent.chat.upkeep import Upkeep
+
+        input, place = exchange.input, exchange.place
+        upkeep = Upkeep(
+            engine=self._engine,
+            settings=self._settings,
+            client=exchange.client,
+            key=input["key"],
+            model=input["model"],
+            options=input["options"],
+            window_tokens=place.window_tokens,
+        )
+        with suppress(NotFound):  # deleted meanwhile
+            found = await store.get(place.conversation, client=exchange.client)
+            await upkeep.after_turn(found, covers=place.covers)
+
+
+def has_upkeep(settings: Settings) -> bool:
+    """Whether turns may leave summaries or titles to be made."""
+    drops = settings.conversation_overflow == Overflow.DROP
+    return not drops or settings.conversation_titles != Titles.WORDS
