@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -92,6 +93,32 @@ async def test_a_redirect_is_checked_again() -> None:
         ended = await fetched(url, listed(url))
     assert ended.failed
     assert "not allowed" in ended.content
+
+
+async def test_a_page_comes_from_the_address_that_was_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """DNS rebinding: the second answer of the name server leads inside, and is never asked for."""
+    answers = [[(2, 1, 6, "", (address, 80))] for address in ("93.184.216.34", "127.0.0.1")]
+    loop, asked, reached = asyncio.get_running_loop(), [], []
+    connect = loop.create_connection
+
+    async def resolve(host: Any, port: int, **options: Any) -> Any:
+        asked.append(host.decode() if isinstance(host, bytes) else host)
+        return answers[len(asked) - 1]
+
+    async def route(protocol: Any, host: str, port: int, **options: Any) -> Any:
+        """The open internet, which is one site here."""
+        reached.append((host, port))
+        return await connect(protocol, "127.0.0.1", int(url.rpartition(":")[2]), **options)
+
+    async with pages(lambda _: (200, {"content-type": "text/plain"}, b"outside")) as url:
+        monkeypatch.setattr(loop, "getaddrinfo", resolve)
+        monkeypatch.setattr(loop, "create_connection", route)
+        ended = await fetched("http://rebind.example.org/page", "*.example.org")
+    assert (ended.content, ended.failed) == ("outside", False)
+    assert asked == ["rebind.example.org"]
+    assert reached == [("93.184.216.34", 80)]
 
 
 def test_what_is_no_text_is_refused() -> None:
