@@ -4,47 +4,47 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
+from uuid import uuid4
 
 import httpx
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+
+from local.admin_commands import COMMANDS, Command, commands_of, ids_of
+from local.admin_tables import fields_of, table_of
 
 _READY: Final = Path(__file__).resolve().parent.parent / ".lambent" / "data" / "ready.json"
-_TONES: Final = {
-    "completed": "green", "delivered": "green", "active": "green", "closed": "green",
-    "failed": "red", "dead": "red", "open": "red", "revoked": "red",
-    "blocked": "yellow", "paused": "yellow", "running": "blue", "pending": "blue",
-}  # fmt: skip
+_ALSO_STEPS: Final = ("run", "/runs/{run_id}")
 
-# What a list shows: the resource, where its rows stand in the answer, its columns.
-_LISTS: Final[Mapping[str, tuple[str, str, Sequence[str]]]] = {
-    "runs": ("/runs", "runs", ("id", "workflow", "status", "client", "created_at", "finished_at")),
-    "workflows": ("/workflows", "workflows", ("name", "version", "on", "description")),
-    "events": ("/events", "events", ("key", "status", "client", "received_at", "problem")),
-    "schedules": ("/schedules", "schedules", ("id", "name", "cron", "workflow", "status")),
-    "webhooks": ("/webhooks", "webhooks", ("id", "url", "types", "status")),
-    "keys": ("/keys", "keys", ("id", "name", "client", "scopes", "limit", "last_used_at")),
-    "audit": ("/audit", "entries", ("at", "key_name", "action", "target", "via", "outcome")),
-    "hosts": ("/admin/breakers", "hosts", ("host", "state", "failures", "in_flight")),
-    "usage": ("/usage", "rows", ("day", "client", "model", "requests", "total_tokens", "cost")),
-    "budgets": ("/budgets", "budgets", ("kind", "owner", "period", "unit", "soft", "hard", "used")),
-}  # fmt: skip
-_RUN_COMMANDS: Final = ("cancel", "pause", "resume", "retry", "restart", "delete")
-_KEY_COMMANDS: Final = ("change", "rotate", "revoke", "sign-out")
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request that a command makes; a body of None is none."""
+
+    method: str
+    path: str
+    query: dict[str, str]
+    body: Any = None
+    media_type: str = "application/json"
 
 
 def main() -> None:
     """Raises `SystemExit` with 1 and the API's own words where it refuses."""
     given = _parse(sys.argv[1:])
+    command, asked = asked_of(given)
     url, key = _target(given)
     headers = {"authorization": f"Bearer {key}"}
     with httpx.Client(base_url=url, headers=headers, timeout=30) as client:
         try:
-            _show(given.call(client, given), given)
+            said = _answer(client, asked)
+            if command is not None and (command.words, command.path) == _ALSO_STEPS:
+                steps = _answer(client, Asked("GET", f"{asked.path}/steps", {}))
+                said = {**said, "steps": steps["steps"]}
+            _show(said, command, as_json=given.json)
         except httpx.TransportError as error:
             sys.exit(f"{url} does not answer: {error}")
 
@@ -59,10 +59,17 @@ def _target(given: argparse.Namespace) -> tuple[str, str]:
     return str(url), str(key)
 
 
-def _call(client: httpx.Client, method: str, path: str, **options: Any) -> Any:
-    answer = client.request(method, path, **options)
-    said = answer.json() if answer.content else None
-    if answer.is_error:
+def _answer(client: httpx.Client, asked: Asked) -> Any:
+    """JSON's value, or the text of any other answer."""
+    sent = None if asked.body is None else json.dumps(asked.body).encode()
+    headers = {} if sent is None else {"content-type": asked.media_type}
+    answer = client.request(
+        asked.method, asked.path, params=asked.query, content=sent, headers=headers
+    )
+    is_json = "json" in answer.headers.get("content-type", "")
+    said = answer.json() if is_json and answer.content else answer.text or None
+    # What is not ready says so in its answer, not in a problem document.
+    if answer.is_error and not (isinstance(said, dict) and "services" in said):
         if not isinstance(said, dict):
             sys.exit(f"{answer.status_code}: {answer.text}")
         wrong = [f"{one['field']}: {one['message']}" for one in said.get("errors", ())]
@@ -70,122 +77,128 @@ def _call(client: httpx.Client, method: str, path: str, **options: Any) -> Any:
     return said
 
 
-def _list(client: httpx.Client, given: argparse.Namespace) -> Any:
-    path, _, _ = _LISTS[given.what]
-    pairs = [one.partition("=") for one in given.filters]
-    query = {name: value for name, _, value in pairs}
-    return _call(client, "GET", path, params={"limit": given.limit, **query})
+def asked_of(given: argparse.Namespace) -> tuple[Command | None, Asked]:
+    """The command that was typed, None for `call`, and what it asks.
+
+    Raises `SystemExit` where the words are no command.
+    """
+    if given.noun == "call":
+        return None, Asked(given.method.upper(), given.path, {}, _body(given.body))
+    words, ids = list(given.words), ids_of(given.noun)
+    if len(words) < len(ids):
+        sys.exit(_usage(given.noun))
+    named, rest = words[: len(ids)], words[len(ids) :]
+    verbs = {one.verb: one for one in commands_of(given.noun)}
+    verb = rest.pop(0) if rest and "=" not in rest[0] else ""
+    command = verbs.get(verb)
+    if command is None:
+        sys.exit(_usage(given.noun))
+    further = len(command.parameters) - len(ids)
+    if len(rest) < further:
+        sys.exit(_usage(given.noun))
+    return command, _asked(command, [*named, *rest[:further]], rest[further:], given)
 
 
-def _run(client: httpx.Client, given: argparse.Namespace) -> Any:
-    where = f"/runs/{given.id}"
-    match given.command:
-        case None:
-            steps = _call(client, "GET", f"{where}/steps")["steps"]
-            return {**_call(client, "GET", where), "steps": steps}
-        case "delete":
-            return _call(client, "DELETE", where)
-        case "restart" if given.step:
-            return _call(client, "POST", f"{where}/restart", json={"step": given.step})
-        case command:
-            return _call(client, "POST", f"{where}/{command}")
+def _asked(
+    command: Command, named: Sequence[str], pairs: Sequence[str], given: argparse.Namespace
+) -> Asked:
+    path = command.path
+    for parameter, value in zip(command.parameters, named, strict=True):
+        path = path.replace(f"{{{parameter}}}", quote(value, safe=""), 1)
+    if command.method in ("GET", "DELETE"):
+        query = dict(_pair(one) for one in pairs)
+        if given.limit is not None:
+            query = {"limit": str(given.limit), **query}
+        return Asked(command.method, path, query)
+    fields = {name: _value(text) for name, text in map(_pair, pairs)}
+    if given.body is not None:
+        return Asked(command.method, path, {}, _body(given.body), command.media_type)
+    if command.sent:
+        # An id of its own: two that are alike are two events.
+        fields = {**command.sent, "id": str(uuid4()), **fields}
+    return Asked(command.method, path, {}, fields or None, command.media_type)
 
 
-def _key(client: httpx.Client, given: argparse.Namespace) -> Any:
-    where = f"/keys/{given.id}"
-    match given.command:
-        case None:
-            return _call(client, "GET", where)
-        case "change":
-            return _call(client, "PATCH", where, json=_fields(given.fields))
-        case "rotate":
-            return _call(client, "POST", f"{where}/rotate", json=_fields(given.fields))
-        case "revoke":
-            return _call(client, "DELETE", where)
-        case _:
-            return _call(client, "DELETE", f"/sessions/{given.id}")
+def _body(text: str | None) -> Any:
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError as error:
+        sys.exit(f"The body is no JSON: {error}")
 
 
-def _fields(pairs: Sequence[str]) -> dict[str, Any]:
-    """Of `name=value`, where a value is JSON (10, null, […]) or else the text itself."""
-    fields: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            sys.exit(f"{pair}: write it as name=value.")
-        try:
-            fields[name] = json.loads(value)
-        except ValueError:
-            fields[name] = value
-    return fields
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        sys.exit(f"{text}: write it as name=value.")
+    return name, value
 
 
-def _call_any(client: httpx.Client, given: argparse.Namespace) -> Any:
-    body = None if given.body is None else json.loads(given.body)
-    return _call(client, given.method.upper(), given.path, json=body)
+def _value(text: str) -> Any:
+    """JSON (10, null, […]), or else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
-def _overview(client: httpx.Client, _: argparse.Namespace) -> Any:
-    return _call(client, "GET", "/overview")
-
-
-def _show(said: Any, given: argparse.Namespace) -> None:
+def _show(said: Any, command: Command | None, *, as_json: bool) -> None:
     console = Console()
-    name = given.what if given.what in _LISTS else ""
-    if given.json or not name:
+    if isinstance(said, str):
+        sys.stdout.write(said)
+    elif as_json or command is None:
         console.print_json(json.dumps(said))
-        return
-    _, rows, columns = _LISTS[name]
-    table = Table(box=None, header_style="dim", pad_edge=False)
-    for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold")
-    for row in said[rows]:
-        table.add_row(*(_cell(row.get(column)) for column in columns))
-    console.print(table)
-    if said.get("cursor"):
-        console.print(Text(f"more: cursor={said['cursor']}", style="dim"))
-
-
-def _cell(value: Any) -> Text:
-    # Text, not markup: a name is whatever somebody chose.
-    shown = ", ".join(map(str, value)) if isinstance(value, list) else value
-    text = "" if shown is None else str(shown)
-    return Text(text, style=_TONES.get(text, ""))
+    elif said is None:
+        console.print("Done.")
+    elif command.rows:
+        console.print(table_of(said, command))
+    else:
+        console.print(fields_of(said))
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m local admin", description=__doc__)
     parser.add_argument("--url", help="of the gateway (default: $LAMBENT_URL, or ./local/up's)")
     parser.add_argument("--json", action="store_true", help="the API's answer as it is")
-    commands = parser.add_subparsers(dest="what", required=True)
-    _command(commands, "overview", _overview, "counts of runs, and what is due")
-    for name in _LISTS:
-        one = _command(commands, name, _list, f"list {name}")
-        one.add_argument("filters", nargs="*", metavar="name=value", help="filters of the API")
-        one.add_argument("--limit", type=int, default=50)
-    run = _command(commands, "run", _run, "show a run, or steer it")
-    run.add_argument("id")
-    run.add_argument("command", nargs="?", choices=_RUN_COMMANDS)
-    run.add_argument("--step", help="restart from this step's key")
-    key = _command(commands, "key", _key, "show a key, or change it: key ID change limit=10")
-    key.add_argument("id")
-    key.add_argument("command", nargs="?", choices=_KEY_COMMANDS)
-    key.add_argument("fields", nargs="*", metavar="name=value", help="limit=10, expires_at=null")
-    anything = _command(commands, "call", _call_any, "call any route: call POST /keys '{…}'")
+    nouns = parser.add_subparsers(dest="noun", required=True)
+    for noun in dict.fromkeys(one.noun for one in COMMANDS):
+        made = nouns.add_parser(
+            noun,
+            help=_about(noun),
+            description=_usage(noun),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        made.add_argument("words", nargs="*", metavar="word", help="ids, a verb, name=value")
+        made.add_argument("--limit", type=int, help="how many rows of a list")
+        made.add_argument("--body", help="the body as JSON, in place of name=value")
+        _json_behind(made)
+    anything = nouns.add_parser("call", help="call any route: call POST /keys '{…}'")
     anything.add_argument("method")
     anything.add_argument("path")
     anything.add_argument("body", nargs="?", help="JSON")
+    _json_behind(anything)
     return parser.parse_args(arguments)
 
 
-def _command(
-    commands: Any, name: str, call: Callable[[httpx.Client, argparse.Namespace], Any], about: str
-) -> argparse.ArgumentParser:
-    made: argparse.ArgumentParser = commands.add_parser(name, help=about)
-    made.set_defaults(call=call)
+def _json_behind(parser: argparse.ArgumentParser) -> None:
     # Also behind the command, where people write it.
-    made.add_argument("--json", action="store_true", default=argparse.SUPPRESS)
-    return made
+    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS)
+
+
+def _about(noun: str) -> str:
+    first, *_ = commands = commands_of(noun)
+    verbs = ", ".join(one.verb for one in commands if one.verb)
+    return verbs if first.verb else f"{first.about}{verbs and f'; {verbs}'}"
+
+
+def _usage(noun: str) -> str:
+    ids = ids_of(noun)
+    lines = []
+    for one in commands_of(noun):
+        further = [name.upper() for name in one.parameters[len(ids) :]]
+        words = [noun, *(name.upper() for name in ids), one.verb, *further]
+        shown = " ".join(word for word in words if word)
+        lines.append(f"  {shown:<32} {one.about} ({one.method} {one.path})")
+    return "\n".join([f"{noun}: name=value filters a list and fills a body", *lines])
 
 
 if __name__ == "__main__":

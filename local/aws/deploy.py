@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from lambent.deploy import digest
 from local.aws.transform import read_template, transform
+from local.emulator.intrinsics import Resolver, Unresolved
 
 REGION = "us-east-1"
 STACK = "lambent"
@@ -53,7 +55,8 @@ def deploy(template: Path, *, endpoint: str, parameters: Mapping[str, str]) -> D
     code = _upload(source, template.parent, s3)
     values = {name: str(body["Default"]) for name, body in source["Parameters"].items()
               if "Default" in body} | dict(parameters)  # fmt: skip
-    body = json.dumps(transform(source, parameters=values, code=code, region=REGION))
+    made = transform(source, parameters=values, code=code, region=REGION)
+    body = _with_digest(made, values)
     # Longer than what a call takes: it goes through the bucket, as with `sam deploy`.
     s3.put_object(Bucket=_BUCKET, Key="template.json", Body=body)
     arguments = {
@@ -117,6 +120,15 @@ def _zipped(folder: Path) -> bytes:
             if path.is_file():
                 archive.write(path, path.relative_to(folder))
     return buffer.getvalue()
+
+
+def _with_digest(template: Mapping[str, Any], values: Mapping[str, str]) -> str:
+    """The template's text, with what `setup` would answer if LocalStack asked it."""
+    resolver = Resolver(template, parameters=values, references=Unresolved,
+                        attributes=lambda owner, name: Unresolved(f"{owner}.{name}"))  # fmt: skip
+    said = digest(resolver.resolve(template["Resources"]["Settings"]["Properties"]))
+    asked = json.dumps({"Fn::GetAtt": ["Settings", "Digest"]})
+    return json.dumps(template).replace(asked, json.dumps(said))
 
 
 def _address(url: str, endpoint: str) -> Address:

@@ -7,6 +7,8 @@ import pkgutil
 import sys
 from pathlib import Path
 
+from local.services.mongo import server_command
+
 
 def main() -> int:
     """Exit status 2 where there is no such benchmark."""
@@ -24,6 +26,7 @@ def main() -> int:
             print(f"{name:12} {(module.__doc__ or '').splitlines()[0]}")
         return 2 if asked else 0
     sys.argv = [f"local/bench {asked[0]}", *asked[1:]]
+    print(f"A MongoDB of our own is started as: {' '.join(server_command())}", file=sys.stderr)
     benches[asked[0]].main()
     return 0
 

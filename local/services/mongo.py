@@ -1,7 +1,15 @@
-"""Starts the MongoDB-compatible server of the `secantusdb` wheel on a kept data folder."""
+"""Starts a MongoDB-compatible server on a kept data folder.
+
+It is the one of the `secantusdb` wheel, written in Python, unless `LAMBENT_MONGO_SERVER` names
+another program that takes the same options: `secantusd-rs` is a crate, several times as fast. It
+keeps what was acknowledged over a kill only with `--sync-on-commit`.
+"""
 
 import contextlib
 import importlib.util
+import os
+import shlex
+import shutil
 import signal
 import socket
 import sys
@@ -17,6 +25,20 @@ from local.services.process import Child, ServiceError, free_port, require_free
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 5.0
 PORT_ATTEMPTS = 4
+
+
+def server_command() -> list[str]:
+    """How the server is started, without options. Raises ServiceError where there is none."""
+    named = os.environ.get("LAMBENT_MONGO_SERVER")
+    if named:
+        program, *options = shlex.split(named)
+        found = shutil.which(program)
+        if found is None:
+            raise ServiceError(f"no MongoDB: LAMBENT_MONGO_SERVER names {program}, no program here")
+        return [found, *options]
+    if importlib.util.find_spec("secantus") is None:
+        raise ServiceError("no MongoDB: `uv sync` brings secantusdb, or set MONGO_URI")
+    return [sys.executable, "-m", "secantus"]
 
 
 class MongoHost:
@@ -41,8 +63,7 @@ class Mongo(MongoHost):
     """A MongoDB-compatible server of ours, without authentication, on 127.0.0.1 only."""
 
     def __init__(self, data_dir: Path, *, port: int | None, standalone: bool) -> None:
-        if importlib.util.find_spec("secantus") is None:
-            raise ServiceError("no MongoDB: `uv sync` brings secantusdb, or set MONGO_URI")
+        self._command = server_command()
         self.data_dir = data_dir
         self._standalone = standalone
         (data_dir / "mongo").mkdir(parents=True, exist_ok=True)
@@ -108,7 +129,8 @@ class Mongo(MongoHost):
             self._child = Child(
                 "mongo",
                 [
-                    *(sys.executable, "-m", "secantus", "--config", config),
+                    *self._command,
+                    *("--config", config),
                     *("--host", "127.0.0.1", "--port", str(self.port)),
                     *("--storage-path", self.data_dir / "mongo", "--cache-size", "256M"),
                     *("--log-level", "WARNING"),

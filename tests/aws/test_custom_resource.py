@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,9 +65,12 @@ class Deployment:
             run(parts.postgres.close())
         platform.cache_clear()
 
-    def told(self, name: str, *, left_s: float = 300, **properties: str) -> dict[str, Any]:
+    def told(
+        self, name: str, *, left_s: float = 300, RequestType: str = "", **properties: Any
+    ) -> dict[str, Any]:
         """What CloudFormation hears of the recorded event `name`."""
         given = json.loads((EVENTS / f"setup_{name}.json").read_text())
+        given["RequestType"] = RequestType or given["RequestType"]
         given["ResourceProperties"] |= properties
         self.inbox.answers.clear()
         self.function.handler({**given, "ResponseURL": self.inbox.url}, Context(left_s))
@@ -196,6 +200,27 @@ def test_a_delete_that_reaches_no_store_fails_so_that_it_can_be_repeated(
     told = deployment.told("delete", DataOnDelete="delete")
     assert told["Status"] == "FAILED"
     assert "Check its address" in told["Reason"]
+
+
+def test_a_digest_of_the_settings_tells_none_and_changes_with_any(deployment: Deployment) -> None:
+    deployment.configure(**NOWHERE)
+    values = ["1", "arm64", "mongodb://me:hunter2@db.example.com/", ""]
+    digests = [
+        deployment.told("settings", Values=given)["Data"]["Digest"]
+        for given in (values, [*values[:3], "DEBUG"], ["2", *values[1:]], values)
+    ]
+    assert digests[0] == digests[3]  # as a rollback asks
+    assert len(set(digests)) == 3
+    assert all(re.fullmatch("[0-9a-f]{16}", each) for each in digests)
+
+
+def test_settings_that_are_given_up_take_no_data_along(
+    deployment: Deployment, postgres_dsn: str
+) -> None:
+    deployment.told("create")
+    told = deployment.told("settings", RequestType="Delete")
+    assert (told["Status"], told["PhysicalResourceId"]) == ("SUCCESS", "lambent-settings")
+    assert admin_hashes(postgres_dsn)
 
 
 def test_a_store_that_is_away_is_told_in_one_line(deployment: Deployment) -> None:

@@ -66,7 +66,7 @@ async def test_a_refusal_is_told_in_the_apis_words(site: AdminSite) -> None:
 
 async def test_a_keys_limits_are_changed_and_a_wrong_one_is_named(site: AdminSite) -> None:
     made = await site.parts.keys.create("search", "laptop", scopes=[Scope.CHAT])
-    words = ("key", made.key.id, "change", "limit=7", "name=desk")
+    words = ("--json", "key", made.key.id, "change", "limit=7", "name=desk")
     code, text = await said(site, *words, 'budgets=[{"period":"day","unit":"tokens","hard":9}]')
     assert (code, json.loads(text)["limit"]) == (0, 7), text
     assert [one.hard for one in await site.parts.budgets.list(key=made.key.id)] == [9]
@@ -77,3 +77,38 @@ async def test_a_keys_limits_are_changed_and_a_wrong_one_is_named(site: AdminSit
     assert (kept.name, kept.limit) == ("desk", 7)
     entries = (await site.parts.audit.find(action="change_key", target=made.key.id)).entries
     assert [one.outcome for one in entries] == [422, 200]
+
+
+async def test_a_key_is_made_and_a_budget_set_by_named_commands(site: AdminSite) -> None:
+    words = ("--json", "keys", "create", "name=ci", "client=ci", 'scopes=["chat"]')
+    code, text = await said(site, *words)
+    made = json.loads(text)
+    assert (code, made["key"][:4]) == (0, "lam_"), text
+    hard = 'budgets=[{"period":"day","unit":"tokens","hard":9}]'
+    code, text = await said(site, "budget", "key", made["id"], "set", hard)
+    assert code == 0, text
+    assert [one.hard for one in await site.parts.budgets.list(key=made["id"])] == [9]
+
+
+async def test_an_event_is_published_and_shown_by_its_type(site: AdminSite) -> None:
+    code, text = await said(site, "events", "publish", "type=order.placed", 'data={"total":1}')
+    assert code == 0, text
+    code, text = await said(site, "events", "type=order.placed")
+    assert code == 0
+    assert "order.placed" in text
+
+
+async def test_a_host_is_named_by_its_address(site: AdminSite) -> None:
+    code, text = await said(site, "host", "http://127.0.0.1:9", "trip", "open_s=60")
+    assert (code, text) == (0, "Done.\n")
+    _, text = await said(site, "hosts")
+    assert "open" in text
+
+
+async def test_one_thing_is_shown_line_by_line_and_a_csv_as_it_is(site: AdminSite) -> None:
+    run = await site.run()
+    code, text = await said(site, "run", run)
+    assert code == 0
+    assert f"id          {run}" in text
+    code, text = await said(site, "usage", "format=csv")
+    assert (code, text.split(",")[0]) == (0, "day")

@@ -31,6 +31,7 @@ ANSWERS: dict[str, Any] = {
     "setup": {"applied", "admin_key"},
     "setup_create": "SUCCESS",
     "setup_delete": "SUCCESS",
+    "setup_settings": "SUCCESS",
     "setup_update": "SUCCESS",
     "step": {"advanced": 0},
 }

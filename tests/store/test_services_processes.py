@@ -123,6 +123,19 @@ def test_mongo_keeps_a_journaled_write_over_a_kill(tmp_path: Path) -> None:
             assert client["app"]["kept"].count_documents({}) == 1
 
 
+def test_another_mongo_server_may_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "a-server"
+    text = f'#!/bin/sh\ntouch {tmp_path}/asked\nexec {sys.executable} -m secantus "$@"\n'
+    program.write_text(text)
+    monkeypatch.setenv("LAMBENT_MONGO_SERVER", str(program))
+    with pytest.raises(ServiceError, match=r"LAMBENT_MONGO_SERVER names .*a-server, no program"):
+        Mongo.start(tmp_path)
+    program.chmod(0o755)
+    with Mongo.start(tmp_path) as server:
+        server.ping()
+        assert (tmp_path / "asked").exists()
+
+
 def test_two_mongos_on_one_folder_are_refused(tmp_path: Path) -> None:
     with Mongo.start(tmp_path) as server:
         with pytest.raises(ServiceError, match="another process"):

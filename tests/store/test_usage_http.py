@@ -140,3 +140,14 @@ async def test_a_key_is_changed_with_its_budgets(place: Office) -> None:
     assert len((await place.get("ann", "/budgets")).json()["budgets"]) == 1
     assert (await place.ask("PATCH", "admin", "/keys/nobody", json={})).status_code == 404
     assert (await place.ask("PATCH", "ann", f"/keys/{key}", json={})).status_code == 403
+
+
+async def test_setting_budgets_answers_them_however_many_others_there_are(place: Office) -> None:
+    await place.parts.postgres.fetch(
+        "INSERT INTO lambent.budget (kind, owner, period, unit, client, hard)"
+        " SELECT 'client', 'a' || n, 'day', 'tokens', 'a' || n, 9 FROM generate_series(1, 1000) n"
+    )
+    body = {"budgets": [{"period": "day", "unit": "tokens", "hard": 5}]}
+    for owner in ("client/zoe", f"key/{place.keys['bob'].key.id}"):
+        answer = await place.ask("PUT", "admin", f"/budgets/{owner}", json=body)
+        assert [one["hard"] for one in answer.json()["budgets"]] == [5], answer.text

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from certifi import where
 from psycopg.conninfo import conninfo_to_dict
 
 from lambent import tls
 from lambent.errors import ConfigError
 from lambent.settings import load_settings
 
+PEM_END = "-----END CERTIFICATE-----"
 STORES = {"MONGO_URI": "mongodb://h", "POSTGRES_DSN": "postgresql://h/d"}
 
 
@@ -77,6 +79,19 @@ def test_a_bundle_may_be_its_own_text(tmp_path: Path) -> None:
     assert Path(tls.bundle(text)).read_text() == text
     assert tls.bundle(text) == tls.bundle(text)
     assert tls.bundle("/opt/ca.pem") == "/opt/ca.pem"
+
+
+@pytest.mark.parametrize("name", ["MONGO_CA", "POSTGRES_CA"])
+def test_certificates_are_a_file_that_is_there_or_whole_text(name: str, tmp_path: Path) -> None:
+    own = Path(where())
+    text = own.read_text()
+    one = text[text.index("-----BEGIN") : text.index(PEM_END) + len(PEM_END)]
+    for good in (str(own), one, f"{one}\n{one}"):
+        assert getattr(load_settings({**STORES, name: good}), name.lower()) == good
+    cut, joined = f"{one}\n{one[:-100]}", one.replace("\n", " ")
+    for wrong in (str(tmp_path / "none.pem"), one[:-100], cut, joined, "-----BEGIN", "x" * 5000):
+        with pytest.raises(ConfigError, match=f"{name}.*or name a secret: secretsmanager:ID"):
+            load_settings({**STORES, name: wrong})
 
 
 def test_a_key_of_the_model_server_never_goes_out_in_the_open() -> None:

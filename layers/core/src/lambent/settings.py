@@ -22,7 +22,7 @@ from lambent.setting_values import (
     store_uri,
     tokens_of,
 )
-from lambent.tls import is_local
+from lambent.tls import certificates, is_local
 
 _TRUE = {"1", "true", "yes", "on"}
 _FALSE = {"0", "false", "no", "off"}
@@ -137,14 +137,14 @@ class Settings:
     mongo_db_name: str = setting(_text, "The MongoDB database.", default="lambent")
     postgres_dsn: str = setting(dsn, "Where keys, limits and the shared breaker live.", secret=True)
     mongo_ca: str = setting(
-        _text,
-        "Certificates that MongoDB's is verified by: a path, or the PEM text (may be a reference).",
+        certificates,
+        "Certificates that verify MongoDB's: a file's path or PEM text (may be a reference).",
         default="",
         secret=True,
     )
     postgres_ca: str = setting(
-        _text,
-        "Certificates that Postgres' is verified by: a path, or the PEM text (may be a reference).",
+        certificates,
+        "Certificates that verify Postgres': a file's path or PEM text (may be a reference).",
         default="",
         secret=True,
     )

@@ -93,6 +93,27 @@ def bundle(ca: str) -> str:
     return str(path)
 
 
+def certificates(value: str) -> str:
+    """A bundle as `bundle` takes it; ValueError for one that no connection could be made with.
+
+    A function's environment holds 4 KB in all, and so does a parameter of CloudFormation: more than
+    a certificate or two is cut off or refused on the way, and has to be named instead.
+    """
+    otherwise = (
+        "put the bundle beside your agents (/opt/python/lambent_agents/NAME.pem in the function), "
+        "or name a secret: secretsmanager:ID (up to 64 KB) or ssm:NAME (up to 8 KB)"
+    )
+    try:
+        if value.startswith(_PEM):
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=value)
+        else:  # not read: the global bundle of RDS would cost each start 20 ms
+            Path(value).open("rb").close()
+    except (OSError, ValueError):
+        what = "whole PEM text (with its line ends) or a file of it in this function"
+        raise ValueError(f"must be {what}: {otherwise}") from None
+    return value
+
+
 def _mongo_hosts(uri: str) -> list[str]:
     netloc = urlsplit(uri.replace(",", "%2C")).netloc.rpartition("@")[2]
     hosts = netloc.replace("%2C", ",").split(",")

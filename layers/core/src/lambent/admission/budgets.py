@@ -73,8 +73,8 @@ class BudgetStore:
     def __init__(self, postgres: Postgres) -> None:
         self._postgres = postgres
 
-    async def put(self, kind: Kind, owner: str, budgets: Collection[BudgetEdges]) -> None:
-        """Make these the owner's only budgets; none takes all away.
+    async def put(self, kind: Kind, owner: str, budgets: Collection[BudgetEdges]) -> str:
+        """Make these the owner's only budgets; none takes all away. Returns their client.
 
         Raises `NotFound` for a key that there is not, `Unprocessable` for senseless edges.
         """
@@ -87,11 +87,12 @@ class BudgetStore:
         row = await self._postgres.fetch_one(statement("budget_put"), values)
         if row.client is None:
             raise NotFound("No such key.")
+        return str(row.client)
 
     async def list(
         self, *, client: str | None = None, key: str | None = None
     ) -> tuple[Budget, ...]:
-        """Of all clients or of one, and then of its keys or of one of them."""
+        """Of all clients or of one, and then of its keys or of one of them ("": of none)."""
         values: Mapping[str, Any] = {"client": client, "key": key, "limit": _MOST_LISTED}
         rows = await self._postgres.fetch(statement("budget_list"), values)
         return tuple(

@@ -60,7 +60,9 @@ class DetailsView(BaseModel):
 class ModelBody(BaseModel):
     """A model on a server."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"model": "llama3.2:1b"}]}
+    )
 
     model: str = Field(min_length=1, max_length=200, examples=["llama3.2:1b"])
     host: str | None = _HOST
@@ -68,6 +70,10 @@ class ModelBody(BaseModel):
 
 class LoadBody(ModelBody):
     """A model to load."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"model": "llama3.2:1b", "keep_alive": "30m"}]}
+    )
 
     keep_alive: float | str | None = Field(
         default=None, description="Seconds, or such as `5m`; -1 for ever; else the server's own."

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Query
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Depends, Query
+from pydantic import BaseModel, ConfigDict, Field
 
 from lambent.admission.decisions import Principal, Scope
 from lambent.admission.hosts import HostBoard, HostState
@@ -76,6 +76,16 @@ class ChangeList(BaseModel):
     cursor: int | None = Field(description="Ask with it for the next page; null on the last.")
 
 
+class TripRequest(BaseModel):
+    """For how long a breaker is to stay open."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"open_s": 60}]})
+
+    open_s: float | None = Field(
+        default=None, ge=0.1, le=86400, description="Seconds; null: as long as failures would."
+    )
+
+
 def breakers_router(
     board: HostBoard, authorize: Callable[[Scope], Callable[..., Any]], *, slots: int
 ) -> APIRouter:
@@ -105,10 +115,10 @@ def breakers_router(
     async def trip_breaker(
         host: str,
         _: admin,
-        open_s: Annotated[float | None, Body(embed=True, ge=0.1, le=86400)] = None,
+        body: TripRequest | None = None,
     ) -> None:
         """Open the host's breaker, for `open_s` seconds or as long as failures would."""
-        await board.trip(host, open_s=open_s)
+        await board.trip(host, open_s=body.open_s if body is not None else None)
 
     @router.post("/{host:path}/reset", status_code=204)
     async def reset_breaker(host: str, _: admin) -> None:

@@ -13,7 +13,9 @@ from lambent.engine.callbacks import Callbacks
 class CompleteRequest(BaseModel):
     """The answer."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"value": {"approved": True}}]}
+    )
 
     value: Any = Field(default=None, examples=[{"approved": True}])
 
@@ -21,7 +23,9 @@ class CompleteRequest(BaseModel):
 class FailRequest(BaseModel):
     """Why there is no answer."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"message": "The approver declined."}]}
+    )
 
     message: str = Field(default="", max_length=4000, examples=["The approver declined."])
 

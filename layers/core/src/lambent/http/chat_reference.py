@@ -33,6 +33,7 @@ _AGENTS: Final = {
             "description": "Talks with the model about anything.",
             "model": "smollm2:135m",
             "examples": ["Why is the sky blue?"],
+            "durable": False,
         }
     ]
 }

@@ -67,7 +67,9 @@ class ForkRequest(BaseModel):
 
 
 class RenameRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"title": "Why the sky is blue"}]}
+    )
 
     title: str = Field(min_length=1, max_length=200)
 

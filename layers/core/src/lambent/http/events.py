@@ -47,14 +47,17 @@ _EVENT_SCHEMA: Final[dict[str, Any]] = {
         "data": {},
         "data_base64": {"type": "string", "format": "byte"},
     },
-    "example": _EXAMPLE,
+    "examples": [_EXAMPLE],
 }
 _BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
         "content": {
             STRUCTURED: {"schema": _EVENT_SCHEMA},
-            BATCH: {"schema": {"type": "array", "items": _EVENT_SCHEMA, "maxItems": 100}},
+            BATCH: {
+                "schema": {"type": "array", "items": _EVENT_SCHEMA, "maxItems": 100},
+                "example": [_EXAMPLE],
+            },
         },
     }
 }

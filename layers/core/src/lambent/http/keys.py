@@ -24,7 +24,20 @@ _SECRET = Field(
 class KeyRequest(BaseModel):
     """A key to make. Several keys may belong to one client, who has one limit over all of them."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "name": "laptop",
+                    "client": "team-search",
+                    "scopes": ["chat", "runs"],
+                    "limit": 60,
+                    "expires_at": "2099-01-01T00:00:00Z",
+                }
+            ]
+        },
+    )
 
     name: str = Field(min_length=1, max_length=100, examples=["laptop"])
     client: str = Field(min_length=1, max_length=100, examples=["team-search"])
@@ -44,7 +57,17 @@ class KeyRequest(BaseModel):
 class KeyPatch(BaseModel):
     """What to change of a key; what is left out stays as it is."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "limit": 60,
+                    "budgets": [{"period": "day", "unit": "tokens", "soft": 40000, "hard": 50000}],
+                }
+            ]
+        },
+    )
 
     name: str | None = Field(default=None, min_length=1, max_length=100)
     limit: int | None = Field(
@@ -63,7 +86,7 @@ class KeyPatch(BaseModel):
 class RotateRequest(BaseModel):
     """How to bring in a new secret."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"grace_s": 3600}]})
 
     grace_s: float = Field(
         default=0.0, ge=0, le=30 * 86400, description="Seconds that the old secret stays good."

@@ -10,6 +10,15 @@ from fastapi import APIRouter, FastAPI
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader
 
+# By format, else by type.
+_SAMPLES: dict[str, Any] = {
+    "date-time": "2026-03-01T07:00:00Z",
+    "date": "2026-03-01",
+    "string": "string",
+    "integer": 0,
+    "number": 0,
+    "boolean": True,
+}
 _METHODS = ("get", "post", "put", "patch", "delete")
 
 
@@ -81,9 +90,12 @@ def _shown(document: dict[str, Any], content: dict[str, Any]) -> str:
     for kind, media in content.items():
         if kind == "text/event-stream":
             return str(media.get("example", ""))
-        value = media.get("example", _example(document, media.get("schema", {}), depth=0))
-        return json.dumps(value, indent=2, ensure_ascii=False)
+        return json.dumps(_shown_value(document, media), indent=2, ensure_ascii=False)
     return ""
+
+
+def _shown_value(document: dict[str, Any], media: dict[str, Any]) -> Any:
+    return media.get("example", _example(document, media.get("schema", {}), depth=0))
 
 
 def _example(document: dict[str, Any], schema: dict[str, Any], *, depth: int) -> Any:
@@ -108,4 +120,4 @@ def _example(document: dict[str, Any], schema: dict[str, Any], *, depth: int) ->
         }
     if kind == "array":
         return [_example(document, schema.get("items", {}), depth=depth + 1)]
-    return {"string": "string", "integer": 0, "number": 0, "boolean": True}.get(str(kind))
+    return _SAMPLES.get(schema.get("format", ""), _SAMPLES.get(str(kind)))

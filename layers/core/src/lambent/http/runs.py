@@ -21,8 +21,8 @@ from lambent.http.key_header import checked_key
 from lambent.http.reach import Authorize, Reach, changing, reading
 
 _EXAMPLE: JsonDict = {
-    "workflow": "news-digest",
-    "input": {"topic": "science"},
+    "workflow": "news.digest",
+    "input": {"articles": 3},
     "key": "digest-2026-03-01",
 }
 
@@ -42,7 +42,7 @@ _HISTORY: JsonDict = {
             "at": "2026-03-01T07:00:01Z",
             "level": "info",
             "text": "The digest is sent.",
-            "step": None,
+            "step": "announce",  # nulls of an example do not come through FastAPI
             "fields": {"articles": "5"},
         }
     ],
@@ -70,13 +70,13 @@ class RunRequest(BaseModel):
 
 
 class ResumeRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"budget": 200000}]})
 
     budget: int | None = Field(default=None, ge=1, description="The new budget of the run.")
 
 
 class RestartRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"step": "fetch"}]})
 
     step: str | None = Field(
         default=None, max_length=1000, description="The step's key; none: from the start."
@@ -86,7 +86,17 @@ class RestartRequest(BaseModel):
 class BulkRequest(BaseModel):
     """Which runs, at most 1,000 a call. At least one condition is asked for."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "workflow": "news.digest",
+                    "created_from": "2026-03-01T00:00:00Z",
+                }
+            ]
+        },
+    )
 
     status: Status | None = None
     workflow: str | None = Field(default=None, max_length=100)

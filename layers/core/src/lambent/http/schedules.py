@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from lambent.admission.decisions import Scope
 from lambent.clock import Clock
@@ -26,18 +27,24 @@ _CRON = Field(
 _ZONE = Field(default="UTC", max_length=64, examples=["Europe/Berlin"])
 
 
+_PLAN: JsonDict = {
+    "cron": "0 7 * * mon-fri",
+    "timezone": "Europe/Berlin",
+    "workflow": "news.digest",
+    "input": {"articles": 3},
+}
+
+
 class PlanRequest(BaseModel):
     """Which workflow to start, and when."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_PLAN]})
 
     cron: str = _CRON
     timezone: str = _ZONE
-    workflow: str = Field(min_length=1, max_length=100, examples=["news-digest"])
+    workflow: str = Field(min_length=1, max_length=100, examples=["news.digest"])
     version: int | None = Field(default=None, ge=1, description="None: the newest at each tick.")
-    input: Annotated[Any, AfterValidator(finite)] = Field(
-        default=None, examples=[{"topic": "science"}]
-    )
+    input: Annotated[Any, AfterValidator(finite)] = Field(default=None, examples=[{"articles": 3}])
     catch_up: CatchUp = Field(
         default=CatchUp.LAST, description="What becomes of ticks missed while nothing could run."
     )
@@ -46,6 +53,8 @@ class PlanRequest(BaseModel):
 
 class ScheduleRequest(PlanRequest):
     """A schedule to make."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "morning-news", **_PLAN}]})
 
     name: str = Field(min_length=1, max_length=100, examples=["morning-news"])
 

@@ -65,7 +65,14 @@ class EdgesBody(BaseModel):
 class BudgetsBody(BaseModel):
     """All budgets of one owner; an empty list takes them away."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {"budgets": [{"period": "month", "unit": "money", "soft": 40, "hard": 50}]}
+            ]
+        },
+    )
 
     budgets: list[EdgesBody] = Field(max_length=4)
 
@@ -152,8 +159,9 @@ def usage_router(
     @router.put("/budgets/{kind}/{owner:path}")
     async def set_budgets(kind: Kind, owner: str, body: BudgetsBody, _: admin) -> BudgetList:
         """Make these the only budgets of a client or a key."""
-        await budgets.put(kind, owner, edges_of(body.budgets))
-        found = await budgets.list()
+        client = await budgets.put(kind, owner, edges_of(body.budgets))
+        # Its client's alone: a listing of all ends somewhere.
+        found = await budgets.list(client=client, key=owner if kind is Kind.KEY else "")
         mine = [one for one in found if (one.kind, one.owner) == (kind, owner)]
         return BudgetList(budgets=[budget_view(one) for one in mine])
 

@@ -28,7 +28,18 @@ _URL = Field(max_length=2048, examples=["https://example.com/hooks/lambent"])
 class WebhookRequest(BaseModel):
     """Whom to tell of which events."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "examples": [
+                {
+                    "url": "https://example.com/hooks/lambent",
+                    "types": ["news.digest.ready", "order.*"],
+                    "description": "The shop",
+                }
+            ]
+        },
+    )
 
     url: str = _URL
     types: list[str] = _TYPES
@@ -43,7 +54,10 @@ class WebhookRequest(BaseModel):
 class WebhookPatch(BaseModel):
     """What to change; parts left out stay."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"types": ["order.*"], "status": "disabled"}]},
+    )
 
     url: str | None = Field(default=None, max_length=2048)
     types: list[str] | None = Field(default=None, min_length=1, max_length=50)

@@ -121,7 +121,8 @@ RETURNS TABLE (
           FROM (SELECT clock_timestamp() AT TIME ZONE 'UTC' AS m) c) n,
          lambent.budget b
     LEFT JOIN lambent.usage_total t ON t.kind = b.kind AND t.owner = b.owner
-    WHERE b.client = p_client AND (b.kind = 'client' OR b.owner = p_key_id)
+    -- Both by the primary key: a client may have thousands of keys with budgets of their own.
+    WHERE b.kind = 'client' AND b.owner = p_client OR b.kind = 'key' AND b.owner = p_key_id
 $$;
 
 CREATE OR REPLACE FUNCTION lambent.budget_text(s record, p_level text)
