@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -151,3 +152,23 @@ async def test_setting_budgets_answers_them_however_many_others_there_are(place:
     for owner in ("client/zoe", f"key/{place.keys['bob'].key.id}"):
         answer = await place.ask("PUT", "admin", f"/budgets/{owner}", json=body)
         assert [one["hard"] for one in answer.json()["budgets"]] == [5], answer.text
+
+
+async def test_a_report_without_a_first_day_is_of_thirty_days_and_says_so(place: Office) -> None:
+    await place.parts.postgres.fetch(
+        "INSERT INTO lambent.usage_day (day, client, key_id, agent, model, requests)"
+        " SELECT (now() AT TIME ZONE 'UTC')::date - n, 'ann', '', '', 'm', 1"
+        " FROM unnest(ARRAY[1, 28, 31, 70]) n"
+    )
+    now = place.parts.clock.now()
+    said = (await place.get("ann", "/usage")).json()
+    assert said["total"]["requests"] == len(said["rows"]) == 2
+    assert said["from"] in {str((now - timedelta(days=ago)).date()) for ago in (28, 29)}
+    assert said["to"] is None
+    first, last = ((now - timedelta(days=ago)).date() for ago in (80, 10))
+    said = (await place.get("ann", f"/usage?from={first}")).json()
+    assert (said["total"]["requests"], said["from"]) == (4, str(first))
+    said = (await place.get("ann", f"/usage?to={last}")).json()
+    assert (said["total"]["requests"], said["to"]) == (2, str(last))
+    assert said["from"] == str(last - timedelta(days=29))
+    assert (await place.get("ann", "/usage?to=0001-01-05")).json()["from"] == "0001-01-01"

@@ -134,7 +134,8 @@ def _admin_sections(parts: Parts) -> list[Section]:
         from lambent.admission.reports import UsageReports
         from lambent.http.usage import usage_router
 
-        return usage_router(UsageReports(parts.postgres), parts.budgets, authorize)
+        reports = UsageReports(parts.postgres)
+        return usage_router(reports, parts.budgets, authorize, clock=parts.clock)
 
     def model_hosts() -> APIRouter:
         from lambent.admission.hosts import HostBoard

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import date
+from datetime import date, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -16,8 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from lambent.admission.budgets import Budget, BudgetEdges, BudgetStore, Kind, Period, Unit
 from lambent.admission.decisions import Principal, Scope
 from lambent.admission.reports import MOST_ROWS, GroupBy, UsageFilter, UsageReports, UsageRow
+from lambent.clock import Clock
 from lambent.errors import Forbidden, RequestError
 
+# How far back a report goes that says no first day: it reads every day that it sums.
+_DAYS = 30
 # Spreadsheets run what begins like this.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -46,6 +49,12 @@ class UsageView(BaseModel):
 class UsageList(BaseModel):
     """A report."""
 
+    from_day: date = Field(
+        serialization_alias="from", description="Its first day: as asked, or 30 days with its last."
+    )
+    to_day: date | None = Field(
+        serialization_alias="to", description="Its last day: as asked; null for the present one."
+    )
     rows: list[UsageView]
     total: UsageView
     truncated: bool = Field(description="Whether there are more groups than are shown.")
@@ -109,6 +118,8 @@ def usage_router(
     reports: UsageReports,
     budgets: BudgetStore,
     authorize: Callable[[Scope], Callable[..., Any]],
+    *,
+    clock: Clock,
 ) -> APIRouter:
     """`/usage` and `/budgets`; any good key reads its client's, `admin:read` all, `admin` sets."""
     router = APIRouter(tags=["usage"])
@@ -119,8 +130,8 @@ def usage_router(
     async def get_usage(
         request: Request,
         caller: anyone,
-        from_day: Annotated[date | None, Query(alias="from")] = None,
-        to_day: Annotated[date | None, Query(alias="to")] = None,
+        from_day: Annotated[date | None, Query(alias="from", description=_FIRST)] = None,
+        to_day: Annotated[date | None, Query(alias="to", description=_LAST)] = None,
         client: Annotated[str | None, Query(max_length=100)] = None,
         key: Annotated[str | None, Query(max_length=64)] = None,
         agent: Annotated[str | None, Query(max_length=200)] = None,
@@ -131,8 +142,9 @@ def usage_router(
     ) -> UsageList:
         """What was used, in days of UTC; as CSV with `Accept: text/csv` or `format=csv`."""
         groups = _groups(group_by)
+        first = from_day or _days_before(to_day or clock.now().date())
         wanted = UsageFilter(
-            from_day=from_day, to_day=to_day, client=_whose(caller, client), key=key,
+            from_day=first, to_day=to_day, client=_whose(caller, client), key=key,
             agent=agent, model=model,
         )  # fmt: skip
         rows = await reports.rows(wanted, by=groups, limit=limit + 1)
@@ -142,6 +154,8 @@ def usage_router(
             return _csv(shown, groups)  # type: ignore[return-value]  # FastAPI passes it through
         total = await reports.rows(wanted, by=())
         return UsageList(
+            from_day=first,
+            to_day=to_day,
             rows=[_view(one) for one in shown],
             total=_view(total[0]) if total else _view(_NOTHING),
             truncated=len(rows) > limit,
@@ -173,8 +187,15 @@ def usage_router(
     return router
 
 
+_FIRST = f"The first day. Left out: so that it is {_DAYS} days with the last."
+_LAST = "The last day. Left out: the present one."
 _GROUPS = f"One or more of {', '.join(GroupBy)}, with commas between them; empty for one sum."
 _NOTHING = UsageRow(None, None, None, None, None, None, 0, 0, 0, 0, 0, 0.0, 0.0)
+
+
+def _days_before(last: date) -> date:
+    # The calendar begins with the year 1.
+    return last - min(timedelta(days=_DAYS - 1), last - date.min)
 
 
 async def _caller(request: Request) -> Principal:
