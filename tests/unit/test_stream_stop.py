@@ -67,21 +67,23 @@ async def test_a_lease_that_nobody_renews_stops_the_model(
     await sites.one.until_no_slot_is_taken()
 
 
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
 @pytest.mark.parametrize("how", ["asking", "reading"])
 async def test_a_lease_is_renewed_by_asking_and_by_reading(
-    sites: Sites, scripted_model: ScriptedModel, how: str
+    sites: Sites, scripted_model: ScriptedModel, how: str, where: str
 ) -> None:
     scripted_model.default = Reply.many(350, delay_s=0.01)
     one, two = sites.clients()
+    reader = one if where == "here" else two
     async with one, two:
         part = await read(one, events=1, headers={"x-stream-lease": "2"})
         for after in range(0, 330, 30):
             await until_sent(scripted_model, after)
             if how == "asking":
-                answer = await two.post(f"/chat/streams/{part.id}/lease")
+                answer = await reader.post(f"/chat/streams/{part.id}/lease")
                 assert answer.json()["lease_until"]
             else:
-                await read(two, id=part.id, after=after, events=1)
+                await read(reader, id=part.id, after=after, events=1)
         whole = (await read(two, id=part.id)).text
     assert frames(whole)[-1] == "[DONE]"
 

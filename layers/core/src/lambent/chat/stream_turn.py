@@ -83,6 +83,11 @@ class StreamTurn:
         """Whether others can read it."""
         return self.kept_by_run or self._keeper is not None
 
+    @property
+    def keeper(self) -> StreamKeeper | None:
+        """Who keeps it, if that is this process, and as long as it is live."""
+        return None if self.log.ended else self._keeper
+
     def on_end(self, callback: Callable[[], None]) -> None:
         """Call back once it has ended, and been kept to its end."""
         self._task.add_done_callback(lambda _: callback())
@@ -92,8 +97,10 @@ class StreamTurn:
         self.live.cancel(StreamStopped(_TOLD[why]))
 
     def attach(self) -> None:
-        """Another reader in this process."""
+        """Another reader in this process, which renews the readers' lease too."""
         self._attached = True
+        if self._keeper is not None:
+            self._keeper.renew_readers()
 
     def reader_left(self, *, for_good: bool) -> None:
         """The first reader's connection is gone; `for_good`: so is this environment, soon."""

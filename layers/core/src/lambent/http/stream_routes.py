@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.requests import Request
 from starlette.routing import Route
@@ -15,6 +16,9 @@ from lambent.http.chat_stream import Json
 from lambent.http.problems import Rejected
 from lambent.http.stream_following import find_stream, follow_stream
 from lambent.streams.values import StreamStatus
+
+if TYPE_CHECKING:
+    from lambent.streams.keeper import StreamKeeper
 
 _LONGEST_CREDENTIAL: Final = 4096
 
@@ -56,11 +60,13 @@ class StreamRoutes:
 
     async def lease(self, request: Request) -> Any:
         known = await Caller(self._service, request).known(limited=False)
-        stream = await find_stream(self._service, request.path_params["id"], client=known.client)
+        id = request.path_params["id"]
+        if keeper := self._keeper_here(id, client=known.client):  # needs no MongoDB
+            return _lease_told(id, StreamStatus.LIVE, keeper.renew_readers())
+        stream = await find_stream(self._service, id, client=known.client)
         until = await self._service.streams.renew_readers(stream)
         live = stream.status is StreamStatus.LIVE
-        told = None if until is None or not live else until.isoformat().replace("+00:00", "Z")
-        return Json({"id": stream.id, "status": stream.status.value, "lease_until": told}, {})
+        return _lease_told(id, stream.status, until if live else None)
 
     async def leave(self, request: Request) -> Any:
         """For a page that goes away: a beacon brings no header, so its body is the credential."""
@@ -68,10 +74,16 @@ class StreamRoutes:
         credential = sent.decode("ascii", errors="replace").strip()
         known = Caller(self._service, request, credential=credential)
         client = (await known.known(limited=False)).client
-        stream = await find_stream(self._service, request.path_params["id"], client=client)
+        id = request.path_params["id"]
+        stream = await find_stream(self._service, id, client=client)
+        if keeper := self._keeper_here(id, client=client):
+            keeper.readers_left()
         until = await self._service.streams.leave(stream)
-        told = None if until is None else until.isoformat().replace("+00:00", "Z")
-        return Json({"id": stream.id, "status": stream.status.value, "lease_until": told}, {})
+        return _lease_told(id, stream.status, until)
+
+    def _keeper_here(self, id: str, *, client: str) -> StreamKeeper | None:
+        turn = self._service.stream_here(id, client=client)
+        return None if turn is None else turn.keeper
 
     async def _stop(self, request: Request) -> Any:
         from lambent.streams.keeper import Why
@@ -91,3 +103,8 @@ class StreamRoutes:
         else:
             await self._service.streams.ask_stop(id, client=known.client)
         return Json({"id": id, "status": "stopping"}, {}, status=202)
+
+
+def _lease_told(id: str, status: StreamStatus, until: datetime | None) -> Json:
+    told = None if until is None else until.isoformat().replace("+00:00", "Z")
+    return Json({"id": id, "status": status.value, "lease_until": told}, {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -26,6 +27,9 @@ _REST_S: Final = 1.0
 # is out by then, but its request has not ended.
 _LAST_S: Final = 2.0
 _LAST_SICK_S: Final = 0.3
+# How long a lease that lapsed by what was last heard is waited for: a look that is under way may
+# tell of a renewal. The model has to stop within 2 s.
+_UNHEARD: Final = timedelta(seconds=1.5)
 
 
 class Why(StrEnum):
@@ -40,7 +44,8 @@ class StreamKeeper:
     """Runs in its own task, off the path of the events, from `start` to `finish`.
 
     A store that is away costs the live stream nothing: events wait in the log, and those which
-    cannot be written by the end are not kept, which a log line tells. `on_stop` is called once.
+    cannot be written by the end are not kept, which a log line tells. The readers' lease holds
+    without the store too, by what was last heard of it. `on_stop` is called once.
     """
 
     def __init__(
@@ -55,16 +60,20 @@ class StreamKeeper:
         self._store = store
         self._log = log
         self._clock = clock
-        self._on_stop = on_stop
+        self._on_stop: Callable[[Why], None] | None = on_stop
+        self._readers_until = stream.readers_until
+        # A renewal in this process that is not on record yet.
+        self._renewed_until: datetime | None = None
         self._written = 0
         self._ending = asyncio.Event()
         self._sick = store.rests
         self._unwanted = False
         self._next_look_s = clock.monotonic_s() + _LOOK_EVERY_S
         self._next_renewal_s = clock.monotonic_s() + _RENEW_EVERY_S
-        self._task = asyncio.create_task(self._run())
         self.stream = stream
         self.opened = False
+        self._task = asyncio.create_task(self._run())
+        self._watch = asyncio.create_task(self._until_lapsed())
 
     async def finish(self, *, unwanted: bool = False) -> None:
         """Write what is left, and how the stream ended; never raises, never takes long.
@@ -72,6 +81,7 @@ class StreamKeeper:
         An `unwanted` stream, of which nobody got to know, is not kept at all.
         """
         self._unwanted = unwanted
+        self._watch.cancel()
         self._ending.set()
         limit_s = _LAST_SICK_S if self._sick else _LAST_S
         _, late = await asyncio.wait({self._task}, timeout=limit_s)
@@ -88,6 +98,19 @@ class StreamKeeper:
         except (StoreUnavailable, TimeoutError):
             return False
         return found is not None and found.attached
+
+    def renew_readers(self) -> datetime | None:
+        """A reader has come to this process; until when the readers' lease lasts now, if there is
+        one. It counts at once, and is on record from the next look on."""
+        if self.stream.readers_lease_s is None:
+            return None
+        until = self._clock.now() + timedelta(seconds=self.stream.readers_lease_s)
+        self._readers_until = self._renewed_until = until
+        return until
+
+    def readers_left(self) -> None:
+        """A reader goes, and has said so in the store: no earlier renewal is to undo that."""
+        self._renewed_until = None
 
     async def _run(self) -> None:
         await self._store.prepare()
@@ -106,9 +129,24 @@ class StreamKeeper:
                 self._sick = True
                 self._store.rest()
             except FramesTaken:
-                self._on_stop(Why.TAKEN)
+                self._stop(Why.TAKEN)
                 return
         await self._end()
+
+    async def _until_lapsed(self) -> None:
+        # By the clock alone: a store that hangs holds up each look for seconds.
+        while (until := self._readers_until) is not None:
+            left = until + _UNHEARD - self._clock.now()
+            if left <= timedelta():
+                self._stop(Why.LAPSED)
+                return
+            # Not all of it at once: a reader who goes makes the lease shorter.
+            await self._clock.sleep(min(left.total_seconds(), _LOOK_EVERY_S))
+
+    def _stop(self, why: Why) -> None:
+        on_stop, self._on_stop = self._on_stop, None
+        if on_stop is not None:
+            on_stop(why)
 
     async def _pause(self, seconds: float) -> None:
         waiting = asyncio.ensure_future(self._ending.wait())
@@ -137,13 +175,22 @@ class StreamKeeper:
             self._next_renewal_s = now_s + _RENEW_EVERY_S
             if not await self._store.renew(self.stream):
                 raise FramesTaken(self.stream.id)
+        await self._record_renewal()
         found = await self._store.look(self.stream.id)
         if found is None:
             return
+        # Where a reader came to this process meanwhile, the record is behind.
+        until = self._readers_until = self._renewed_until or found.readers_until
         if found.stop:
-            self._on_stop(Why.ASKED)
-        elif found.readers_until is not None and found.readers_until < self._clock.now():
-            self._on_stop(Why.LAPSED)
+            self._stop(Why.ASKED)
+        elif until is not None and until < self._clock.now():
+            self._stop(Why.LAPSED)
+
+    async def _record_renewal(self) -> None:
+        if (until := self._renewed_until) is not None:
+            await self._store.prolong_readers(self.stream, until)
+            if self._renewed_until == until:
+                self._renewed_until = None
 
     async def _end(self) -> None:
         try:

@@ -166,6 +166,11 @@ class StreamStore:
             await self._change(_live(stream.id, stream.client), changes)
         return changes.get("readers_until")
 
+    async def prolong_readers(self, stream: Stream, until: datetime) -> None:
+        """live -> live, with the readers' lease until then, where it does not last longer."""
+        live = _live(stream.id, stream.client)
+        await self._change({**live, "readers_until": {"$lt": until}}, {"readers_until": until})
+
     async def leave(self, stream: Stream) -> datetime | None:
         """live -> live: a reader says that it goes. Where the readers hold a lease, it lapses
         soon unless one of them renews it, which is told; else the stream is asked to stop. A
