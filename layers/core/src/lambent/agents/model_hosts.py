@@ -26,37 +26,57 @@ class _Look:
     loaded: frozenset[str]
 
 
-class ModelHosts:
-    """One host is never asked anything; several are looked at again after a few seconds."""
+_NEVER: Final = _Look(float("-inf"), None, frozenset())
 
-    def __init__(self, models: ModelManager) -> None:
+
+class ModelHosts:
+    """One host is never asked anything; several are looked at again after a few seconds.
+
+    Nobody waits twice for a silent host: it is looked at again while the callers go on.
+    """
+
+    def __init__(
+        self,
+        models: ModelManager,
+        *,
+        fresh_s: float = _FRESH_S,
+        look_limit_s: float = _LOOK_LIMIT_S,
+    ) -> None:
         self._models = models
+        self._fresh_s = fresh_s
+        self._look_limit_s = look_limit_s
         self._looks: dict[str, _Look] = {}
+        self._looking: dict[str, asyncio.Task[None]] = {}
 
     async def for_model(self, model: str) -> Candidates:
-        """Hosts that hold the model, and those that did not say; all of them if none does."""
+        """Hosts that hold the model, then those that did not say; all of them if none does."""
         hosts = self._models.hosts
         if len(hosts) == 1:
             return Candidates(hosts)
-        await self._look_again(hosts)
+        looks = await self._looked_at(hosts)
         name = _whole(model)
-        looks = {host: self._looks[host] for host in hosts}
-        may = tuple(host for host, look in looks.items() if look.held is None or name in look.held)
-        if all(looks[host].held is None for host in may):
-            may = hosts
+        holding = tuple(host for host in hosts if name in (looks[host].held or ()))
+        silent = tuple(host for host in hosts if looks[host].held is None)
+        may = holding + silent if holding else hosts
         return Candidates(may, tuple(host for host in may if name in looks[host].loaded))
 
     async def all_models(self) -> tuple[ModelInfo, ...]:
         """What any host holds, by name; raises `Unavailable` where none answers."""
         hosts = self._models.hosts
-        found = await asyncio.gather(
-            *(self._models.list_models(host=host) for host in hosts), return_exceptions=True
+        if len(hosts) == 1:
+            return await self._models.list_models()
+        looks = await self._looked_at(hosts)
+        speaking = [host for host in hosts if looks[host].held is not None]
+        calls = (
+            self._models.list_models(host=host, limit_s=self._look_limit_s)
+            for host in speaking or hosts
         )
+        found = await asyncio.gather(*calls, return_exceptions=True)
         lists = [one for one in found if not isinstance(one, BaseException)]
         if not lists:
             raise next(one for one in found if isinstance(one, BaseException))
         by_name = {model.name: model for one in reversed(lists) for model in one}
-        return lists[0] if len(hosts) == 1 else tuple(by_name[name] for name in sorted(by_name))
+        return tuple(by_name[name] for name in sorted(by_name))
 
     async def ping(self) -> None:
         """Raises `Unavailable` unless one of them answers."""
@@ -65,30 +85,36 @@ class ModelHosts:
         if all(isinstance(one, BaseException) for one in found):
             raise next(one for one in found if isinstance(one, BaseException))
 
-    async def _look_again(self, hosts: Sequence[str]) -> None:
+    async def _looked_at(self, hosts: Sequence[str]) -> dict[str, _Look]:
         now_s = asyncio.get_running_loop().time()
-        stale = [
-            host
-            for host in hosts
-            if (look := self._looks.get(host)) is None or now_s - look.at_s > _FRESH_S
-        ]
-        for host, look in zip(stale, await asyncio.gather(*map(self._look, stale)), strict=True):
-            self._looks[host] = look
+        awaited = []
+        for host in hosts:
+            last = self._looks.get(host)
+            if last is None or now_s - last.at_s > self._fresh_s:
+                if host not in self._looking:
+                    self._looking[host] = asyncio.create_task(self._look(host))
+                if last is None or last.held is not None:
+                    awaited.append(self._looking[host])
+        if awaited:
+            await asyncio.wait(awaited)
+        return {host: self._looks.get(host, _NEVER) for host in hosts}
 
-    async def _look(self, host: str) -> _Look:
-        loop = asyncio.get_running_loop()
+    async def _look(self, host: str) -> None:
+        limit_s = self._look_limit_s
+        held: frozenset[str] | None = None
+        loaded: frozenset[str] = frozenset()
         try:
-            async with asyncio.timeout(_LOOK_LIMIT_S):
-                held, loaded = await asyncio.gather(
-                    self._models.list_models(host=host), self._models.list_running(host=host)
-                )
-        except (LambentError, TimeoutError):
-            return _Look(loop.time(), None, frozenset())
-        return _Look(
-            loop.time(),
-            frozenset(_whole(one.name) for one in held),
-            frozenset(_whole(one.name) for one in loaded),
-        )
+            holds, runs = await asyncio.gather(
+                self._models.list_models(host=host, limit_s=limit_s),
+                self._models.list_running(host=host, limit_s=limit_s),
+            )
+            held = frozenset(_whole(one.name) for one in holds)
+            loaded = frozenset(_whole(one.name) for one in runs)
+        except LambentError:
+            pass
+        finally:
+            del self._looking[host]
+        self._looks[host] = _Look(asyncio.get_running_loop().time(), held, loaded)
 
 
 def _whole(model: str) -> str:

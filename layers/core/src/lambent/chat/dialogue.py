@@ -13,7 +13,7 @@ from lambent.chat import window
 from lambent.chat.conversations import BUSY, Conversation, ConversationStore
 from lambent.chat.messages import check_readable
 from lambent.clock import Clock
-from lambent.errors import LambentError, StoreUnavailable
+from lambent.errors import LambentError, ModelUnavailable, StoreUnavailable
 from lambent.models.manager import ModelManager
 from lambent.models.values import Message, Role, Usage
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lambent.chat.upkeep import Upkeep
 
 _RENEW_S: Final = BUSY.total_seconds() / 3
+_ASK_AGAIN_S: Final = 30.0
 
 
 class Dialogue:
@@ -127,18 +128,25 @@ class Dialogue:
 class Windows:
     """How many tokens each model takes: what it was made for, within what it is loaded with."""
 
-    def __init__(self, models: ModelManager, *, loaded_tokens: int) -> None:
+    def __init__(self, models: ModelManager, *, loaded_tokens: int, clock: Clock) -> None:
         self._models = models
         self._loaded_tokens = loaded_tokens
+        self._clock = clock
         self._known: dict[str, int] = {}
+        self._silent_until_s: dict[str | None, float] = {}
 
-    async def tokens_of(self, model: str, options: Mapping[str, Any]) -> int:
-        """The window of one turn."""
-        if model not in self._known:
-            try:
-                made_for = (await self._models.show(model)).context_tokens
-            except LambentError:  # the turn itself will tell what is wrong, if anything is
-                return int(options.get("num_ctx") or self._loaded_tokens)
-            self._known[model] = made_for or 1 << 30
+    async def tokens_of(
+        self, model: str, options: Mapping[str, Any], *, host: str | None = None
+    ) -> int:
+        """The window of one turn at the host; a silent one is not asked again for a while."""
         asked = int(options.get("num_ctx") or self._loaded_tokens)
-        return min(asked, self._known[model])
+        now_s = self._clock.monotonic_s()
+        if model not in self._known and self._silent_until_s.get(host, now_s) <= now_s:
+            try:
+                made_for = (await self._models.show(model, host=host)).context_tokens
+                self._known[model] = made_for or 1 << 30
+            except ModelUnavailable:
+                self._silent_until_s[host] = self._clock.monotonic_s() + _ASK_AGAIN_S
+            except LambentError:  # the turn itself will tell what is wrong, if anything is
+                pass
+        return min(asked, self._known.get(model, asked))

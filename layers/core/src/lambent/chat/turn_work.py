@@ -67,7 +67,8 @@ class Parts:
         """The models' windows, asked once each."""
         from lambent.chat.dialogue import Windows
 
-        return Windows(self.models, loaded_tokens=self.settings.conversation_tokens)
+        loaded = self.settings.conversation_tokens
+        return Windows(self.models, loaded_tokens=loaded, clock=self.clock)
 
     @property
     def means(self) -> Means:
@@ -198,7 +199,9 @@ class TurnWork:
             return request.messages
         from lambent.chat.dialogue import Dialogue
 
-        window = await self._parts.windows.tokens_of(self._model, request.options)
+        window = await self._parts.windows.tokens_of(
+            self._model, request.options, host=self._access.host
+        )
         self._dialogue = Dialogue(
             conversations(),
             request.conversation,

@@ -102,13 +102,19 @@ class ModelManager:
             raise ModelUnavailable("The model server gave another number of vectors than texts.")
         return found
 
-    async def list_models(self, *, host: str | None = None) -> tuple[ModelInfo, ...]:
+    async def list_models(
+        self, *, host: str | None = None, limit_s: float = _SMALL_CALL_S
+    ) -> tuple[ModelInfo, ...]:
         """The models that the server holds."""
-        return _read(wire.read_models, await self._call("/api/tags", host=host))
+        record = await self._call("/api/tags", host=host, limit_s=limit_s)
+        return _read(wire.read_models, record)
 
-    async def list_running(self, *, host: str | None = None) -> tuple[RunningModel, ...]:
+    async def list_running(
+        self, *, host: str | None = None, limit_s: float = _SMALL_CALL_S
+    ) -> tuple[RunningModel, ...]:
         """The models that the server has loaded."""
-        return _read(wire.read_running, await self._call("/api/ps", host=host))
+        record = await self._call("/api/ps", host=host, limit_s=limit_s)
+        return _read(wire.read_running, record)
 
     async def show(self, model: str, *, host: str | None = None) -> ModelDetails:
         """What the server knows of one model; raises `UnknownModel`."""
