@@ -1,6 +1,7 @@
 """The poller against a real store and a turned clock."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from datetime import timedelta
@@ -31,6 +32,7 @@ class Functions:
         self._world = world
         self.calls: list[tuple[float, Work, list[str]]] = []
         self.works = True
+        self.again_s: float | None = None  # due once more so long after its work
         self.in_work = self.most_in_work = 0
 
     def nudge(
@@ -51,8 +53,11 @@ class Functions:
         leases = [c.lease for one in batch if (c := await documents.claim(one)) is not None]
         self.in_work += len(leases)
         self.most_in_work = max(self.most_in_work, self.in_work)
+        due_at = FAR_FUTURE
+        if self.again_s is not None:
+            due_at = self._world.clock.now() + timedelta(seconds=self.again_s)
         for lease in leases:
-            await documents.settle(lease, due_at=FAR_FUTURE, seen_signals=None)
+            await documents.settle(lease, due_at=due_at, seen_signals=None)
         self.in_work -= len(leases)
 
     def times_of(self, document_id: str) -> list[float]:
@@ -137,6 +142,23 @@ async def test_a_dropped_nudge_is_sent_again_after_the_quiet_time(world: PollerW
     assert await world.watch(for_s=8) is Left.DEADLINE
     first_s, second_s = world.functions.times_of("a")
     assert QUIET_S <= second_s - first_s <= QUIET_S + 1.1
+
+
+@pytest.mark.parametrize("again_s", [1.2, 2.5, 4.0])
+async def test_what_is_due_again_within_the_quiet_time_is_sent_again_in_time(
+    world: PollerWorld, again_s: float
+) -> None:
+    # As many as the fleet takes at once: none of them may count as sent and not yet begun.
+    ids = [f"r{number:02}" for number in range(Fleet(4, 5).ids)]
+    await world.add(*ids)
+    world.functions.again_s = again_s
+    assert await world.watch(for_s=20) is Left.DEADLINE
+    for one in ids:
+        times_s = world.functions.times_of(one)
+        rests_s = [later - sooner for sooner, later in itertools.pairwise(times_s)]
+        assert len(rests_s) >= 4
+        # A look each second finds it, ahead of its time.
+        assert max(rests_s) <= again_s + 0.2, rests_s
 
 
 async def test_the_newest_poller_takes_over_without_a_gap(world: PollerWorld) -> None:

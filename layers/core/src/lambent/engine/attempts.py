@@ -245,17 +245,19 @@ async def attempted(context: RunContext, key: str, plan: Plan, record: Document 
 
 
 async def call(fn: Callable[..., Any], *args: Any) -> Any:
-    """Call an author's function: a plain one in a thread, so that it holds up nobody else."""
-    if inspect.iscoroutinefunction(fn):
+    """Call an author's function: one that is no coroutine function in a thread, so that it holds
+    up nobody else and can be timed out; what it gives may then be awaited here."""
+    if is_coroutine_function(fn):
         return await fn(*args)
-    result = await asyncio.to_thread(fn, *args) if _is_plain(fn) else fn(*args)
+    result = await asyncio.to_thread(fn, *args)
     return await result if inspect.isawaitable(result) else result
 
 
-def _is_plain(fn: Callable[..., Any]) -> bool:
-    # A lambda or partial around an async function must make its coroutine on this loop; both
-    # kinds of callable may, so only functions known to be plain go to a thread.
-    return inspect.isfunction(fn) and fn.__name__ != "<lambda>"
+def is_coroutine_function(fn: Callable[..., Any]) -> bool:
+    """Whether calling it runs nothing yet: a method, a partial or an object may be one too."""
+    if inspect.iscoroutinefunction(fn):
+        return True
+    return inspect.iscoroutinefunction(getattr(type(fn), "__call__", None))  # noqa: B004
 
 
 def _final(error: Exception, key: str) -> StepFailed:
