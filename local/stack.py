@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import json
+import os
 import socket
 import time
 import urllib.request
@@ -22,6 +23,7 @@ from local.emulator.template import Template, read_template
 from local.readiness import silent_services
 from local.screen import Screen
 from local.services import ModelServer, Mongo, Postgres, ServiceError
+from local.services.process import free_port
 from local.state import DataFolder
 
 SETUP_FUNCTION = "setup"
@@ -80,8 +82,10 @@ class Stack:
         _check_port(self._options.port)
         async with self._screen.progress():
             await self._start_services()
-            self._emulator = await self._start_functions(template)
-            await self._open_front(self._emulator)
+            # Known before the functions start, which tell others where to call back.
+            port = self._options.port or free_port()
+            self._emulator = await self._start_functions(template, port)
+            await self._open_front(self._emulator, port)
             await self._prepare(self._emulator)
             silent = await self._ask_named_services()
         self._emulator.start_schedules()
@@ -152,7 +156,7 @@ class Stack:
             case ModelServer():
                 self._ollama_host = service.host
 
-    async def _start_functions(self, template: Template) -> Emulator:
+    async def _start_functions(self, template: Template, port: int) -> Emulator:
         settings = EmulatorSettings(
             log_folder=self._folder.logs,
             max_environments=self._options.max_environments,
@@ -161,6 +165,7 @@ class Stack:
                 "POSTGRES_DSN": self._postgres_dsn,
                 "MONGO_URI": self._mongo_uri,
                 "OLLAMA_HOST": self._ollama_host,
+                "CALLBACK_BASE_URL": os.environ.get("CALLBACK_BASE_URL") or _local_url(port),
             },
             # A receiver under development runs on this machine; at AWS no webhook may call it.
             extra={"WEBHOOK_ALLOW_LOOPBACK": "true"},
@@ -175,13 +180,12 @@ class Stack:
         await emulator.start()
         return emulator
 
-    async def _open_front(self, emulator: Emulator) -> None:
-        port = self._options.port
+    async def _open_front(self, emulator: Emulator, port: int) -> None:
         try:
             server = await emulator.serve(front.route, port=port)
         except OSError as error:
             raise _port_error(port, error) from error
-        self._url = f"http://127.0.0.1:{server.port}"
+        self._url = _local_url(server.port)
 
     async def _prepare(self, emulator: Emulator) -> None:
         """Set up the stores while the first environments, and the model, get warm."""
@@ -280,6 +284,10 @@ class Stack:
             lines.append(f"-H {given if self._admin_key else _OWN_KEY}")
         lines += ["-H 'Content-Type: application/json'", f"-d '{body}'"]
         return " \\\n  ".join(lines)
+
+
+def _local_url(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
 
 
 def _check_port(port: int) -> None:

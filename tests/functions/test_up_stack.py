@@ -23,7 +23,7 @@ NAMED = {
     "MONGO_URI": "mongodb://named",
     "OLLAMA_HOST": "http://named",
 }
-DECLARED = dict.fromkeys(NAMED, "")
+DECLARED = dict.fromkeys([*NAMED, "CALLBACK_BASE_URL"], "")
 CHAT = """
 async def handler(scope, receive, send):
     start = {"type": "http.response.start", "status": 200}
@@ -37,7 +37,8 @@ GATEWAY = """
 import os, time
 def handler(event, context):
     time.sleep(float(event["rawQueryString"] or 0))
-    return {"pid": os.getpid(), "mongo": os.environ["MONGO_URI"]}
+    back = os.environ["CALLBACK_BASE_URL"]
+    return {"pid": os.getpid(), "mongo": os.environ["MONGO_URI"], "back": back}
 """
 SETUP = "def handler(event, context):\n    return {'admin_key': KEY}\n"
 
@@ -230,6 +231,15 @@ def test_a_port_that_is_taken_is_a_clear_error(up: Up) -> None:
         port = taken.getsockname()[1]
         assert up.start("--port", str(port)).process.wait(timeout=30) == 1  # type: ignore[union-attr]
     assert f"port {port} cannot be used" in up.output.read_text()
+
+
+def test_functions_know_where_others_call_back(up: Up) -> None:
+    ready = up.start().ready()
+    assert httpx.get(f"{ready['url']}/").json()["back"] == ready["url"]
+    up.end()
+    named = {"CALLBACK_BASE_URL": "https://tunnel.example.com"}
+    ready = up.start(env=NAMED | named).ready()
+    assert httpx.get(f"{ready['url']}/").json()["back"] == named["CALLBACK_BASE_URL"]
 
 
 def test_a_failing_setup_is_a_clear_error(tmp_path: Path) -> None:

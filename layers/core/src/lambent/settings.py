@@ -273,7 +273,9 @@ class Settings:
         _flag, "Whether webhooks may call this machine; for tests and local use.", default=False
     )
     callback_base_url: str = setting(
-        _text, "What the one-time addresses of `step.callback` begin with.", default=""
+        _base_url,
+        "What the one-time addresses of `step.callback` begin with: the gateway, from outside.",
+        default="",
     )
     chat_base_url: str = setting(
         _base_url,
