@@ -6,6 +6,7 @@ here. Validating the source finds neither circles nor the policies that SAM gene
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import subprocess
@@ -221,6 +222,18 @@ def test_only_chat_and_gateway_shift_traffic_slowly() -> None:
     assert not resources("AWS::CodeDeploy::DeploymentGroup")
 
 
+def test_codedeploy_may_do_what_aws_s_own_policy_for_it_grants() -> None:
+    """AWSCodeDeployRoleForLambdaLimited, without the packages that lie in S3 and hooks: none is."""
+    granted = {action for owner, statement in statements() if owner == "DeploymentRole"
+               for action in statement["Action"]}  # fmt: skip
+    assert granted == {
+        "lambda:GetAlias",
+        "lambda:UpdateAlias",
+        "lambda:GetProvisionedConcurrencyConfig",
+        "cloudwatch:DescribeAlarms",
+    }
+
+
 def test_cloudfront_sends_the_paths_where_the_local_front_does() -> None:
     config = resources("AWS::CloudFront::Distribution")["Front"]["DistributionConfig"]
     behaviors = config["CacheBehaviors"]
@@ -276,6 +289,17 @@ def test_in_a_vpc_chats_stream_through_a_rest_api() -> None:
     assert allowed["Principal"] == "apigateway.amazonaws.com"
     for name in NAMES:
         assert function(name)["VpcConfig"]["Fn::If"][0] == "InVpc"
+
+
+def test_a_changed_api_is_deployed_to_its_stage() -> None:
+    """A deployment is a snapshot that is taken once: another API needs another logical id."""
+    shown = {name: body["Properties"] for name, body in read_template()["Resources"].items()
+             if name in ("ChatApi", "ChatApiPath", "ChatApiMethod")}  # fmt: skip
+    assert len(shown) == 3
+    digest = hashlib.sha256(json.dumps(shown, sort_keys=True).encode()).hexdigest()[:8]
+    assert list(resources("AWS::ApiGateway::Deployment")) == [f"ChatApiDeployment{digest}"]
+    stage = resources("AWS::ApiGateway::Stage")["ChatApiStage"]
+    assert stage["DeploymentId"] == {"Ref": f"ChatApiDeployment{digest}"}
 
 
 def test_in_a_vpc_nobody_reaches_chat_but_through_that_api() -> None:
