@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -11,7 +12,7 @@ from lambent.engine.model import ENDED
 from lambent.engine.options import Debounce, Retry
 from lambent.engine.registry import Registry
 from lambent.engine.step import Step
-from lambent.errors import CallbackFailed, Gone, NonRetryable, StepFailed, WaitTimedOut
+from lambent.errors import CallbackFailed, Conflict, Gone, NonRetryable, StepFailed, WaitTimedOut
 from tests.store.engine_explorer import Act
 from tests.store.engine_scenario import CONFIG, Scenario, canceller, outcome
 from tests.store.engine_world import World
@@ -296,6 +297,44 @@ async def _debounced_check(world: World) -> None:
         assert len(world.effects) == len(world.last)
 
 
+# Starts that meet somebody who cancels the run they could join, or pauses and resumes it: whoever
+# starts after the cancel was accepted is not part of what is cancelled.
+
+
+async def _swept_setup(world: World) -> dict[str, Act]:
+    run = await world.start("debounced", 0, key="k0")
+    world.told["first"] = run
+    world.clock.move_s(6)
+    cancel, control = canceller(world, run), world.engine.control
+
+    async def start(number: int) -> None:
+        late = "cancelled" in world.told
+        started = await world.start("debounced", number, key=f"k{number}")
+        assert not (late and started == run), "a start joined what was cancelled before"
+
+    async def rest() -> None:
+        with contextlib.suppress(Conflict):
+            await control.pause(run, client=world.client)
+        await world.advance(run)
+        with contextlib.suppress(Conflict):
+            await control.resume(run, client=world.client)
+
+    return {"one": lambda: start(1), "two": lambda: start(2), "canceller": cancel, "rester": rest}
+
+
+async def _swept_check(world: World) -> None:
+    for number in (1, 2):
+        await world.start("debounced", number, key=f"k{number}")
+    await world.drain()
+    with contextlib.suppress(Conflict):  # whoever was to resume it died
+        await world.engine.control.resume(world.told["first"], client=world.client)
+        await world.drain()
+    assert {run["status"] for run in world.last} <= {"completed", "cancelled"}
+    assert sum(run["gathered"] for run in world.last) == 3, "a start is lost, or counts twice"
+    going_on = [run["_id"] for run in world.last if run["status"] != "cancelled"]
+    assert set(going_on) | {world.told["first"]} >= {run["_id"] for run in world.last}
+
+
 # A step that publishes, and the workflow that its event starts.
 
 
@@ -339,5 +378,6 @@ VALUES = (
     Scenario("first", _big, _first_setup, _first_check, config=_BIG),
     Scenario("loop", _loop, _loop_setup, _loop_check),
     Scenario("debounced", _debounced, _debounced_setup, _debounced_check),
+    Scenario("swept", _debounced, _swept_setup, _swept_check, weight=0.5),
     Scenario("chain", _chain, _chain_setup, _chain_check),
 )

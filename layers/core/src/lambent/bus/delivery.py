@@ -15,7 +15,7 @@ from lambent.bus.webhooks import WebhookQueue
 from lambent.clock import Clock
 from lambent.dispatch import EARLY_FOR_S, Work
 from lambent.due import Claimed, Database, DueDocuments, Lease, Settled
-from lambent.errors import RequestError, StoreUnavailable
+from lambent.errors import RequestError, RetryLater, StoreUnavailable
 from lambent.metrics import Metric, note
 from lambent.mongo import Document, guarded
 from lambent.telemetry import log_fields, logger
@@ -152,12 +152,17 @@ class Deliverer:
             await self._wake_waiting(fanout)
             fanout.stage = _Stage.STARTS
         await self._keep(fanout)
-        refused: RequestError | None = None
+        refused: RequestError | RetryLater | None = None
         if fanout.stage is _Stage.STARTS:
             try:
                 await self._starts.start_for_event(fanout.event)
                 fanout.stage = _Stage.WEBHOOKS
-            except RequestError as error:  # told below: webhooks are none of that workflow's
+            except StoreUnavailable:
+                raise
+            except (
+                RequestError,
+                RetryLater,
+            ) as error:  # told below: webhooks are none of that workflow's
                 refused = error
         await self._keep(fanout)
         queued = await (fanout.queueing or self._webhooks.queue(fanout.event))

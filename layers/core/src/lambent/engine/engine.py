@@ -25,7 +25,7 @@ from lambent.engine.starter import Start, Started, Starter
 from lambent.engine.tenure import Did, Parts, Verdict
 from lambent.engine.transitions import Transitions
 from lambent.engine.values import Values
-from lambent.errors import RequestError
+from lambent.errors import RequestError, RetryLater, StoreUnavailable
 from lambent.leases import Keeper, LeaseKeeper, NoKeeper
 from lambent.mongo import Document, Mongo, guarded
 from lambent.telemetry import log_fields, logger
@@ -191,10 +191,11 @@ class WorkflowEngine:
     async def start_for_event(self, event: Mapping[str, Any]) -> list[Started]:
         """Start each workflow that names the event's type, once for this event.
 
-        One that the event does not fit is told of last: it keeps no other from starting.
+        One that the event does not fit, or that cannot be started now, is told of last: it keeps
+        no other from starting. Delivered again, the event starts only those that are missing.
         """
         started: list[Started] = []
-        refused: RequestError | None = None
+        problem: RequestError | RetryLater | None = None
         for workflow in self.workflows.started_by(event["type"]):
             wanted = Start(
                 workflow=workflow.name,
@@ -204,10 +205,12 @@ class WorkflowEngine:
             )
             try:
                 started.append(await self._starter.start(wanted))
-            except RequestError as error:
-                refused = refused or error
-        if refused is not None:
-            raise refused
+            except StoreUnavailable:
+                raise  # the others stand on the same store
+            except (RequestError, RetryLater) as error:
+                problem = problem or error
+        if problem is not None:
+            raise problem
         return started
 
     async def start_for_tick(

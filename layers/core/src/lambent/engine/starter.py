@@ -35,6 +35,8 @@ from lambent.mongo import Document, guarded
 from lambent.tracing import carried
 
 _TRIES: Final = 20
+# Of a run that gathers: as long as nobody has begun it, or asked it to stop or to rest.
+_JOINABLE: Final[Document] = {"status": Status.PENDING.value, "control": None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,7 +280,7 @@ class Starter:
         for _ in range(_TRIES):
             if (started := await self._insert(run) or await self._gathered(run, own)) is not None:
                 return started
-            holder = await self._holder(run)
+            holder = await self._gatherer(run)
             if holder is None:
                 continue
             changes: Document = {"input": run["input"], "due_at": min(until, holder["latest_at"])}
@@ -301,7 +303,7 @@ class Starter:
         for _ in range(_TRIES):
             if (started := await self._insert(run) or await self._gathered(run, own)) is not None:
                 return started
-            holder = await self._holder(run)
+            holder = await self._gatherer(run)
             if holder is None:
                 continue
             if holder["gathered"] >= batch.size:
@@ -321,7 +323,10 @@ class Starter:
         raise Unavailable("The batch to join kept changing; try again.")
 
     async def _close(self, holder: Document) -> None:
-        """Free the place of a full batch, so that the next one may begin."""
+        """Free the place of a run that takes no more starts, so that the next one may gather.
+
+        It goes on without: whoever dies after this has only made room.
+        """
         mark = holder["active_key"]
         await guarded(
             self._due.collection.update_one(
@@ -344,7 +349,7 @@ class Starter:
         guard = {
             "_id": holder["_id"],
             "marks": run["active_key"],
-            "status": Status.PENDING.value,
+            **_JOINABLE,
             "signals": holder["signals"],
         }
         # Before it, so that the run never points at chunks that do not expire with it.
@@ -365,6 +370,19 @@ class Starter:
         """The run that has this very start among those it gathered."""
         found = await guarded(self._due.collection.find_one({"marks": own}))
         return Started(found, created=False) if found is not None else None
+
+    async def _gatherer(self, run: Document) -> Document | None:
+        """The run that gathers for the group and can be joined; one that cannot gives way."""
+        holder = await self._holder(run)
+        if holder is None:
+            return None
+        found = {name: holder[name] for name in _JOINABLE}
+        if found == _JOINABLE and holder["version"] == run["version"]:
+            return holder
+        # Parked, on its way back from there, about to be, or of code that may be gone by now: it
+        # may rest for months, and the starts of its group must not.
+        await self._close(holder)
+        return None
 
     async def _holder(self, run: Document) -> Document | None:
         return await guarded(self._due.collection.find_one({"marks": run["active_key"]}))
