@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from lambent.agents.agent import agent
+from lambent.agents.builtin_tools import remember
 from lambent.agents.tool_agent import ToolAgent
 from lambent.agents.tool_context import ToolContext
 from lambent.agents.tools import tool
@@ -53,3 +54,8 @@ async def say(type: str, subject: str, context: ToolContext) -> str:
 @agent("clerk", description="Notes.", tools=[note, pay, stall, start, say], durable=True, rounds=6)
 class ClerkAgent(ToolAgent):
     system = "You are a clerk."
+
+
+@agent("diarist", description="Remembers.", tools=[remember], durable=True)
+class DiaristAgent(ToolAgent):
+    system = "You keep a diary."

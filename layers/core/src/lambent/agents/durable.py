@@ -66,7 +66,7 @@ _NAMED: Final = (UnknownModel, ModelRefused)
 _GRACE_S: Final = 5.0
 _KEEP_S: Final = 15.0
 _ASKED: Final = "The turn was stopped on request."
-# Who is asked for an embedding: the text, and in whose name and for which agent.
+# Who is asked for an embedding: the text, and in whose name, on which key and for which agent.
 EmbedFor = Callable[..., Any]
 Expect = Callable[..., None]
 
@@ -180,11 +180,12 @@ class DurableTurns:
 
     def context(self, step: Step, input: Mapping[str, Any], id: str) -> ToolContext:
         """What this call of a tool may reach."""
-        embed, agent = self._embed, input["agent"]
+        embed = self._embed
+        payer = {"client": step.client, "key": input.get("key"), "agent": input["agent"]}
 
         async def embed_for(text: str) -> Embeddings:
             assert embed is not None
-            found: Embeddings = await embed(text, client=step.client, agent=agent)
+            found: Embeddings = await embed(text, **payer)
             return found
 
         return ToolContext(

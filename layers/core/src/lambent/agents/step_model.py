@@ -116,11 +116,13 @@ class StepModel:
             case never:
                 assert_never(never)
 
-    async def embed(self, model: str, text: str, *, client: str, agent: str) -> Embeddings:
+    async def embed(
+        self, model: str, text: str, *, client: str, key: str | None, agent: str
+    ) -> Embeddings:
         """One vector, through the same gate."""
         grant, among = await self._granted(client, model)
         access = ModelAccess(self._models)
-        payer = Payer(client=client, key_id=None, agent=agent)
+        payer = Payer(client=client, key_id=key, agent=agent)
         if grant.host is None:
             access.host, among = among.hosts[0], NOWHERE_ELSE
         booking = Booking(self._gate, grant, payer=payer, access=access, among=among)
