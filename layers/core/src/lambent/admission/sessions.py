@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -99,7 +100,7 @@ class Sessions:
         if isinstance(decision, Refused):
             raise decision.error
         credential = parse_credential(key)
-        row = await self._row(credential.key_id)
+        row = await _row(self._postgres, credential.key_id)
         if row is None:
             raise Unauthenticated()
         await self._postgres.fetch(
@@ -117,11 +118,9 @@ class Sessions:
             return None if self.auth_enabled else await self._session(value, text, None)
         if not self.auth_enabled:
             return None
-        row = await self._row(value["k"], value["n"])
-        if row is None or row.session_epoch != value["e"]:
+        row = await _row(self._postgres, value["k"], value["n"])
+        if row is None or not _opened_by(row, value):
             return None
-        if not any(hmac.compare_digest(mark, value["f"]) for mark in _marks(row)):
-            return None  # the secret that it was opened with is good no more
         session = await self._session(value, text, row)
         return session if session.principal.may(Scope.ADMIN_READ) else None
 
@@ -145,7 +144,7 @@ class Sessions:
     async def page_token(self, session: Session) -> str:
         """A credential for scripts of a page, good for five minutes: reading, and for who may
         change things and chat also that, with what agents and their tools may then do in that
-        person's name. It never reaches what administers."""
+        person's name. It never reaches what administers, and is dead once the session is."""
         who = session.principal
         scopes = {Scope.ADMIN_READ}
         if session.may_change and who.may(Scope.CHAT):
@@ -156,8 +155,12 @@ class Sessions:
             "c": who.client,
             "s": sorted(scope.value for scope in scopes),
             "x": int(self._clock.now().timestamp()) + TOKEN_S,
+            "i": session.id,
         }
-        return TOKEN_PREFIX + sealed.seal(await self._secret.get(), "page", value)
+        secret = await self._secret.get()
+        opened = sealed.unseal(secret, "session", session.text) or {}
+        value |= {name: opened[name] for name in ("e", "f") if name in opened}
+        return TOKEN_PREFIX + sealed.seal(secret, "page", value)
 
     async def _open(self, value: dict[str, Any], row: Any = None) -> Session:
         ends_s = int(self._clock.now().timestamp()) + SESSION_S
@@ -172,11 +175,6 @@ class Sessions:
             principal = Principal(row.id, row.name, row.client, frozenset(row.scopes))
         csrf = sealed.token_of(await self._secret.get(), "csrf", text)
         return Session(value["n"], principal, text, csrf, int(value["x"]))
-
-    async def _row(self, key_id: str, session: str = "") -> Any:
-        """The key, if it is good and this session of it was not ended: both in one look."""
-        values = {"id": key_id, "session": session}
-        return await self._postgres.fetch_one(statement("session_key"), values)
 
     async def _count_try(self, address: str) -> None:
         values = {"address": address[:100], "step_s": _STEP_S, "slack_s": _SLACK_S}
@@ -194,12 +192,15 @@ class SessionGate(Gate):
         super().__init__(postgres, clock=clock, **parts)
         self._secret = secret
         self._now = clock.now
+        self._rows = postgres
 
     async def admit(self, request: AdmissionRequest) -> Decision:
-        """As the gate does; a page token stands for its client, without a look at the key."""
+        """As the gate does; a page token stands for its client while its session is open, which
+        is one more look at Postgres."""
         if request.on_behalf_of is not None or not is_page_token(request.credential):
             return await super().admit(request)
-        principal = await self._holder((request.credential or "").removeprefix(TOKEN_PREFIX))
+        text = (request.credential or "").removeprefix(TOKEN_PREFIX)
+        principal = await self._holder(text, leaving=request.leaving)
         if isinstance(principal, Refused):
             return principal
         if request.scope is not None and not principal.may(request.scope):
@@ -210,19 +211,42 @@ class SessionGate(Gate):
             return decision
         return replace(decision, principal=principal)
 
-    async def _holder(self, text: str) -> Principal | Refused:
+    async def _holder(self, text: str, *, leaving: bool) -> Principal | Refused:
         try:
             value = sealed.unseal(await self._secret.get(), "page", text)
+            good = value is not None and value["x"] > self._now().timestamp()
+            # A page that signs out leaves only after that.
+            good = good and (leaving or await self._is_open(value or {}))
         except StoreUnavailable as error:
             return Refused(error, None)
-        if value is None or value["x"] <= self._now().timestamp():
+        if value is None or not good:
             return Refused(Unauthenticated("The page's token is not good any more."), None)
         return Principal(value["k"], value["n"], value["c"], frozenset(value["s"]))
+
+    async def _is_open(self, value: Mapping[str, Any]) -> bool:
+        # Without authentication there is nothing to end. A token without a session was made by a
+        # gateway of before, which a deploy leaves for five minutes.
+        if value["k"] is None or "i" not in value:
+            return True
+        row = await _row(self._rows, value["k"], value["i"])
+        return row is not None and _opened_by(row, value)
 
 
 def is_page_token(credential: str | None) -> bool:
     """Whether it claims to be a page's; only the gate says whether it is a good one."""
     return (credential or "").startswith(TOKEN_PREFIX)
+
+
+async def _row(postgres: Postgres, key_id: str, session: str = "") -> Any:
+    """The key, if it is good and this session of it was not ended: both in one look."""
+    values = {"id": key_id, "session": session}
+    return await postgres.fetch_one(statement("session_key"), values)
+
+
+def _opened_by(row: Any, value: Mapping[str, Any]) -> bool:
+    """Whether nobody signed out everywhere since, and the secret that opened it is still good."""
+    marks = _marks(row) if row.session_epoch == value["e"] else []
+    return any(hmac.compare_digest(mark, value["f"]) for mark in marks)
 
 
 def _marks(row: Any) -> list[str]:

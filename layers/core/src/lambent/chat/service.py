@@ -124,11 +124,14 @@ class ChatService:
             return own
         return self.settings.ollama_model
 
-    async def check(self, credential: str | None, *, limited: bool = True) -> Known | Refusal:
+    async def check(
+        self, credential: str | None, *, limited: bool = True, leaving: bool = False
+    ) -> Known | Refusal:
         """Key and limit alone, for what calls no model. Raises `StoreUnavailable`."""
-        decision = await self._gate.admit(
-            AdmissionRequest(credential=credential, scope=Scope.CHAT, limited=limited)
+        asked = AdmissionRequest(
+            credential=credential, scope=Scope.CHAT, limited=limited, leaving=leaving
         )
+        decision = await self._gate.admit(asked)
         if isinstance(decision, Refused):
             return Refusal(decision.error, decision.limit)
         return Known(decision.principal.client, decision.limit)

@@ -49,11 +49,13 @@ class Caller:
         # Somebody in front of the route has asked already: a request counts once.
         self._counted: Known | None = request.scope.get(KNOWN)
 
-    async def known(self, *, limited: bool = True) -> Known:
+    async def known(self, *, limited: bool = True, leaving: bool = False) -> Known:
         """Who it is, by key and, where it counts, limit alone."""
         if self._counted is not None:
             return self._counted
-        return self.allowed(await self._service.check(self.credential, limited=limited))
+        return self.allowed(
+            await self._service.check(self.credential, limited=limited, leaving=leaving)
+        )
 
     async def check(self) -> Mapping[str, str]:
         """Key and limit alone; the headers that tell the limit."""

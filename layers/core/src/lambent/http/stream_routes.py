@@ -73,7 +73,7 @@ class StreamRoutes:
         sent = await read_body(request, limit_bytes=_LONGEST_CREDENTIAL)
         credential = sent.decode("ascii", errors="replace").strip()
         known = Caller(self._service, request, credential=credential)
-        client = (await known.known(limited=False)).client
+        client = (await known.known(limited=False, leaving=True)).client
         id = request.path_params["id"]
         stream = await find_stream(self._service, id, client=client)
         if keeper := self._keeper_here(id, client=client):
