@@ -83,7 +83,7 @@ async def test_a_start_whose_number_was_not_acknowledged_counts_once(
     seen = lose_the_acknowledgement(test, lambda call: changes(call, "rate_no"))
     await test.settle()
     assert seen
-    marks = [one for one in (await test.document(first))["marks"] if one.startswith("start:")]
+    marks = [one for one in (await test.document(first))["marks"] if one.startswith("starts:")]
     assert len(marks) == 1
 
 

@@ -21,7 +21,6 @@ from lambent.errors import LeaseLost
 from lambent.mongo import Document, guarded
 
 _LAST_START: Final = 2**53
-_LACKS_NUMBER: Final = {"rate_no": {"$exists": False}}
 
 
 class Gates:
@@ -47,32 +46,42 @@ class Gates:
         return None if await self._slot(lease, run, flow.concurrency) else FAR_FUTURE
 
     async def _start(self, lease: Lease, run: Document, limit: RateLimit) -> datetime:
-        """The start of the window in which this run's number lies."""
+        """The start of the window in which this run's number lies.
+
+        A number means something to its own limit and period alone, so each pair of them counts by
+        itself. A run that was numbered before they were changed is numbered anew.
+        """
+        pace = f"{limit.limit}/{float(limit.period_s)}"
         first = int(self._clock.now().timestamp() // limit.period_s) * limit.limit
-        while "rate_no" not in run:
-            number = await self._next_number(run["rate_group"], first)
-            mark = marks.start(run["rate_group"], number)
-            update = {"$set": {"rate_no": number}, "$push": {"marks": mark}}
+        while run.get("rate_of") != pace:
+            # Its slot's group stays; one of an earlier pace goes, as the number does.
+            groups = [marks.slot_group(run["slot_group"])] if run.get("slot_group") else []
+            counted = marks.start_group(run["rate_group"], pace)
+            number = await self._next_number(counted, first)
+            changes = {"rate_no": number, "rate_of": pace, "groups": [*groups, counted]}
+            mark = marks.start(run["rate_group"], pace, number)
+            update = {"$set": changes, "$push": {"marks": mark}}
             try:
-                given = await self._due.write(lease, update, where=_LACKS_NUMBER)
+                given = await self._due.write(lease, update, where={"rate_of": run.get("rate_of")})
             except DuplicateKeyError:
                 first = number + 1
                 continue
-            run["rate_no"] = number if given else await self._own_number(lease)
+            run.update(changes if given else await self._own_number(lease, pace))
         window = int(run["rate_no"]) // limit.limit
         return datetime.fromtimestamp(window * limit.period_s, UTC)
 
-    async def _own_number(self, lease: Lease) -> int:
+    async def _own_number(self, lease: Lease, pace: str) -> Document:
         """The number that was given to the run, but never acknowledged."""
         mine = {"_id": lease.id, "lease": lease.token}
-        found = await guarded(self._due.collection.find_one(mine, {"rate_no": 1}))
-        if found is None or "rate_no" not in found:
+        shown = {"rate_no": 1, "rate_of": 1, "groups": 1}
+        found = await guarded(self._due.collection.find_one(mine, shown))
+        if found is None or found.get("rate_of") != pace:
             raise LeaseLost
-        return int(found["rate_no"])
+        return found
 
-    async def _next_number(self, group: str, at_least: int) -> int:
+    async def _next_number(self, counted: str, at_least: int) -> int:
         query = {
-            "groups": marks.start_group(group),
+            "groups": counted,
             "rate_no": {"$gte": at_least, "$lte": _LAST_START},
         }
         found = self._due.collection.find(query, {"rate_no": 1}).sort("rate_no", -1).limit(1)

@@ -35,8 +35,9 @@ def slot(group: str, number: int) -> str:
     return f"slot:{group}:{number}"
 
 
-def start(group: str, number: int) -> str:
-    return f"start:{group}:{number}"
+def start(group: str, pace: str, number: int) -> str:
+    """A start of this number, as the limit and period of this pace count them."""
+    return f"starts:{pace}:{group}:{number}"
 
 
 def slot_group(group: str) -> str:
@@ -44,9 +45,9 @@ def slot_group(group: str) -> str:
     return f"slot:{group}"
 
 
-def start_group(group: str) -> str:
-    """Among a run's `groups`: its start counts against the rate limit of this group."""
-    return f"start:{group}"
+def start_group(group: str, pace: str) -> str:
+    """Among a run's `groups`: its start counts against the rate limit of this group and pace."""
+    return f"starts:{pace}:{group}"
 
 
 def held(run: Mapping[str, Any]) -> list[str]:

@@ -47,7 +47,11 @@ class Concurrency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimit:
-    """At most `limit` runs of a group start in each window of `period_s`; others wait."""
+    """At most `limit` runs of a group start in each window of `period_s`; others wait.
+
+    A changed limit or period counts anew. Runs that wait by then keep the window they were to
+    start in, unless they find it full at the new limit.
+    """
 
     limit: int
     period_s: float

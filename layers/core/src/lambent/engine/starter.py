@@ -389,18 +389,15 @@ class Starter:
 
 
 def _groups(workflow: Workflow, wanted: Start) -> Document:
-    """The groups whose slots and starts the run shares."""
-    flow, found, groups = workflow.flow, Document(), list[str]()
+    """The groups whose slots and starts the run shares. Its start counts once it is numbered."""
+    flow, found = workflow.flow, Document()
     if flow.concurrency is not None:
         group = _group(flow.concurrency.key, wanted)
         found["slot_group"] = slot_group(workflow, wanted.client, group)
-        groups.append(marks.slot_group(found["slot_group"]))
+        found["groups"] = [marks.slot_group(found["slot_group"])]
     if flow.rate_limit is not None:
         group = _group(flow.rate_limit.key, wanted)
         found["rate_group"] = slot_group(workflow, wanted.client, group)
-        groups.append(marks.start_group(found["rate_group"]))
-    if groups:
-        found["groups"] = groups
     return found
 
 
