@@ -317,6 +317,49 @@ async def test_a_value_of_many_megabytes_goes_into_chunks_by_itself(
     assert len(found) == 24_000_000
 
 
+@pytest.mark.parametrize(
+    ("gives", "named"),
+    [
+        (lambda step: step.progress(object()), "progress"),
+        (lambda step: step.start("child", object(), name="odd one"), "odd one"),
+        (lambda step: step.wait_until("odd one", object), "odd one"),
+        (lambda step: step.continue_as_new(object()), "continue_as_new"),
+        (lambda step: _given(object()), "What the run returned"),
+    ],
+)
+async def test_a_value_that_cannot_be_kept_is_named_by_its_place(
+    test: WorkflowTest, workflows: Registry, gives: Any, named: str
+) -> None:
+    @workflows.workflow("child")
+    async def child(step: Step, input: Any) -> Any: ...
+
+    @workflows.workflow("w")
+    async def w(step: Step, input: Any) -> Any:
+        return await gives(step)
+
+    run = await test.start("w")
+    with pytest.raises(WorkflowError, match=rf"{named}.*cannot be kept.*builtins\.object"):
+        await test.finish(run)
+    assert "open" not in {one.status for one in await test.journal(run)}
+
+
+async def _given(value: Any) -> Any:
+    return value
+
+
+async def test_a_coroutine_is_no_function(test: WorkflowTest, workflows: Registry) -> None:
+    @workflows.workflow("w")
+    async def w(step: Step, input: Any) -> Any:
+        coroutine = _given(1)
+        try:
+            await step.do("odd one", coroutine)  # type: ignore[arg-type]
+        finally:
+            coroutine.close()
+
+    with pytest.raises(WorkflowError, match=r"odd one.*needs a function"):
+        await test.finish(await test.start("w"))
+
+
 async def test_a_value_that_cannot_be_kept_fails_its_step_by_name(
     test: WorkflowTest, workflows: Registry
 ) -> None:

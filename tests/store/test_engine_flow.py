@@ -165,8 +165,9 @@ async def test_the_same_key_is_the_same_run_and_another_input_a_conflict(
     async def w(step: Step, input: Any) -> Any:
         return input
 
-    first = await test.start("w", {"n": 1}, key="order-1")
-    assert await test.start("w", {"n": 1}, key="order-1") == first
+    first = await test.start("w", {"n": 1, "more": [{"a": 1, "b": 2}]}, key="order-1")
+    again = {"more": [{"b": 2, "a": 1}], "n": 1}
+    assert await test.start("w", again, key="order-1") == first
     with pytest.raises(Conflict, match="another input"):
         await test.start("w", {"n": 2}, key="order-1")
     other = await test.engine.start("w", {"n": 2}, client="other", key="order-1")

@@ -32,6 +32,7 @@ class Receiver:
     """An HTTP server that notes each call and answers as told."""
 
     answer: bytes = b"HTTP/1.1 204 No Content\r\n\r\n"
+    stalls: bool = False
     calls: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
     url: str = ""
 
@@ -42,6 +43,8 @@ class Receiver:
         body = await reader.readexactly(int(headers["content-length"]))
         self.calls.append((headers, body))
         writer.write(self.answer)
+        if self.stalls:  # until the caller leaves
+            await reader.read()
         writer.close()
 
 
@@ -115,6 +118,25 @@ async def test_the_example_of_the_specification_has_our_signature() -> None:
         at=datetime.fromtimestamp(1614265330, UTC),
     )
     assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+@pytest.mark.parametrize(
+    ("status", "sent"), [(b"200 OK", Sent.DELIVERED), (b"500 Broken", Sent.RETRY)]
+)
+async def test_the_head_of_an_answer_counts_though_its_body_stalls(
+    world: BusWorld,
+    receiver: Receiver,
+    monkeypatch: pytest.MonkeyPatch,
+    status: bytes,
+    sent: Sent,
+) -> None:
+    monkeypatch.setattr(sending, "READ_LIMIT_S", 1.0)
+    receiver.answer = b"HTTP/1.1 " + status + b"\r\ncontent-length: 10\r\n\r\nha"
+    receiver.stalls = True
+    await hooked(world, receiver.url)
+    assert await send(world) == [sent]
+    if sent is Sent.RETRY:
+        assert (await delivery_of(world))["history"][-1]["status"] == 500
 
 
 async def test_failures_are_retried_over_hours_and_end_as_a_dead_letter(
@@ -231,6 +253,7 @@ async def test_a_target_inside_is_refused_at_connect_and_dies(
         *("0.0.0.0", "224.0.0.1", "255.255.255.255", "192.0.2.1", "198.18.0.1"),
         *("::1", "::", "fe80::1", "fc00::1", "ff02::1", "::ffff:10.0.0.1", "::ffff:127.0.0.1"),
         *("64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2001:0:1::", "fe80::1%eth0", "fd00:ec2::254"),
+        *("fec0::1", "3fff::1"),
     ],
 )
 async def test_no_address_inside_any_network_may_be_reached(address: str) -> None:

@@ -64,7 +64,7 @@ async def test_a_host_that_speaks_again_is_asked_again(
     door.close()
     with ScriptedModel.start(port=port) as back:
         async with asyncio.timeout(60):
-            while back.host not in (await hosts.for_model(MODEL)).loaded:  # noqa: ASYNC110 - a host has no event for it
+            while back.host not in (await hosts.for_model(MODEL)).loaded:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
 

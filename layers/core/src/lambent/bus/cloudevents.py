@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -94,7 +95,7 @@ def to_structured(event: CloudEvent) -> dict[str, Any]:
 def parse_json(body: bytes) -> Any:
     """Strict JSON that the store can keep; raises `Unprocessable`."""
     try:
-        return json.loads(body, parse_constant=_no_constant)
+        return json.loads(body, parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         _refuse([_problem("", f"the body is not JSON: {error}")])
 
@@ -273,6 +274,8 @@ def storable_complaint(data: Any) -> str:
             left += [(one, depth + 1) for one in value]
         elif isinstance(value, str) and any(map(_surrogate, value)):
             return "contains a lone surrogate"
+        elif isinstance(value, float) and not math.isfinite(value):
+            return "contains a number that JSON has no word for"
         elif isinstance(value, int) and value not in _INT64:
             return "contains an integer of more than 64 bits"
     return ""
@@ -286,6 +289,13 @@ def _size_bytes(data: Any) -> int:
     if data is None or isinstance(data, bytes):
         return len(data or b"")
     return len(json.dumps(data, ensure_ascii=False).encode())
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is too large for a double")
+    return number
 
 
 def _no_constant(name: str) -> NoReturn:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -29,6 +30,7 @@ from lambent.mongo import Document, guarded
 BACKOFF_S: Final = (5, 30, 120, 600, 1800, 3600, 2 * 3600, 5 * 3600, 10 * 3600)
 MAX_ATTEMPTS: Final = len(BACKOFF_S) + 1
 CALL_LIMIT_S: Final = 15.0  # below the lease of 30 s, so that no second sender overlaps
+READ_LIMIT_S: Final = 10.0
 MAX_ANSWER_BYTES: Final = 64 * 1024
 KEPT_ANSWER_CHARS: Final = 500
 KEPT_ATTEMPTS: Final = 10
@@ -198,23 +200,25 @@ async def post(url: str, body: bytes, *, headers: Headers, allow_loopback: bool)
     Raises httpcore's errors, `TargetRefused` among them.
     """
     network = PublicNetwork(allow_loopback=allow_loopback)
-    limits = {"connect": 5.0, "read": 10.0, "write": 10.0, "pool": 5.0}
+    limits = {"connect": 5.0, "read": READ_LIMIT_S, "write": 10.0, "pool": 5.0}
     async with (
         httpcore.AsyncConnectionPool(network_backend=network, max_connections=1) as pool,
         pool.stream(
             "POST", url, headers=headers, content=body, extensions={"timeout": limits}
         ) as answer,
     ):
+        # Its head says that it was taken, whatever becomes of the rest.
+        if 200 <= answer.status < 300:
+            return Answer(answer.status)
         kept = b""
-        async for chunk in answer.aiter_stream():
-            kept += chunk
-            if len(kept) > MAX_ANSWER_BYTES:
-                break
+        with suppress(httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException):
+            async for chunk in answer.aiter_stream():
+                kept += chunk
+                if len(kept) > MAX_ANSWER_BYTES:
+                    break
         asked_s = _retry_after(dict(answer.headers).get(b"retry-after", b""))
-        if not 200 <= answer.status < 300:
-            excerpt = kept.decode(errors="replace").replace("\0", "")[:KEPT_ANSWER_CHARS]
-            return Answer(answer.status, excerpt=excerpt, retry_after_s=asked_s)
-        return Answer(answer.status)
+        excerpt = kept.decode(errors="replace").replace("\0", "")[:KEPT_ANSWER_CHARS]
+        return Answer(answer.status, excerpt=excerpt, retry_after_s=asked_s)
 
 
 def _retry_after(value: bytes) -> float:

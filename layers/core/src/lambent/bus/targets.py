@@ -16,7 +16,10 @@ from lambent.errors import Unprocessable
 # Ranges that carry another address inside, or that `is_global` calls public on some versions.
 _REFUSED: Final = tuple(
     ipaddress.ip_network(one)
-    for one in ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "192.88.99.0/24")
+    for one in (
+        *("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "192.88.99.0/24"),
+        *("fec0::/10", "3fff::/20"),
+    )
 )
 Socket = tuple[Any, ...]
 

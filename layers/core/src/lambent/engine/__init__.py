@@ -76,7 +76,7 @@ What never happens
     * A run does not end twice, and nobody but the owner of its lease writes its state, except by
       the commands above.
     * An `at_most_once` step is not begun twice: a mark comes before it, and a mark without a result
-      becomes `Interrupted`.
+      becomes `Interrupted`. Whoever retries the run, or restarts it, wants it begun once more.
     * An author's `except Exception` does not swallow a suspension, a cancel or a lost lease.
 
 Changed code

@@ -83,7 +83,8 @@ class _Try:
         record = self.record
         if record is not None and record["status"] == StepStatus.MARKED:
             # Someone before us began it and was not heard of again.
-            error = Interrupted("It was begun and never heard of again.", step=self.key)
+            text = "It was begun and never heard of again."
+            error = Interrupted(text, step=self.key, type="Interrupted")
             return await self._fail(error, attempts=self.attempts)
         while True:
             if self.record is not None:

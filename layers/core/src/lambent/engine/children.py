@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from lambent.engine.context import ChildSpec, RunContext, error_document
 from lambent.engine.model import ENDED, Kind, Status, StepStatus
-from lambent.errors import Cancelled, ChildFailed
+from lambent.errors import Cancelled, ChildFailed, Unprocessable
 from lambent.mongo import Document
 
 # A run that was there before (a singleton, a debounced one) does not owe us a wake.
@@ -79,7 +79,9 @@ class Child:
             # Copied, chunks and all: the child may be forgotten before this run is.
             value = await context.execution.persist(lambda: context.values.fetch(run["output"]))
             output = await context.execution.persist(
-                lambda: context.values.store(context.run["_id"], value)
+                lambda: context.values.store(
+                    context.run["_id"], value, what=f"The output of the child {key!r}"
+                )
             )
             done = StepStatus.COMPLETED
             return await context.record(key, Kind.RESULT, done, order, output=output, **ended)
@@ -117,7 +119,10 @@ async def start_child(
             if context.execution.unwinding:
                 await _bury(context, spec)
             context.check_lease()
-            run = await context.execution.persist(lambda: context.children.start_child(spec))
+            try:
+                run = await context.execution.persist(lambda: context.children.start_child(spec))
+            except Unprocessable as error:
+                raise Unprocessable(f"The child {key!r}: {error.detail}") from None
             record = await context.record(
                 key,
                 Kind.CHILD,

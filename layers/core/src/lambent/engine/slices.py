@@ -365,11 +365,14 @@ class Slice:
             text = f"The code came to its end without the recorded step {unasked!r}."
             return await tenure.block(Reason.NONDETERMINISTIC, text)
         try:
-            output = await tenure.steady(lambda: self._parts.values.store(self.run_id, value))
+            output = await tenure.steady(lambda: self._kept(value, "What the run returned"))
         except Unserialisable as error:
             return await self._raised(error, context)
         await tenure.end(Status.COMPLETED, output=output)
         return None
+
+    async def _kept(self, value: Any, what: str) -> Any:
+        return await self._parts.values.store(self.run_id, value, what=what)
 
     async def _raised(self, error: Exception, context: RunContext) -> Verdict | None:
         kept = failure_document(error)
@@ -383,7 +386,7 @@ class Slice:
         parts, tenure, journal = self._parts, self._tenure, self._tenure.journal
         assert journal is not None
         try:
-            form = await tenure.steady(lambda: parts.values.store(self.run_id, value))
+            form = await tenure.steady(lambda: self._kept(value, "The input of continue_as_new"))
         except Unserialisable as error:
             await tenure.end(Status.FAILED, error=failure_document(error))
             return None

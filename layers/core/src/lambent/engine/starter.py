@@ -417,5 +417,12 @@ def _hold(run: Document, kind: str, group: str) -> None:
 
 
 def _digest(workflow: str, value: Any) -> str:
-    whole = bson.encode({"workflow": workflow, "input": encode(value).form})
-    return hashlib.sha256(whole).hexdigest()
+    form = _in_order(encode(value).form)
+    return hashlib.sha256(bson.encode({"workflow": workflow, "input": form})).hexdigest()
+
+
+def _in_order(form: Any) -> Any:
+    """The same value, its names sorted: what is sent once more may be built in another order."""
+    if isinstance(form, dict):
+        return {name: _in_order(form[name]) for name in sorted(form)}
+    return [_in_order(one) for one in form] if isinstance(form, list) else form

@@ -82,7 +82,10 @@ class Step:
         or is cancelled later. `redact`: the output is kept, but shown to nobody.
         Raises `StepFailed` once the retries are used up.
         """
-
+        if not callable(fn):
+            raise WorkflowError(
+                f"step.do({name!r}) needs a function and its arguments, not what a call of it gave."
+            )
         if undo is not None:
             self._context.undoable = True
 
@@ -384,7 +387,7 @@ class Step:
             async with context.telling:
                 order = context.journal.next_order()
                 form = await context.execution.persist(
-                    lambda: context.values.store(self.run_id, value)
+                    lambda: context.values.store(self.run_id, value, what=f"The value of {key!r}")
                 )
                 now, done = context.clock.now(), StepStatus.COMPLETED
                 record = await context.record(

@@ -35,9 +35,13 @@ class Values:
         await guarded(chunks.create_index([("run", 1)]))
         await guarded(chunks.create_index("expire_at", expireAfterSeconds=0))
 
-    async def store(self, run: str, value: Any) -> Any:
-        """The form to put into a document. Raises `Unserialisable`, also past the size limit."""
-        return await self.place(run, encode(value))
+    async def store(self, run: str, value: Any, *, what: str) -> Any:
+        """The form to put into a document. Raises `Unserialisable`, also past the size limit, which
+        begins with `what` the value is."""
+        try:
+            return await self.place(run, encode(value))
+        except Unserialisable as error:
+            raise Unserialisable(f"{what} cannot be kept: {error.detail}") from None
 
     async def place(self, run: str, encoded: Encoded, *, share: int = 1) -> Any:
         """The same for a value that is encoded already; most cost nothing here. `share`: how many

@@ -19,7 +19,7 @@ from lambent.engine.context import RunContext, error_document
 from lambent.engine.documents import SINCE_BEFORE_S
 from lambent.engine.model import FINAL, Kind, StepStatus, step_id
 from lambent.engine.tracebacks import traceback_of
-from lambent.errors import CallbackFailed, Cancelled, StepFailed, WaitTimedOut
+from lambent.errors import CallbackFailed, Cancelled, StepFailed, Unserialisable, WaitTimedOut
 from lambent.mongo import Document
 from lambent.tracing import span
 from lambent.waits import WaitStatus
@@ -256,7 +256,12 @@ async def _check_once(
         kept = {**error_document(failed), "traceback": traceback_of(error)}
         return await _close(context, record, StepStatus.FAILED, error=kept)
     if found:
-        output = await execution.persist(partial(context.values.store, context.run["_id"], found))
+        store = partial(context.values.store, context.run["_id"], found, what=f"What {key!r} found")
+        try:
+            output = await execution.persist(store)
+        except Unserialisable as error:
+            bad = StepFailed(error.detail, step=key, type=type(error).__name__)
+            return await _close(context, record, StepStatus.FAILED, error=error_document(bad))
         return await _close(context, record, StepStatus.COMPLETED, output=output)
     if last:
         late = WaitTimedOut(f"{key!r} did not come true in time.", step=key, type="WaitTimedOut")
