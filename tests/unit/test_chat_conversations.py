@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lambent.chat.conversations import ConversationStore
+from lambent.chat.conversations import ConversationStore, Entry
 from lambent.chat.messages import messages_of, records_of
 from lambent.clock import SystemClock
 from lambent.models.values import Message, Role
@@ -35,6 +35,26 @@ async def store(mongo_uri: str, mongo_db_name: str) -> AsyncIterator[Conversatio
     await store.ensure_indexes()
     yield store
     await mongo.close()
+
+
+class Slow(ConversationStore):
+    """Appends in two parts, as a slow function does; the second one once it may."""
+
+    def __init__(self, mongo: Mongo) -> None:
+        super().__init__(lambda: mongo, clock=SystemClock())
+        self.half, self.may = asyncio.Event(), asyncio.Event()
+
+    async def add(self, *given: Any, **named: Any) -> Entry:
+        self.half.set()
+        await self.may.wait()
+        return await super().add(*given, **named)
+
+
+class Dying(ConversationStore):
+    """Dies before it frees what it has claimed."""
+
+    async def end_turn(self, *given: Any, **named: Any) -> None:
+        pass
 
 
 def told(model: ScriptedModel, at: int = -1) -> list[tuple[str, str]]:
@@ -172,3 +192,36 @@ async def test_a_turn_with_more_than_can_be_read_back_is_refused_before_its_mode
     assert "divide it among several" in answer.json()["detail"]
     assert scripted_model.generations == []
     assert await store.entries(made.id, client="tests") == []
+
+
+async def test_a_turn_during_an_append_is_refused_before_any_model_is_asked(
+    sites: Sites, store: ConversationStore, scripted_model: ScriptedModel
+) -> None:
+    slow = Slow(store._mongo())
+    made = await store.create("tests")
+    asked = {"input": "And?", "conversation": made.id}
+    one, _ = sites.clients()
+    async with one:
+        said = [Message(role=Role.user, content="Noted")]
+        appending = asyncio.create_task(slow.append(made.id, said, client="tests"))
+        await slow.half.wait()
+        refused = await one.post("/chat", json=asked)
+        assert not (await store.get(made.id, client="tests")).answering
+        slow.may.set()
+        await appending
+        answered = await one.post("/chat", json=asked)
+    assert (refused.status_code, answered.status_code) == (409, 200)
+    assert [said for _, said in told(scripted_model)] == ["Noted", "And?"]
+    assert len(scripted_model.generations) == 1
+
+
+async def test_an_append_that_died_is_repeated_at_once_and_adds_once(
+    store: ConversationStore,
+) -> None:
+    said = [Message(role=Role.user, content="Noted")]
+    made = await store.create("tests")
+    dying = Dying(store._mongo, clock=SystemClock())
+    await dying.append(made.id, said, client="tests", once="token")
+    again = await store.append(made.id, said, client="tests", once="token")
+    more = await store.append(made.id, said, client="tests")
+    assert (again.number, more.number) == (1, 2)

@@ -3,15 +3,16 @@
 An entry is what one turn, or one request to append, added: one document, unique by the
 conversation and its number. So one insert decides between two who add at once, nothing is ever
 half appended, and the entries themselves tell how far a conversation has come. A turn claims its
-conversation first (`busy_until`, renewed while it runs): a second turn meanwhile is refused
-before its model is paid for, not after.
+conversation first (`busy_until`, renewed while it runs), and so does who appends: a second turn
+meanwhile is refused before its model is paid for, not after.
 
-    free -> busy (a turn) -> free;  a claim that lapsed is free
+    free -> busy (a turn, or an append) -> free;  a claim that lapsed is free
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lambent.chat.conversation_search import search, words_said
 from lambent.chat.messages import check_readable, messages_of, records_of
 from lambent.clock import EPOCH, Clock
-from lambent.errors import Conflict, NotFound, RequestError
+from lambent.errors import Conflict, NotFound, RequestError, StoreUnavailable
 from lambent.ids import new_ulid
 from lambent.models.values import Message, Role
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 CONVERSATIONS: Final = "conversations"
 ENTRIES: Final = "conversation_entries"
 BUSY: Final = timedelta(seconds=30)
+# In `turn`, of a conversation that is busy with an append.
+_APPEND: Final = "append:"
 _NUMBERS: Final = 1 << 52
 _TITLE_LENGTH: Final = 60
 # Beyond this no model of any window reads it, and no page shows it.
@@ -183,14 +186,18 @@ class ConversationStore:
         """Add messages, with the same token `once`; raises `NotFound`, `TooLarge`, and `Conflict`
         where a turn or somebody else adds."""
         check_readable(messages)
-        found = await self._find(id, client)
-        if found["busy_until"] > self._clock.now():
-            raise _busy()
-        entries = await self.entries(id, client=client)
-        if once is not None and (there := [one for one in entries if one.once == once]):
-            return there[0]
-        last = entries[-1].number if entries else 0
-        return await self.add(id, last + 1, messages, client=client, turn=None, once=once)
+        # Who repeats it after a crash finds the claim to be his own.
+        claim = _APPEND + (once or new_ulid(self._clock))
+        await self.begin_turn(id, client=client, turn=claim)
+        try:
+            entries = await self.entries(id, client=client)
+            if once is not None and (there := [one for one in entries if one.once == once]):
+                return there[0]
+            last = entries[-1].number if entries else 0
+            return await self.add(id, last + 1, messages, client=client, turn=None, once=once)
+        finally:
+            with suppress(StoreUnavailable):  # what was added is there; the claim lapses
+                await self.end_turn(id, turn=claim, tokens_a_byte=None)
 
     async def add(
         self,
@@ -226,7 +233,8 @@ class ConversationStore:
         return entry
 
     async def begin_turn(self, id: str, *, client: str, turn: str) -> Conversation:
-        """free -> busy; raises `NotFound`, and `Conflict` while another turn runs."""
+        """free -> busy; raises `NotFound`, and `Conflict` while another turn runs, or somebody
+        appends."""
         now = self._clock.now()
         free = {"_id": id, "client": client, "busy_until": {"$gte": EPOCH, "$lte": now}}
         if not await self._change(free, {"busy_until": now + BUSY, "turn": turn}):
@@ -396,7 +404,10 @@ def _busy_with(id: str, turn: str) -> dict[str, Any]:
 
 
 def _busy() -> Conflict:
-    return Conflict("Another turn of this conversation is under way; try again once it has ended.")
+    said = (
+        "Another turn of this conversation, or an append to it, is under way; try again after it."
+    )
+    return Conflict(said)
 
 
 def _not_found(id: str) -> NotFound:
@@ -435,5 +446,5 @@ def _conversation(found: Document, now: datetime) -> Conversation:
         tokens_a_byte=found["tokens_a_byte"],
         titled_by=TitledBy(by) if (by := found.get("titled_by")) else None,
         summary=_summary(found),
-        answering=found["busy_until"] > now,
+        answering=found["busy_until"] > now and not (found["turn"] or "").startswith(_APPEND),
     )
