@@ -199,3 +199,25 @@ async def test_a_step_gives_a_structured_answer_too(mongo_uri: str) -> None:
     async with WorkflowTest(mongo_uri, workflows=workflows) as test:
         test.model.say({"text": "{}"}, {"text": '{"name": "Oslo", "people": 7}'})
         assert await test.finish(await test.start("city")) == 7
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<!doctype html><html><head><title>T</title><body><p>Hello",
+        "<!doctype html><html><head><title>T</title><p>Hello",
+        "<!doctype html><head><meta charset=utf-8><title>T</title>Hello",
+        "<!doctype html><title>T</title><p>Hello",
+        "<html><head><title>T</title><script>no()</script></head><body>Hello",
+        "<html><head><title>T</title><svg><body>Hello",
+        "<html><body><svg><path d=x><title>T</title><p>Hello",
+        "<html><body><svg><title>T</title></svg>Hello",
+        "<html><body><svg/>Hello",
+        "<html><body><template>Hello",
+        "<html><body><noscript>Hello",
+        "<html><head><noscript><img></noscript><title>T</title></head>Hello",
+        "<html><body><template><p>no</p></template><noscript><p>no</p></noscript>Hello",
+    ],
+)
+def test_a_page_is_read_whatever_tags_it_leaves_out(html: str) -> None:
+    assert page_text(Document("u", "text/html", html.encode())) == "Hello"

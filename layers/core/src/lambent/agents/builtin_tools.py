@@ -13,7 +13,10 @@ from lambent.agents.tools import ToolFailed, tool
 from lambent.agents.web import Document, FetchFailed, WebReader
 
 _PAGE_CHARACTERS: Final = 20_000
-_UNSEEN: Final = frozenset({"script", "style", "noscript", "template", "svg", "head"})
+_UNSEEN: Final = frozenset({"script", "style", "noscript", "template", "svg", "head", "title"})
+# All that a head can hold; its end need not be written, and is where something else begins.
+_IN_HEAD: Final = _UNSEEN - {"svg", "head"} | {"base", "link", "meta"}
+_DEEPEST: Final = 64
 _BREAKS: Final = frozenset({"p", "br", "div", "li", "tr", "h1", "h2", "h3", "h4", "section"})
 
 
@@ -132,11 +135,19 @@ def page_text(page: Document) -> str:
     text = page.body.decode(_charset(page.content_type), errors="replace")
     if "html" not in kind and not text.lstrip()[:15].lower().startswith(("<!doctype", "<html")):
         return text.strip()
-    reader = _TextReader()
-    reader.feed(text)
-    reader.close()
-    lines = (" ".join(line.split()) for line in "".join(reader.pieces).splitlines())
+    lines = (" ".join(line.split()) for line in _html_text(text).splitlines())
     return "\n".join(line for line in lines if line)
+
+
+def _html_text(html: str) -> str:
+    unseen = _UNSEEN
+    while True:
+        reader = _TextReader(unseen)
+        reader.feed(html)
+        reader.close()
+        if not (unclosed := unseen.intersection(reader.hidden) - {"head"}):
+            return "".join(reader.pieces)
+        unseen -= unclosed  # else it would swallow the rest of the page
 
 
 def _charset(content_type: str) -> str:
@@ -149,23 +160,48 @@ def _charset(content_type: str) -> str:
 
 
 class _TextReader(HTMLParser):
-    def __init__(self) -> None:
+    """`hidden`: the elements without text of their own to show that are open, outermost first."""
+
+    def __init__(self, unseen: frozenset[str]) -> None:
         super().__init__(convert_charrefs=True)
         self.pieces: list[str] = []
-        self._hidden: list[str] = []
+        self.hidden: list[str] = []
+        self._unseen = unseen
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
-        if tag in _UNSEEN:
-            self._hidden.append(tag)
+        self._end_before(tag)
+        if tag in self._unseen:
+            self._hide(tag)
         elif tag in _BREAKS:
             self.pieces.append("\n")
 
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        self._end_before(tag)
+        if tag in _BREAKS:
+            self.pieces.append("\n")
+        elif tag in self._unseen - {"svg"}:  # in HTML itself the slash means nothing
+            self._hide(tag)
+
     def handle_endtag(self, tag: str) -> None:
-        if self._hidden and tag == self._hidden[-1]:
-            self._hidden.pop()
+        if tag in self.hidden:
+            while self.hidden.pop() != tag:
+                pass
         elif tag in _BREAKS:
             self.pieces.append("\n")
 
     def handle_data(self, data: str) -> None:
-        if not self._hidden:
+        if self.hidden == ["head"] and data.strip():
+            self.hidden.clear()
+        if not self.hidden:
             self.pieces.append(data)
+
+    def _hide(self, tag: str) -> None:
+        if len(self.hidden) < _DEEPEST:  # each end is looked for among them
+            self.hidden.append(tag)
+
+    def _end_before(self, tag: str) -> None:
+        """What the tag ends without saying so, by the rules of HTML."""
+        past_head = self.hidden == ["head"] and tag not in _IN_HEAD
+        out_of_svg = self.hidden[-1:] == ["svg"] and tag in _BREAKS
+        if tag == "body" or past_head or out_of_svg:
+            self.hidden.clear()
