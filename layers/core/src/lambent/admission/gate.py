@@ -9,7 +9,7 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, assert_never
 
 from lambent.admission.activity import TALLY, Tally, parameter
 from lambent.admission.answers import (
@@ -157,14 +157,22 @@ class Gate:
             return Refused(error, queued.limit, queued.principal)
         return _counted(read_look(row, queued=queued))
 
-    async def granted(self, request: AdmissionRequest) -> Grant | None:
-        """Decide, and wait where there is a queue; None for whatever refusal."""
+    async def granted(self, request: AdmissionRequest) -> Grant:
+        """Decide, and wait where there is a queue. Raises whatever refuses."""
         decision = await self.admit(request)
         if isinstance(decision, Queued):
             async with contextlib.aclosing(self.wait(decision)) as places:
                 async for place in places:
                     decision = place
-        return decision.grant if isinstance(decision, Admitted) else None
+        match decision:
+            case Admitted():
+                return decision.grant
+            case Refused():
+                raise decision.error
+            case Queued():
+                raise AssertionError("the queue ends with an admission or a refusal")
+            case never:
+                assert_never(never)
 
     async def leave(self, queued: Queued) -> None:
         """Give the ticket up, and what it may have turned into unnoticed."""

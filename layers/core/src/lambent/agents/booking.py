@@ -11,6 +11,7 @@ from lambent.admission.decisions import AdmissionRequest, Candidates, Grant, Out
 from lambent.admission.gate import Gate
 from lambent.admission.usage import Payer, TurnUse
 from lambent.agents.model_access import Answered, ModelAccess
+from lambent.errors import LambentError
 
 # The first frame goes out before the verdict is told; a turn that ends sooner tells both at once.
 _VERDICT_AFTER_S: Final = 0.02
@@ -86,16 +87,12 @@ class Booking:
         others = self._others
         if not others.hosts:
             return None
-        granted = await self._gate.granted(
-            AdmissionRequest(
-                credential=None,
-                scope=None,
-                among=others,
-                slot=True,
-                on_behalf_of=self._payer.client,
-            )
+        asked = AdmissionRequest(
+            credential=None, scope=None, among=others, slot=True, on_behalf_of=self._payer.client
         )
-        if granted is None:
+        try:
+            granted = await self._gate.granted(asked)
+        except LambentError:  # the caller is told what the failed host said
             return None
         self.grant, self._others = granted, others.without(granted.host)
         return granted.host

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lambent.admission.usage import ModelUse
 from lambent.errors import LambentError, ModelBusy, ModelUnavailable
@@ -16,6 +16,9 @@ from lambent.models.manager import ModelManager
 from lambent.models.values import Embeddings, ModelChunk, ModelRequest, Usage
 from lambent.telemetry import log_fields, logger
 from lambent.tracing import begin
+
+if TYPE_CHECKING:
+    from lambent.agents.loans import Loans
 
 _CHARACTERS_A_TOKEN: Final = 4
 
@@ -64,12 +67,15 @@ class ModelAccess:
 
     `on_first_token` is called at the first token of a host. `move` is asked for another host when
     one failed, or was busy, before it had answered anything; None ends the call with its error.
+    `loans` are for models that the host may not hold; what they use is booked there, and counted
+    in `usage` here too.
     """
 
     def __init__(self, models: ModelManager) -> None:
         self._models = models
         self.host: str | None = None
         self.move: Callable[[], Awaitable[str | None]] | None = None
+        self.loans: Loans | None = None
         self._open: _Open | None = None
         self._closed = False
         self._used: dict[str, ModelUse] = {}
@@ -80,8 +86,35 @@ class ModelAccess:
     def stream(self, request: ModelRequest) -> AsyncGenerator[ModelChunk, None]:
         """One generation; the slot of the turn is one, so it first sees the one before ended."""
         opened = _Open(request)
-        opened.stream = self._stream(request, opened)
+        own = self.loans is None or request.model == self.loans.model
+        # A turn's own tokens pass through one generator less.
+        stream = self._stream if own else self._stream_elsewhere
+        opened.stream = stream(request, opened)
         return opened.stream
+
+    async def _stream_elsewhere(
+        self, request: ModelRequest, opened: _Open
+    ) -> AsyncGenerator[ModelChunk, None]:
+        await self._enter(opened)
+        try:
+            async with self._lent(request.model) as lent:
+                stream = self._stream(request, opened) if lent is None else lent.stream(request)
+                try:
+                    async with aclosing(stream) as pieces:
+                        async for piece in pieces:
+                            opened.busy = False
+                            yield piece
+                            opened.busy = True
+                finally:
+                    if lent is not None:
+                        self.usage = self.usage + lent.usage
+        finally:
+            if self._open is opened:
+                self._open = None
+            opened.ended.set()
+
+    def _lent(self, model: str) -> AbstractAsyncContextManager[ModelAccess | None]:
+        return nullcontext() if self.loans is None else self.loans.access_to(model, host=self.host)
 
     async def _stream(
         self, request: ModelRequest, opened: _Open
@@ -127,6 +160,8 @@ class ModelAccess:
                 _tell(request.model, spent)
 
     async def _enter(self, opened: _Open) -> None:
+        if self._open is opened:
+            return
         opened.task = asyncio.current_task()
         await self._take_turn()
         if self._closed:
@@ -154,17 +189,21 @@ class ModelAccess:
 
     async def embed(self, model: str, inputs: Sequence[str]) -> Embeddings:
         """One vector for each input, booked like a generation."""
-        while True:
-            try:
-                found = await self._models.embed(model, inputs, host=self.host)
-                break
-            except (ModelUnavailable, ModelBusy) as error:
-                if not await self._moved(error):
-                    self.answered = _judge(error)
-                    raise
-            except LambentError as error:
-                self.answered = _judge(error)
-                raise
+        async with self._lent(model) as lent:
+            if lent is not None:
+                found = await lent.embed(model, inputs)
+                self.usage = self.usage + found.usage
+                return found
+        try:
+            found = await self._models.embed(model, inputs, host=self.host)
+        except (ModelUnavailable, ModelBusy) as error:
+            if await self._moved(error):
+                return await self.embed(model, inputs)
+            self.answered = _judge(error)
+            raise
+        except LambentError as error:
+            self.answered = _judge(error)
+            raise
         self.answered = Answered.success
         self._told(model, found.usage)
         _tell(model, found.usage)

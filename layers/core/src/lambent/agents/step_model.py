@@ -6,17 +6,9 @@ import asyncio
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import asdict
-from typing import Any, Final, assert_never
+from typing import Any, Final
 
-from lambent.admission.decisions import (
-    AdmissionRequest,
-    Admitted,
-    Candidates,
-    Grant,
-    Outcome,
-    Queued,
-    Refused,
-)
+from lambent.admission.decisions import AdmissionRequest, Candidates, Grant, Outcome
 from lambent.admission.gate import Gate
 from lambent.admission.usage import Payer
 from lambent.agents.booking import NOWHERE_ELSE, Booking
@@ -94,27 +86,15 @@ class StepModel:
         asked = AdmissionRequest(
             credential=None, scope=None, among=among, slot=True, on_behalf_of=client
         )
-        decision = await self._gate.admit(asked)
-        if isinstance(decision, Queued):
-            async with aclosing(self._gate.wait(decision)) as turns:
-                async for turn in turns:
-                    decision = turn
-        match decision:
-            case Admitted():
-                return decision.grant
-            case Refused(error=StoreUnavailable()):
-                # Without Postgres a step goes on unguarded: nothing would ever finish else.
-                return Grant(host=None, token="")
-            case Refused(error=BudgetExceeded() as error):
-                # Looked at again well before the period ends: the budget may have been raised.
-                error.retry_after_s = min(error.retry_after_s, _BUDGET_LOOK_S)
-                raise error
-            case Refused():
-                raise decision.error
-            case Queued():
-                raise AssertionError("the queue ends with an admission or a refusal")
-            case never:
-                assert_never(never)
+        try:
+            return await self._gate.granted(asked)
+        except StoreUnavailable:
+            # Without Postgres a step goes on unguarded: nothing would ever finish else.
+            return Grant(host=None, token="")
+        except BudgetExceeded as error:
+            # Looked at again well before the period ends: the budget may have been raised.
+            error.retry_after_s = min(error.retry_after_s, _BUDGET_LOOK_S)
+            raise
 
     async def embed(
         self, model: str, text: str, *, client: str, key: str | None, agent: str

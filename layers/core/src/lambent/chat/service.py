@@ -68,6 +68,7 @@ class ChatService:
         self._parts = Parts(
             gate=gate,
             models=models,
+            hosts=self._hosts,
             settings=settings,
             clock=clock,
             engine=engine,

@@ -14,7 +14,9 @@ from lambent.admission.gate import Gate
 from lambent.admission.usage import Payer
 from lambent.agents.agent import Agent, Chunk, Source, info_of
 from lambent.agents.booking import Booking
+from lambent.agents.loans import Loans
 from lambent.agents.model_access import Answered, ModelAccess
+from lambent.agents.model_hosts import ModelHosts
 from lambent.agents.runner import run_agent
 from lambent.agents.tool_context import Means
 from lambent.agents.turn import Turn
@@ -47,6 +49,7 @@ class Parts:
 
     gate: Gate
     models: ModelManager
+    hosts: ModelHosts
     settings: Settings
     clock: Clock
     engine: Callable[[], WorkflowEngine] | None = None
@@ -280,6 +283,10 @@ class TurnWork:
         )
         self._booking = Booking(
             self._parts.gate, admitted.grant, payer=payer, access=self._access, among=self._among
+        )
+        parts = self._parts
+        self._access.loans = Loans(
+            parts.gate, parts.hosts, parts.models, payer=payer, model=self._model
         )
         judge = self._booking.first_token
 
