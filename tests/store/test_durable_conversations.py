@@ -31,9 +31,9 @@ class Left:
         self.at = at
         self.conversation = self.turn = self.run = ""
 
-    async def begin(self) -> Left:
+    async def begin(self, said: str = ASK["input"]) -> Left:
         self.conversation = (await self.at.parts.conversations.create("ann")).id
-        asked: Any = {"json": {**ASK, "conversation": self.conversation}}
+        asked: Any = {"json": {**ASK, "input": said, "conversation": self.conversation}}
         async with (
             self.at.client() as client,
             client.stream("POST", "/chat/stream", **asked) as answer,
@@ -42,10 +42,16 @@ class Left:
             self.turn = answer.headers["x-stream-id"]
             await read(answer.aiter_lines(), until="word3")
         self.run = (await self.at.until_run("waiting"))["_id"]
+        chats = self.at.parts.chats
         async with asyncio.timeout(30):
-            while await self.answering():  # noqa: ASYNC110
+            while chats.stream_here(self.turn, client="ann") is not None:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         return self
+
+    async def claim_lapses(self) -> None:
+        """As it does in half a minute, where nobody goes on with the turn."""
+        heads = self.at.parts.mongo.db["conversations"]
+        await heads.update_one({"_id": self.conversation}, {"$set": {"busy_until": EPOCH}})
 
     async def answering(self) -> bool:
         found = await self.at.parts.conversations.get(self.conversation, client="ann")
@@ -104,10 +110,13 @@ async def test_what_a_turn_leaves_to_be_done_is_begun_by_its_run_too(
     scripted_model.script(Reply.calls(("note", {"word": "x"})), going_on, going_on)
     places = (postgres_dsn, mongo_uri, mongo_db_name, scripted_model.host)
     async with functions(2, *places, conversation_titles="model") as (first, second):
-        left = await Left(first).begin()
+        left = await Left(first).begin("Do it. " * 50)
         await second.parts.engine.advance([left.run])
+        found = await first.parts.conversations.get(left.conversation, client="ann")
         titling = await first.parts.mongo.db[RUNS.collection].find({"workflow": TITLE}).to_list()
     assert [one["client"] for one in titling] == ["ann"]
+    # As its first call measured it; the second one was told what had come of that, too.
+    assert found.tokens_a_byte == 7 / 350
 
 
 @pytest.mark.parametrize("dies", ["before the write", "after the write", "after the end is told"])
@@ -115,8 +124,8 @@ async def test_a_slice_that_dies_about_the_write_leaves_the_exchange_once(
     pair: list[Function], left: Left, dies: str
 ) -> None:
     first, second = pair
-    turns, streams, there = second.parts.durable_chats.turns, second.parts.chats.streams, []
-    add, finish, died = turns.keep, streams.finish, asyncio.Event()
+    exchanges, streams = second.parts.durable_chats.turns.exchanges, second.parts.chats.streams
+    add, finish, died, there = exchanges.keep, streams.finish, asyncio.Event(), []
 
     async def die() -> None:
         there.extend(await left.kept())
@@ -133,7 +142,8 @@ async def test_a_slice_that_dies_about_the_write_leaves_the_exchange_once(
         await finish(*about)
         await die()
 
-    turns.keep, streams.finish = keep, finish_and_die  # type: ignore[method-assign]
+    exchanges.keep = keep  # type: ignore[method-assign]
+    streams.finish = finish_and_die  # type: ignore[method-assign,assignment]
     dying = asyncio.create_task(second.parts.engine.advance([left.run]))
     await asyncio.wait_for(died.wait(), 30)
     dying.cancel()
@@ -146,15 +156,19 @@ async def test_a_slice_that_dies_about_the_write_leaves_the_exchange_once(
 
 async def test_a_zombies_late_write_adds_nothing(pair: list[Function], left: Left) -> None:
     first, second = pair
-    turns, reached, go = second.parts.durable_chats.turns, asyncio.Event(), asyncio.Event()
-    add, came = turns.keep, []
+    exchanges, reached, go = (
+        second.parts.durable_chats.turns.exchanges,
+        asyncio.Event(),
+        asyncio.Event(),
+    )
+    add, came = exchanges.keep, []
 
     async def late(exchange: Exchange) -> None:
         reached.set()
         await go.wait()
         came.append(await add(exchange))
 
-    turns.keep = late
+    exchanges.keep = late  # type: ignore[method-assign]
     zombie = asyncio.create_task(second.parts.engine.advance([left.run]))
     await asyncio.wait_for(reached.wait(), 30)
     await lapse(first)
@@ -168,7 +182,7 @@ async def test_a_zombies_late_write_adds_nothing(pair: list[Function], left: Lef
 async def test_of_all_who_add_the_turn_at_once_one_does(
     pair: list[Function], scripted_model: ScriptedModel
 ) -> None:
-    keeps = [one.parts.durable_chats.turns.keep for one in pair]
+    keeps = [one.parts.durable_chats.turns.exchanges.keep for one in pair]
     store, clock = pair[0].parts.conversations, pair[0].parts.clock
     for _ in range(10):
         made, turn = await store.create("ann"), new_ulid(clock)
@@ -202,11 +216,54 @@ async def test_the_run_of_a_deleted_conversation_ends_well_and_leaves_nothing_th
 async def test_a_conversation_that_has_gone_on_without_the_turn_stays_as_it_is(
     pair: list[Function], left: Left
 ) -> None:
+    await left.claim_lapses()
     other = [Message(role=Role.user, content="Never mind.")]
     await left.at.parts.conversations.append(left.conversation, other, client="ann")
     run = await end(pair[1], left.run)
     assert run["error"] is None
     assert await left.kept() == [("Never mind.",)]
+
+
+@pytest.mark.parametrize("gap", ["short", "long"])
+async def test_no_other_turn_begins_while_the_run_goes_on_without_readers(
+    pair: list[Function], left: Left, scripted_model: ScriptedModel, gap: str
+) -> None:
+    first, second = pair
+    if gap == "long":
+        await left.claim_lapses()
+    asked = {"agent": "clerk", "input": "And?", "conversation": left.conversation}
+    running = asyncio.create_task(second.parts.engine.advance([left.run]))
+    await scripted_model.until(lambda: len(scripted_model.generations) == 3)
+    async with first.client() as client:
+        assert (await client.post("/chat", json=asked)).status_code == 409
+        await asyncio.wait_for(running, 30)
+        scripted_model.script(Reply.text("Next."))
+        assert (await client.post("/chat", json=asked)).status_code == 200
+    assert await left.kept() == [("Do it.", WORDS), ("And?", "Next.")]
+
+
+async def test_a_turn_that_has_lost_its_place_keeps_nobody_out(
+    pair: list[Function], left: Left, scripted_model: ScriptedModel
+) -> None:
+    await left.claim_lapses()
+    other = [Message(role=Role.user, content="Never mind.")]
+    await left.at.parts.conversations.append(left.conversation, other, client="ann")
+    running = asyncio.create_task(pair[1].parts.engine.advance([left.run]))
+    await scripted_model.until(lambda: len(scripted_model.generations) == 3)
+    assert not await left.answering()
+    await asyncio.wait_for(running, 30)
+
+
+async def test_a_turn_that_fails_without_readers_lets_the_next_begin(
+    pair: list[Function], scripted_model: ScriptedModel
+) -> None:
+    scripted_model.script(Reply.calls(("note", {"word": "x"})), going_on, Reply.failure(400, "no"))
+    left = await Left(pair[0]).begin()
+    assert await left.answering()
+    await pair[1].parts.engine.advance([left.run])
+    await pair[1].until_run("failed")
+    assert not await left.answering()
+    assert await left.kept() == []
 
 
 async def test_another_clients_conversation_is_not_added_to(
@@ -227,6 +284,7 @@ async def test_a_turn_that_is_stopped_adds_nothing(pair: list[Function], left: L
     await pair[1].parts.engine.advance([left.run])
     await pair[1].until_run("cancelled")
     assert await left.kept() == []
+    assert not await left.answering()
 
 
 @pytest.mark.parametrize("streams", [True, False])

@@ -26,7 +26,7 @@ from lambent.agents.tools import Tool, by_name
 from lambent.agents.turn_frames import awaited_body, ended_body, started_body, usage_body
 from lambent.agents.turn_input import (
     Exchange,
-    KeepExchange,
+    Exchanges,
     message_of,
     message_record,
     place_in,
@@ -85,16 +85,15 @@ class DurableTurns:
         *,
         streams: Callable[[], StreamStore],
         means: Means,
-        keep: KeepExchange,
+        exchanges: Exchanges,
         embed: EmbedFor | None = None,
         expect: Expect | None = None,
     ) -> None:
-        """`keep` adds a whole turn to its conversation, once for each turn. `expect` is told of
-        a model call that is about to be made."""
+        """`expect` is told of a model call that is about to be made."""
         self._registry = registry
         self._streams = streams
         self._means = means
-        self.keep = keep
+        self.exchanges = exchanges
         self._embed = embed
         self._expect = expect
         self.logs: dict[str, StreamLog] = {}
@@ -118,12 +117,13 @@ class DurableTurns:
     async def _run(self, step: Step, input: Mapping[str, Any]) -> dict[str, Any]:
         """One turn of a durable agent; its readers are told as it goes on."""
         turn, clock, lease_s = input["turn"], self._means.clock, input.get("lease_s")
+        fresh = turn in self.fresh
         stream = TurnStream(
             self._streams(),
             stream_of(turn, step.run_id, client=step.client, lease_s=lease_s, now=clock.now()),
             clock=clock,
             log=self.logs.get(turn),
-            fresh=turn in self.fresh,
+            fresh=fresh,
             on_stop=partial(self._stop, step),
         )
         self.fresh.discard(turn)
@@ -131,7 +131,8 @@ class DurableTurns:
         try:
             if lease_s is not None and await stream.ended_by_lapse():
                 raise Cancelled  # before anything is begun: who takes a run over may be late
-            return await self._to_the_end(step, loop)
+            async with self.exchanges.hold(input, client=step.client, held=fresh):
+                return await self._to_the_end(step, loop)
         except Cancelled:
             stopped = error_body(StreamStopped(LEASE_LAPSED if stream.lapsed else _ASKED))
             await stream.finish(stopped, StreamStatus.STOPPED, event="error")
@@ -279,7 +280,7 @@ class _Loop:
             prompt_tokens=Usage(**self.answers[0].get("usage", {})).prompt_tokens,
         )
         try:
-            await self.step.do("conversation", self.turns.keep, exchange, timeout=_KEEP_S)
+            await self.step.do("conversation", self.turns.exchanges.keep, exchange, timeout=_KEEP_S)
         except StepFailed as error:  # the answer itself is whole, and is told
             said = "A turn cannot be added to its conversation: %s"
             logger().error(said, error.detail, **log_fields(turn=self.input["turn"]))

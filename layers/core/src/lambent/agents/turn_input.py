@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 from lambent.agents.agent import AgentInfo
 from lambent.models.values import Message, Role, ToolCall, Usage
@@ -36,7 +37,19 @@ class Exchange:
     prompt_tokens: int
 
 
-KeepExchange = Callable[[Exchange], Awaitable[Any]]
+class Exchanges(Protocol):
+    """What durable turns do to conversations."""
+
+    async def keep(self, exchange: Exchange) -> Any:
+        """Add a whole turn, once for each turn, whoever tries it how often."""
+        ...
+
+    def hold(
+        self, input: Mapping[str, Any], *, client: str, held: bool
+    ) -> AbstractAsyncContextManager[None]:
+        """Keep other turns out of the conversation meanwhile; does nothing for a turn of none.
+        `held`: whoever began the turn here holds it just now."""
+        ...
 
 
 def turn_input(

@@ -20,7 +20,7 @@ from lambent.models.values import Message, Role, Usage
 if TYPE_CHECKING:
     from lambent.chat.upkeep import Upkeep
 
-_RENEW_S: Final = BUSY.total_seconds() / 3
+RENEW_S: Final = BUSY.total_seconds() / 3
 _ASK_AGAIN_S: Final = 30.0
 
 
@@ -117,10 +117,16 @@ class Dialogue:
         with suppress(StoreUnavailable):
             await self._store.end_turn(self._id, turn=self._turn, tokens_a_byte=self._ratio)
 
+    def leave(self) -> None:
+        """Leave the claim to whoever goes on with the turn; it lapses where nobody does."""
+        if self._renewing is not None:
+            self._renewing.cancel()
+            self._renewing = None
+
     async def _renew(self) -> None:
         held = True
         while held:
-            await self._clock.sleep(_RENEW_S)
+            await self._clock.sleep(RENEW_S)
             with suppress(StoreUnavailable):
                 held = await self._store.renew_turn(self._id, turn=self._turn)
 

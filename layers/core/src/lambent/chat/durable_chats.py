@@ -124,9 +124,12 @@ def durable_chats_of(parts: Parts) -> DurableChats:
         parts.registry,
         streams=streams,
         means=means,
-        keep=ExchangeKeeper(
-            lambda: parts.chats.conversations, engine=lambda: parts.engine, settings=parts.settings
-        ).keep,
+        exchanges=ExchangeKeeper(
+            lambda: parts.chats.conversations,
+            engine=lambda: parts.engine,
+            settings=parts.settings,
+            clock=parts.clock,
+        ),
         embed=embed,
         expect=parts.step_model.expect,
     )

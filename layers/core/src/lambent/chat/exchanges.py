@@ -2,19 +2,23 @@
 
 The chat function that follows a turn adds it too (`Dialogue.keep`), but may have gone long before
 the turn ends. Both add the same entry, and one insert decides: the first of them, or of two slices
-of the run, and every later one finds it there.
+of the run, and every later one finds it there. Nor is the claim on the conversation the chat's
+alone: each slice of the run renews it, so that no other turn takes the entry's place while this
+one is worked on. Where it waits for a person, the claim lapses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from lambent.agents.turn_frames import usage_body
-from lambent.agents.turn_input import Exchange, message_of, said_in
+from lambent.agents.turn_input import Exchange, Place, message_of, place_in, said_in
 from lambent.choices import Overflow, Titles
-from lambent.errors import Conflict, NotFound
+from lambent.clock import Clock
+from lambent.errors import Cancelled, Conflict, NotFound, StoreUnavailable
 from lambent.telemetry import log_fields, logger
 
 if TYPE_CHECKING:
@@ -32,10 +36,57 @@ class ExchangeKeeper:
         *,
         engine: Callable[[], WorkflowEngine],
         settings: Settings,
+        clock: Clock,
     ) -> None:
         self._conversations = conversations
         self._engine = engine
         self._settings = settings
+        self._clock = clock
+
+    @asynccontextmanager
+    async def hold(
+        self, input: Mapping[str, Any], *, client: str, held: bool
+    ) -> AsyncGenerator[None, None]:
+        """Keep other turns out of the conversation; see `Exchanges`."""
+        place, turn = place_in(input), input["turn"]
+        if place is None or not (held or await self._claim(place, turn, client)):
+            yield
+            return
+        renewing = asyncio.create_task(self._renew(place, turn))
+        try:
+            yield
+        except (Exception, Cancelled):
+            await self._let_go(place, turn)
+            raise
+        else:
+            await self._let_go(place, turn)
+        finally:  # also where it goes on later: then the claim lapses
+            renewing.cancel()
+
+    async def _claim(self, place: Place, turn: str, client: str) -> bool:
+        """Take it over from whoever had the turn, or anew; not where there is nothing to add."""
+        store, id, number = self._conversations(), place.conversation, place.number
+        try:
+            if await store.entries(id, client=client, since=number, until=number + 1):
+                return False
+            if not await store.renew_turn(id, turn=turn):
+                await store.begin_turn(id, client=client, turn=turn)
+        except (Conflict, NotFound, StoreUnavailable):  # the entry's number decides
+            return False
+        return True
+
+    async def _renew(self, place: Place, turn: str) -> None:
+        from lambent.chat.dialogue import RENEW_S
+
+        held = True
+        while held:
+            await self._clock.sleep(RENEW_S)
+            with suppress(StoreUnavailable):
+                held = await self._conversations().renew_turn(place.conversation, turn=turn)
+
+    async def _let_go(self, place: Place, turn: str) -> None:
+        with suppress(StoreUnavailable):
+            await self._conversations().end_turn(place.conversation, turn=turn, tokens_a_byte=None)
 
     async def keep(self, exchange: Exchange) -> dict[str, Any]:
         """Add it, let the next turn begin, and start what is left to do; any number of times.

@@ -110,6 +110,7 @@ class TurnWork:
         self._began_s = began_s
         self._booking: Booking | None = None
         self._turn_id: str | None = None  # of a durable turn that was begun
+        self._goes_on = False  # without this function, as far as that has heard
         self._dialogue: Dialogue | None = None
         self._access = ModelAccess(parts.models)
         self._first_s: float | None = None
@@ -151,6 +152,8 @@ class TurnWork:
         if self._booking is not None:
             await self._booking.finish()
         if self._dialogue is not None:
+            if self._goes_on:
+                self._dialogue.leave()
             await self._dialogue.end()
 
     async def _wait_for_slot(self, live: LiveTurn) -> None:
@@ -185,6 +188,7 @@ class TurnWork:
         usage = used if live.durable else self._access.usage
         self._tokens = usage.total_tokens
         # What waits for a person is not whole; its run adds it once it is.
+        self._goes_on = False
         if self._dialogue is not None and not (live.durable and finish_reason == "waiting"):
             # Before the end is told: the client may go on at once.
             await self._dialogue.keep(
@@ -239,6 +243,7 @@ class TurnWork:
             if info is not None and info.durable:
                 durable = self._parts.durable_chats()
                 self._turn_id = turn.id
+                self._goes_on = True
                 asked, dialogue = self._request, self._dialogue
                 return durable.chunks(
                     turn,
