@@ -73,6 +73,8 @@ COMMANDS: Final = (
     Command("run resume", "POST", "/runs/{run_id}/resume", "go on: budget=…"),
     Command("run retry", "POST", "/runs/{run_id}/retry", "go on from the step that failed"),
     Command("run restart", "POST", "/runs/{run_id}/restart", "run again: step=…"),
+    Command("run approvals", "GET", "/runs/{run_id}/approvals", "what it waits to be allowed",
+            "approvals", ("call", "tool", "arguments", "until")),
     Command("run decide", "POST", "/runs/{run_id}/approvals/{call_id}",
             "let an agent call its tool, or not: approve=true note=…"),
     Command("run delete", "DELETE", "/runs/{run_id}", "forget it"),

@@ -185,6 +185,51 @@ def test_a_tool_call_is_shown_and_done_once_a_person_approves(
     assert page.evaluate("window.hit") is None
 
 
+def waiting_run(stack: Stack) -> str:
+    with stack.client() as client:
+        found = client.get("/runs", params={"workflow": "agent.research", "status": "waiting"})
+        return str(found.json()["runs"][0]["id"])
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_a_call_is_decided_on_at_its_runs_page_too(
+    operator: Operator,
+    chromium: Browser,
+    scripted_stack: Stack,
+    script: ScriptedModel,
+    scripts: bool,
+) -> None:
+    ask_research(operator.page, script, "Then not.")
+    # Somebody else, who never saw the chat.
+    other = Operator(chromium, scripted_stack, scripts=scripts)
+    page = other.sign_in(scripted_stack.admin_key, f"/admin/runs/{waiting_run(scripted_stack)}")
+    waits = page.get_by_role("region", name="Waiting")
+    expect(waits.get_by_role("heading")).to_have_text("Waits for a decision on publish")
+    expect(waits).to_contain_text("onerror=window.hit")
+    waits.get_by_label("A word to the agent").fill("too early")
+    waits.get_by_role("button", name="Decline").click()
+    expect(page.get_by_text("The call is declined.")).to_be_visible()
+    expect(answer(operator.page)).to_contain_text("Then not.")
+    assert "too early" in script.generations[-1].json["messages"][-1]["content"]
+    assert other.complaints == []
+    other.context.close()
+
+
+def test_who_may_only_look_sees_the_call_and_no_button(
+    operator: Operator, chromium: Browser, scripted_stack: Stack, script: ScriptedModel
+) -> None:
+    ask_research(operator.page, script, "Then not.")
+    other = Operator(chromium, scripted_stack)
+    reader = scripted_stack.new_key(scopes=["admin:read"])
+    page = other.sign_in(reader, f"/admin/runs/{waiting_run(scripted_stack)}")
+    waits = page.get_by_role("region", name="Waiting")
+    expect(waits).to_contain_text("onerror=window.hit")
+    expect(waits.get_by_role("button")).to_have_count(0)
+    other.context.close()
+    answer(operator.page).get_by_role("button", name="Decline").click()
+    expect(answer(operator.page)).to_contain_text("Then not.")
+
+
 def test_a_tool_call_is_not_done_where_a_person_declines(
     operator: Operator, script: ScriptedModel
 ) -> None:

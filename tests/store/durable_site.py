@@ -45,6 +45,11 @@ class Function:
         found = await runs.find({}).sort("_id", -1).limit(1).to_list()
         return found[0] if found else {}
 
+    async def get(self, path: str, *, key: str | None = None) -> httpx.Response:
+        """From the gateway."""
+        headers = {"authorization": f"Bearer {key or self.key}"}
+        return await self.gateway.get(path, headers=headers)
+
     async def post(self, path: str, body: Any, *, key: str | None = None) -> httpx.Response:
         """To the gateway."""
         headers = {"authorization": f"Bearer {key or self.key}"}

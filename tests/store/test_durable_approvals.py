@@ -70,6 +70,31 @@ async def test_nobody_is_asked_about_a_call_that_cannot_be_made(
     assert not [one for one in MADE if one[0] == answer["id"]]
 
 
+async def test_what_waits_for_a_person_can_be_asked_for(
+    place: Function, scripted_model: ScriptedModel
+) -> None:
+    # Round by round, and beside a call that nobody is asked about.
+    say = ("say", {"type": "t", "subject": "s"})
+    scripted_model.script(PAY, Reply.calls(say, ("pay", {"amount": 7})), Reply.text("So be it."))
+    _, call, address = await waiting(place)
+    path = f"/runs/{call['run']}/approvals"
+
+    async def asked() -> list[Any]:
+        found = (await place.get(path)).json()["approvals"]
+        return [(one["call"], one["tool"], one["arguments"]) for one in found]
+
+    assert await asked() == [("0.0", "pay", {"amount": 5})]
+    stranger = (await place.parts.keys.create("bob", "test", scopes=[Scope.RUNS])).text
+    assert (await place.get(path, key=stranger)).status_code == 404
+    await place.post(address, {"approve": True})
+    await place.parts.engine.advance([call["run"]])
+    assert await asked() == [("1.1", "pay", {"amount": 7})]
+    await place.post(f"{path}/1.1", {"approve": False})
+    await place.parts.engine.advance([call["run"]])
+    assert (await place.run())["status"] == "completed"
+    assert await asked() == []
+
+
 async def test_others_decide_nothing(place: Function, scripted_model: ScriptedModel) -> None:
     scripted_model.script(PAY)
     _, _, address = await waiting(place)

@@ -1,16 +1,18 @@
-"""Approvals over HTTP: a person says whether an agent may make a call that needs it."""
+"""Approvals over HTTP: which calls of an agent wait for a person, and what that one says."""
 
 # No postponed annotations here: FastAPI has to see the dependencies made inside the function.
 
-from typing import Annotated
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from lambent.admission.decisions import Scope
-from lambent.agents.approvals import decide
+from lambent.agents.approvals import awaited_calls, decide
 from lambent.engine.engine import WorkflowEngine
-from lambent.http.reach import Authorize, Reach, changing
+from lambent.http.reach import Authorize, Reach, changing, reading
 
 
 class Decision(BaseModel):
@@ -24,9 +26,31 @@ class Decision(BaseModel):
     note: str = Field(default="", max_length=4000, description="Told to the agent.")
 
 
+class ApprovalView(BaseModel):
+    """A tool call that is made once a person approves it."""
+
+    call: str = Field(description="Names it when it is decided on.", examples=["0.0"])
+    step: str = Field(examples=["approval 0.0"])
+    tool: str = Field(examples=["publish"])
+    arguments: dict[str, Any] = Field(examples=[{"title": "Tides"}])
+    asked_at: datetime | None
+    until: datetime | None = Field(description="Declined by itself then.")
+
+
+class ApprovalList(BaseModel):
+    approvals: list[ApprovalView]
+
+
 def add_approvals(router: APIRouter, engine: WorkflowEngine, authorize: Authorize) -> None:
-    """`/runs/{run_id}/approvals`; needs the scope `runs`."""
+    """`/runs/{run_id}/approvals`; needs the scope `runs`, or to look `admin:read`."""
+    reader = Annotated[Reach, Depends(reading(authorize, Scope.RUNS))]
     writer = Annotated[Reach, Depends(changing(authorize, Scope.RUNS))]
+
+    @router.get("/runs/{run_id}/approvals")
+    async def list_approvals(run_id: str, reach: reader) -> ApprovalList:
+        """The tool calls that an agent's run waits with, none where it waits with none."""
+        found = await awaited_calls(engine, run_id, client=reach.client)
+        return ApprovalList(approvals=[ApprovalView(**asdict(one)) for one in found])
 
     @router.post(
         "/runs/{run_id}/approvals/{call_id}",

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from starlette.responses import RedirectResponse, Response
 
-from lambent.engine.model import ACTIVE, ENDED, PARKED, Status
+from lambent.engine.model import ACTIVE, ENDED, PARKED, Kind, Status
 from lambent.http.admin.api import path
 from lambent.http.admin.formats import utc_of
 from lambent.http.admin.start_form import fields_of
@@ -79,6 +79,7 @@ async def run(view: View) -> Response:
     return view.page(
         "run.html",
         run=found,
+        approvals=await _approvals(view, found),
         page=page,
         timeline=timeline(found, page, history, now=view.clock.now()),
         lines=_lines(page, history),
@@ -88,6 +89,14 @@ async def run(view: View) -> Response:
         commands=_commands(status),
         live="" if status in _ENDED else f"run:{run_id}",
     )
+
+
+async def _approvals(view: View, run: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The calls that a person has to decide on, by the step that waits for it."""
+    if not any(wait["kind"] == Kind.CALLBACK for wait in run["waits"]):
+        return {}
+    answer = await view.api.maybe(path("runs", run["id"], "approvals"))
+    return {one["step"]: one for one in answer["approvals"]} if answer else {}
 
 
 async def _steps(view: View, run_id: str) -> dict[str, Any]:
