@@ -95,6 +95,7 @@ class View:
             query={k: v for k, v in self.query.items() if k != "done"},
             path=self.request.url.path,
             chat_base=self.chat_base,
+            now=self.clock.now().isoformat(),
             **{"live": "", **context},
         )
         return HTMLResponse(text, status_code=status)

@@ -7,11 +7,113 @@
   const base = document.body.dataset.chatBase || "";
   const pollMs = 5000;
   let busy = false, again = false;
+  let missed = false; // something changed where somebody was at work
+  let pressed = null; // what the pointer is down on: a click needs the same element at its end
+  let aheadMs = 0; // how far this browser's clock is ahead of the server's
 
-  // Not while somebody writes, chooses or confirms.
-  const occupied = () =>
-    main.querySelector("details.confirm[open]") !== null ||
-    (main.contains(document.activeElement) && document.activeElement.matches("input, textarea, select"));
+  // --- what may not be touched now: where somebody writes, confirms, selects or presses
+
+  function selected(part) {
+    const selection = getSelection();
+    return !selection.isCollapsed && selection.rangeCount > 0 && selection.getRangeAt(0).intersectsNode(part);
+  }
+
+  const held = (part) =>
+    part.matches("details.confirm[open]") || part.querySelector("details.confirm[open]") !== null ||
+    (part.contains(document.activeElement) && document.activeElement.matches("input, textarea, select")) ||
+    (pressed !== null && part.contains(pressed)) || selected(part);
+
+  // Once nobody is at work there any more, what was missed is made good. Later than the event:
+  // the focus has to have arrived, and a click to be done.
+  const free = () => setTimeout(() => { if (missed && ![...main.children].some(held)) redraw(); });
+  for (const name of ["focusout", "toggle"]) main.addEventListener(name, free, true);
+  document.addEventListener("selectionchange", free);
+  document.addEventListener("pointerdown", (event) => { pressed = event.target; });
+  for (const name of ["pointerup", "pointercancel", "dragend"]) {
+    document.addEventListener(name, () => setTimeout(() => { pressed = null; free(); }));
+  }
+
+  // --- putting in place: what is still there keeps its element, and with it focus, scroll and state
+
+  // A row is the thing that it is of or leads to, not its place in the list.
+  function keyOf(node) {
+    if (node.nodeType !== Node.ELEMENT_NODE) return node.nodeName;
+    const about = /^(TR|LI)$/.test(node.nodeName) ? node.querySelector("details[id], a[href]") : null;
+    const name = node.id || node.getAttribute("aria-label") || (about && (about.id || about.getAttribute("href")));
+    return node.nodeName + " " + (name || "");
+  }
+
+  function until(first, last) {
+    const found = [];
+    for (let one = first; one !== last; one = one.nextSibling) found.push(one);
+    return found;
+  }
+
+  function fit(there, fresh, { top = false } = {}) {
+    const wanted = new Set([...fresh.children].map(keyOf));
+    const drop = (node) => { if (top && node.nodeType === Node.ELEMENT_NODE && held(node)) missed = true; else node.remove(); };
+    let at = there.firstChild;
+    for (const one of [...fresh.childNodes]) {
+      const key = keyOf(one);
+      let same = at;
+      while (same && keyOf(same) !== key) same = same.nextSibling;
+      const passed = same ? until(at, same) : [];
+      // Never past what is still to come: nothing is moved, for that would take its focus away.
+      if (!same || passed.some((node) => wanted.has(keyOf(node)))) { there.insertBefore(one, at); continue; }
+      passed.forEach(drop);
+      at = same.nextSibling;
+      renew(same, one, top);
+    }
+    until(at, null).forEach(drop);
+  }
+
+  function renew(there, fresh, top) {
+    if (there.isEqualNode(fresh)) return;
+    if (there.nodeType !== Node.ELEMENT_NODE) { there.data = fresh.data; return; }
+    if (top && held(there)) { missed = true; return; }
+    for (const { name } of [...there.attributes]) {
+      if (!fresh.hasAttribute(name) && name !== "open") there.removeAttribute(name);
+    }
+    for (const { name, value } of fresh.attributes) {
+      if (there.getAttribute(name) !== value && name !== "open") there.setAttribute(name, value);
+    }
+    fit(there, fresh);
+  }
+
+  function put(page) {
+    const fresh = page.querySelector("main");
+    const focused = document.activeElement;
+    main.dataset.live = fresh.dataset.live || "";
+    clock(fresh);
+    missed = false;
+    fit(main, fresh, { top: true });
+    if (!focused.isConnected) main.focus({ preventScroll: true });
+  }
+
+  // --- times as they pass: nothing else may happen for long while a run waits
+
+  function clock(fresh) { aheadMs = Date.now() - Date.parse(fresh.dataset.now); }
+
+  function span(seconds) {
+    for (const [length, unit] of [[86400, "d"], [3600, "h"], [60, "min"]]) {
+      if (seconds >= length) return Math.round(seconds / length) + " " + unit;
+    }
+    return Math.round(seconds) + " s";
+  }
+
+  function ago(at) {
+    const seconds = (Date.now() - aheadMs - Date.parse(at)) / 1000;
+    if (Math.abs(seconds) < 1) return "now";
+    return seconds > 0 ? span(seconds) + " ago" : "in " + span(-seconds);
+  }
+
+  function tick() {
+    for (const one of main.querySelectorAll("time")) {
+      if (!/^in | ago$|^now$/.test(one.textContent) || selected(one)) continue;
+      const said = ago(one.dateTime);
+      if (one.textContent !== said) one.textContent = said;
+    }
+  }
 
   let over = false;
   function signedOut() {
@@ -23,25 +125,22 @@
     main.prepend(note);
   }
 
+  // Tells whether it came to be drawn, or has no need to be any more.
   async function redraw() {
-    if (over) return;
-    if (busy) { again = true; return; }
+    if (over) return true;
+    if (busy) { again = true; return true; }
     busy = true;
+    let drawn = false;
     try {
       const answer = await fetch(location.href, { headers: { accept: "text/html" }, redirect: "manual" });
-      if (answer.type === "opaqueredirect") { signedOut(); return; }
-      if (answer.ok && !occupied()) {
-        const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
-        const open = new Set([...main.querySelectorAll("details[open][id]")].map((one) => one.id));
-        const focused = document.activeElement && document.activeElement.closest("details[id]");
-        for (const one of fresh.querySelectorAll("details[id]")) one.open = open.has(one.id);
-        main.dataset.live = fresh.dataset.live || "";
-        main.replaceChildren(...fresh.childNodes);
-        if (focused) { const same = document.getElementById(focused.id); if (same) same.querySelector("summary").focus({ preventScroll: true }); }
+      if (answer.type === "opaqueredirect") { signedOut(); return true; }
+      if (answer.ok) {
+        put(new DOMParser().parseFromString(await answer.text(), "text/html"));
+        drawn = true;
       }
-    } catch { /* the next time */ }
-    busy = false;
-    if (again) { again = false; await redraw(); }
+    } catch { /* the next time */ } finally { busy = false; }
+    if (again) { again = false; return redraw(); }
+    return drawn;
   }
 
   const pause = (ms) => new Promise((done) => setTimeout(done, ms));
@@ -84,7 +183,7 @@
           for (const frame of frames) {
             const id = /^id: (.*)$/m.exec(frame);
             if (id) last = id[1];
-            if (/^data: \[DONE\]$/m.test(frame)) { await redraw(); return; }
+            if (/^data: \[DONE\]$/m.test(frame)) { while (!(await redraw())) await pause(2000); return; }
             if (id) await redraw();
           }
         }
@@ -93,5 +192,7 @@
     }
   }
 
+  clock(main);
+  setInterval(tick, 1000);
   if (kind.startsWith("run:")) watch(kind.slice(4)); else poll();
 })();
