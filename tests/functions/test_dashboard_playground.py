@@ -77,6 +77,16 @@ def test_a_reload_goes_on_behind_the_last_frame(operator: Operator, script: Scri
     expect(page.locator(".turn")).to_have_count(2)
 
 
+def test_agents_are_talked_to_and_only_models_are_chosen_as_models(
+    operator: Operator, script: ScriptedModel
+) -> None:
+    page = operator.page
+    page.goto("/admin/playground")
+    models = page.get_by_label("Model").locator("option")
+    expect(models).to_contain_text(["the agent’s own", script.model])
+    assert not [one for one in models.all_inner_texts() if one.startswith("agent:")]
+
+
 @pytest.mark.parametrize("how", ["another page", "the tab is closed"])
 def test_leaving_the_page_stops_the_model(
     operator: Operator, script: ScriptedModel, how: str

@@ -404,7 +404,9 @@
       $("agent").addEventListener("change", describe);
       describe();
     }
-    if (models.ok) $("model").append(...(await models.json()).data.map((one) => new Option(one.id, one.id)));
+    // Agents are listed there too, for OpenAI's clients: an agent is no model of another one.
+    const own = models.ok ? (await models.json()).data.filter((one) => !one.id.startsWith("agent:")) : [];
+    $("model").append(...own.map((one) => new Option(one.id, one.id)));
   }
 
   $("form").addEventListener("submit", (event) => {
