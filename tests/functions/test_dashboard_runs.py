@@ -181,6 +181,28 @@ def test_a_run_of_thousands_of_steps_opens_light_and_fast(page: Page, stack: Sta
     expect(lane(page, "n474")).to_be_visible()
 
 
+def test_a_whole_input_stands_for_the_fields_that_are_required(
+    chromium: Browser, stack: Stack
+) -> None:
+    who = Operator(chromium, stack)
+    page = who.sign_in(stack.admin_key, "/admin/workflows/trial.order")
+    start = page.get_by_role("button", name="Start", exact=True)
+    start.click()
+    expect(page.get_by_role("alert")).to_have_text("title has to be given.")
+    expect(page.get_by_label("title")).to_have_attribute("aria-invalid", "true")
+    page.get_by_label("title").fill("nuts")
+    page.get_by_label("pieces").fill("two")
+    start.click()
+    expect(page.get_by_role("alert")).to_contain_text("pieces")
+    page.get_by_label("title").fill("")
+    page.get_by_text("The whole input as JSON instead").click()
+    page.locator("textarea[name=input]").fill('{"title": "bolts"}')
+    start.click()
+    expect(page.get_by_role("region", name="Output")).to_contain_text("bolts")
+    assert [one for one in who.complaints if "422" not in one] == []
+    who.context.close()
+
+
 def test_what_is_deployed_is_listed_with_what_runs_of_it(
     page: Page, stack: Stack, killed: str
 ) -> None:
@@ -190,6 +212,7 @@ def test_what_is_deployed_is_listed_with_what_runs_of_it(
         "trial",
         "trial.child",
         "trial.many",
+        "trial.order",
     ]
     own = page.get_by_role("region", name="Table: The platform's own")
     expect(own).to_contain_text("lambent.pull-model")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 
 from lambent.engine.options import Retry
@@ -53,3 +54,17 @@ async def many(step: Any, input: Any) -> Any:
     """As many steps as are asked for."""
     for number in range(int(input["steps"])):
         await step.do(f"n{number}", lambda n=number: {"number": n, "text": "x" * 200})
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What has to be told, and what may be."""
+
+    title: str
+    pieces: int = 1
+
+
+@workflow("trial.order", input=Order)
+async def order(step: Any, input: Any) -> Any:
+    """Gives back what was ordered."""
+    return input

@@ -60,8 +60,11 @@ def input_of(form: Mapping[str, str]) -> Any:
     if not kinds:
         return None
     value: dict[str, Any] = {}
-    for name, kind in kinds.items():
+    for name, told in kinds.items():
         sent = form.get(_PREFIX + name, "")
+        kind, _, required = told.partition(" ")
+        if required and kind != "check" and not sent.strip():
+            raise wrong(name, "has to be given")
         match kind:
             case "check":
                 value[name] = bool(sent)
