@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
@@ -92,6 +94,13 @@ def test_the_breaker_trips_visibly_and_is_closed_by_hand(
     expect(page.get_by_role("region", name="History of breakers")).to_contain_text("by hand")
 
 
+def until(client: httpx.Client, run: str, status: str) -> None:
+    last = time.monotonic() + 60
+    while client.get(f"/runs/{run}").json()["status"] != status:
+        assert time.monotonic() < last
+        time.sleep(0.05)
+
+
 @pytest.fixture(scope="module")
 def addresses(scripted_stack: Stack) -> dict[str, str]:
     """Every page by name, after things with hostile names and contents have been made."""
@@ -114,11 +123,18 @@ def addresses(scripted_stack: Stack) -> dict[str, str]:
         made("/schedules", {"name": f"{HOSTILE[:60]}{webhook}", **plan})
         failing = made("/runs", {"workflow": "news.digest", "input": {HOSTILE: HOSTILE}})["id"]
         waiting = made("/runs", {"workflow": "news.digest", "input": DIGEST})["id"]
+        again = made("/runs", {"workflow": "news.digest", "input": DIGEST})["id"]
+        until(client, again, "waiting")
+        made(f"/runs/{again}/cancel", None)
+        until(client, again, "cancelled")
+        made(f"/runs/{again}/restart", None)
+        until(client, again, "waiting")
     return {
         "overview": "/admin",
         "runs": "/admin/runs",
         "run-failed": f"/admin/runs/{failing}",
         "run-waiting": f"/admin/runs/{waiting}",
+        "run-again": f"/admin/runs/{again}",
         "bulk": "/admin/runs/bulk?command=retry&workflow=news.digest",
         "nothing": f"/admin/runs?workflow={quote(HOSTILE)}&status=failed",
         "workflows": "/admin/workflows",
