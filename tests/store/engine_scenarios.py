@@ -375,6 +375,45 @@ async def _single_check(world: World) -> None:
     assert [run["status"] for run in runs if run["key"] == "k9"] == ["completed"]
 
 
+# A singleton that has failed and is retried, while another run of it is started.
+
+
+def _sole(workflows: Registry, world: Callable[[], World]) -> None:
+    @workflows.workflow("sole", singleton=Singleton(), retry=NO_RETRY)
+    async def sole(step: Step, input: Any) -> Any:
+        here = world()
+
+        async def once_bad() -> None:
+            await here.effect(f"try {input}")
+            if here.effects == ["try 0"]:
+                raise NonRetryable("the first time")
+
+        await step.do("act", once_bad)
+        await step.sleep(100_000)
+
+
+async def _sole_setup(world: World) -> dict[str, Act]:
+    first = await world.start("sole", 0, key="k0")
+    await world.advance(first)
+    world.told["first"] = first
+
+    async def start(number: int) -> None:
+        await world.advance(await world.start("sole", number, key=f"k{number}"))
+
+    async def retry() -> None:
+        await retrier(world, first)()
+        await world.advance(first)
+
+    return {"retrier": retry, "one": lambda: start(1), "two": lambda: start(2)}
+
+
+async def _sole_check(world: World) -> None:
+    going_on = [run["_id"] for run in world.last if run["status"] == "waiting"]
+    assert len(going_on) <= 1, "two runs of a singleton go on"
+    assert world.faulty or len(going_on) == 1, "none goes on"
+    assert not world.told.get("retries") or going_on == [world.told["first"]]
+
+
 # A failed run that is retried while its last slice may still be about.
 
 
@@ -545,6 +584,7 @@ SCENARIOS = {
         Scenario("halted", _pause, _halted_setup, _halted_check, weight=0.5),
         Scenario("batch", _batch, _batch_setup, _batch_check),
         Scenario("single", _single, _single_setup, _single_check),
+        Scenario("sole", _sole, _sole_setup, _sole_check, weight=0.5),
         Scenario("retry", _retry, _retry_setup, _retry_check),
         Scenario("taken", _taken, _taken_setup, _taken_check),
         Scenario("retried", _retried, _retried_setup, _retried_check, weight=0.5),

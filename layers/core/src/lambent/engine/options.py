@@ -81,7 +81,8 @@ class Batch:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Singleton:
     """One run of a group at a time: another start is skipped (it answers the run that is there),
-    or with `replace` cancels that one and takes its place."""
+    or with `replace` cancels that one and takes its place. A run that is retried or restarted after
+    its end takes the place again; it is refused while another run has it."""
 
     key: KeyOf = None
     replace: bool = False

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from pymongo.errors import DuplicateKeyError
+
 from lambent.due import Database, DueDocuments
 from lambent.engine.documents import Cut, visible
 from lambent.engine.model import ENDED, STEPS, Kind, Status, StepStatus
@@ -20,20 +24,24 @@ class Retries:
         self._transitions = transitions
 
     async def retry(self, run: Document) -> bool:
-        """Failed or cancelled → waiting in the next epoch; False: it has changed since."""
+        """Failed or cancelled → waiting in the next epoch; False: it has changed since.
+
+        Raises `Conflict` if it is a singleton and another run has its place.
+        """
         if run["ending"] is not None or run["status"] == Status.CANCELLED:
-            return await self._transitions.raise_epoch(run, cut=None, afresh=True)
+            return await self._take_on(run, cut=None, afresh=True)
         step = (run["error"] or {}).get("step")
         cut = None if step is None else await self._cut(run, step)
-        return await self._transitions.raise_epoch(run, cut=cut, afresh=False)
+        return await self._take_on(run, cut=cut, afresh=False)
 
     async def restart(self, run: Document, step: str | None) -> bool:
         """Ended or parked → waiting in the next epoch; False: it has changed since.
 
-        Raises `NotFound` for a step that is not on record, `Conflict` if all was undone.
+        Raises `NotFound` for a step that is not on record, `Conflict` if all was undone, or if
+        it is a singleton and another run has its place.
         """
         if step is None:
-            return await self._transitions.raise_epoch(run, cut=None, afresh=True)
+            return await self._take_on(run, cut=None, afresh=True)
         cut = await self._cut(run, step)
         if cut is None:
             raise NotFound(f"The run has no step {step!r} on record.")
@@ -42,15 +50,36 @@ class Retries:
                 "The run was undone: it can only be restarted from its start.",
                 fields={"status": run["status"]},
             )
-        return await self._transitions.raise_epoch(run, cut=cut, afresh=False)
+        return await self._take_on(run, cut=cut, afresh=False)
 
     async def retry_child(self, run_id: str, *, parent: str, epoch: int) -> bool:
         """Retry a child that ended in this epoch, or an earlier one; False: it has gone on since
-        by itself, or is another run's."""
+        by itself, is another run's, or a singleton whose place is taken."""
         run = await guarded(self._due.collection.find_one({"_id": run_id}))
         if run is None or not _owned(run, parent) or not _went_wrong(run) or run["epoch"] > epoch:
             return False
-        return await self.retry(run)
+        try:
+            return await self.retry(run)
+        except Conflict:
+            return False  # its end stands, for another run is what it was meant to be
+
+    async def _take_on(self, run: Document, **kept: Any) -> bool:
+        try:
+            return await self._transitions.raise_epoch(run, **kept)
+        except DuplicateKeyError:
+            raise await self._taken(run) from None
+
+    async def _taken(self, run: Document) -> Conflict:
+        holder = await guarded(self._due.collection.find_one({"marks": run["place"]}))
+        if holder is None:
+            return Conflict(
+                "Another run of this singleton has just ended; try again.",
+                fields={"status": run["status"]},
+            )
+        return Conflict(
+            f"Run {holder['_id']} has the place of this singleton: it is {holder['status']}.",
+            fields={"status": run["status"], "run": holder["_id"]},
+        )
 
     async def _cut(self, run: Document, step: str) -> Cut | None:
         """The cut at a step that counts in the present epoch; None if it is not on record."""

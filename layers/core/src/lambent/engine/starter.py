@@ -247,6 +247,7 @@ class Starter:
 
     async def _alone(self, run: Document, wanted: Start, singleton: Singleton) -> Started:
         _hold(run, "one", _group(singleton.key, wanted))
+        run["place"] = run["active_key"]  # for good: whoever takes it on after its end needs it
         for _ in range(_TRIES):
             if (started := await self._insert(run) or await self._by_key(run)) is not None:
                 return started

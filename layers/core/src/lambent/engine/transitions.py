@@ -334,7 +334,8 @@ class Transitions:
 
         What an ended run still owes stays owed, and whoever is about to pay it keeps the lease:
         the debts are paid before the next epoch begins.
-        `cut`: from where on nothing is kept; `afresh`: nothing is kept at all.
+        `cut`: from where on nothing is kept; `afresh`: nothing is kept at all. Raises
+        `DuplicateKeyError` where the place of a singleton is another run's by now.
         """
         epoch = run["epoch"] + 1
         now = self._clock.now()
@@ -372,8 +373,14 @@ class Transitions:
             "$inc": {"signals": 1},
             "$unset": {"expire_at": ""},
         }
+        added: Document = {}
         if run.get("slot_group"):
-            update["$addToSet"] = {"groups": marks.slot_group(run["slot_group"])}
+            added["groups"] = marks.slot_group(run["slot_group"])
+        if place := run.get("place"):
+            # In this very update: were it taken before or after, two could run, or none might.
+            changes["active_key"] = added["marks"] = place
+        if added:
+            update["$addToSet"] = added
         answer = await guarded(self._due.collection.update_one(where, update))
         return answer.matched_count == 1
 
