@@ -59,7 +59,9 @@ class ResponseStore:
         self._indexed = False
 
     async def keep(self, kept: Kept) -> None:
-        """Insert the response."""
+        """none -> kept, once: a durable turn may be told by several, each of whom keeps it."""
+        from pymongo.errors import DuplicateKeyError
+
         from lambent.mongo import guarded
 
         if not self._indexed:
@@ -75,7 +77,12 @@ class ResponseStore:
             "created_at": now,
             "expire_at": now + _RETENTION,
         }
-        await guarded(self._responses().insert_one(document))
+        try:
+            await guarded(self._responses().insert_one(document))
+        except DuplicateKeyError:
+            kept_before = {"_id": kept.id, "client": kept.client}
+            if await guarded(self._responses().find_one(kept_before, {"_id": 1})) is None:
+                raise
 
     async def recall(self, id: str, *, client: str) -> Recalled:
         """The conversation up to and with this response; raises `NotFound`."""
