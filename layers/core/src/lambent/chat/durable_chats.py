@@ -182,7 +182,7 @@ class DurableChats:
                     if (body := decode_frame(event)) is None:
                         return
                     if is_error(event):
-                        raise _failure(body)
+                        raise failure_of(body)
                     chunk = chunk_of(body)
                     yield chunk
                     if chunk.awaited is not None and not patient:
@@ -391,6 +391,7 @@ class _Feed:
             return
 
 
-def _failure(body: Body) -> LambentError:
+def failure_of(body: Body) -> LambentError:
+    """The error that an event of the kept stream told."""
     kind = _KNOWN.get(body["type"].rpartition(":")[2], TurnFailed)
     return kind(body["detail"])

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 from lambent.agents.agent import Chunk
 from lambent.chat.live_turn import LiveTurn, outlast
 from lambent.chat.values import Failed, Finished, Frame, Queued
-from lambent.errors import LambentError, StreamStopped, Unavailable
+from lambent.errors import LambentError, StreamStopped, TurnParked, Unavailable
 from lambent.streams.keeper import StreamKeeper, Why
 from lambent.streams.log import StreamLog
 from lambent.streams.values import LEASE_LAPSED, Dialect, StreamStatus
@@ -88,6 +88,11 @@ class StreamTurn:
         """Who keeps it, if that is this process, and as long as it is live."""
         return None if self.log.ended else self._keeper
 
+    @property
+    def reworded(self) -> bool:
+        """Whether it is told here in other words than its run keeps it in."""
+        return self.live.durable and not self.kept_by_run
+
     def on_end(self, callback: Callable[[], None]) -> None:
         """Call back once it has ended, and been kept to its end."""
         self._task.add_done_callback(lambda _: callback())
@@ -144,9 +149,8 @@ class StreamTurn:
     async def _tell_frames(self, frames: Sequence[Frame]) -> None:
         data = await self._encoder.encode(frames)
         last = frames[-1]
-        broke_off = isinstance(last, Failed) and isinstance(last.error, Unavailable)
-        self.goes_on = self.live.durable and broke_off
-        if self.kept_by_run and broke_off:
+        self.goes_on = self.live.durable and only_broke_off(frames)
+        if self.kept_by_run and self.goes_on:
             # This telling broke off, not the turn: a reader who comes back must not have a number
             # that the next frame has.
             data = _ERROR_ID.sub(b"event: error", data)
@@ -165,18 +169,32 @@ class StreamTurn:
                 self.log.end(StreamStatus.FAILED)
 
     def _numbered(self, data: bytes) -> list[bytes]:
-        pieces = data.split(_BLANK)[:-1]
         if self.dialect is Dialect.LAMBENT:  # its encoder numbers them itself
-            return [piece + _BLANK for piece in pieces]
-        # Comments are nothing to come back to. A blank line behind one of them would be an event
-        # without data to OpenAI's client, once it has read an id.
-        told = [piece for piece in pieces if not piece.startswith(b":")]
-        first = self.log.last + 1
-        return [
-            (b"" if piece == _DONE else b"id: %d\n" % number) + piece + _BLANK
-            for number, piece in enumerate(told, first)
-        ]
+            return [piece + _BLANK for piece in data.split(_BLANK)[:-1]]
+        return numbered(data, after=self.log.last, goes_on=self.goes_on)
 
     async def _stop_unless_attached(self) -> None:
         if self._keeper is None or not await self._keeper.attached():
             self.live.cancel()
+
+
+def numbered(data: bytes, *, after: int, goes_on: bool) -> list[bytes]:
+    """Events of OpenAI's dialects with the numbers above `after`.
+
+    `goes_on`: the last of them is an error that is no part of the turn, and has no number: who
+    comes back must not have one that the next event has.
+    """
+    # Comments are nothing to come back to. A blank line behind one of them would be an event
+    # without data to OpenAI's client, once it has read an id.
+    told = [piece for piece in data.split(_BLANK)[:-1] if not piece.startswith(b":")]
+    unnumbered = after + len(told) if goes_on else None
+    return [
+        (b"" if piece == _DONE or number == unnumbered else b"id: %d\n" % number) + piece + _BLANK
+        for number, piece in enumerate(told, after + 1)
+    ]
+
+
+def only_broke_off(frames: Sequence[Frame]) -> bool:
+    """Whether what ends here, of a durable turn, is this telling of it alone."""
+    last = frames[-1]
+    return isinstance(last, Failed) and isinstance(last.error, Unavailable | TurnParked)

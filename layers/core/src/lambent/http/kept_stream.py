@@ -25,9 +25,14 @@ from lambent.streams.values import Dialect
 FOR_GOOD: Final = {"deadline", "shutdown"}
 
 
-def stream_headers(id: str) -> dict[str, str]:
-    """What tells a client where its stream is."""
-    return {"x-stream-id": id, "content-location": f"/chat/streams/{id}"}
+def stream_headers(id: str, *, reworded: bool = False) -> dict[str, str]:
+    """What tells a client where its stream is.
+
+    `reworded`: told in other words than it is kept in; but it can be stopped, and its lease be
+    renewed.
+    """
+    named = {"x-stream-id": id}
+    return named if reworded else {**named, "content-location": f"/chat/streams/{id}"}
 
 
 def keep_alive_of(dialect: Dialect) -> bytes:
@@ -60,7 +65,7 @@ class StreamAnswer:
         self._headers = headers
         self._keep_alive_s = keep_alive_s
         self._clock = clock
-        self._after = after
+        self.after = after
         self._first = first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,16 +84,14 @@ class StreamAnswer:
         if turn.refused is not None:
             raise Rejected(turn.refused, self._headers)
         told = {**self._headers, **sse.HEADERS}
-        if turn.kept:
-            told |= stream_headers(turn.live.id)
-        elif turn.live.durable:  # told here in other words than it is kept in; but it can be
-            told["x-stream-id"] = turn.live.id  # stopped, and its lease be renewed
+        if turn.kept or turn.reworded:
+            told |= stream_headers(turn.live.id, reworded=turn.reworded)
         await send_start(send, told)
-        if log.last <= self._after and not log.ended:
+        if log.last <= self.after and not log.ended:
             await send_more(send, keep_alive_of(turn.dialect))
         while True:
-            events = log.after(self._after)
-            self._after += len(events)
+            events = log.after(self.after)
+            self.after += len(events)
             # Before anything is awaited: the end stands in the log together with the last event.
             ended = log.ended
             if events or ended:
@@ -100,7 +103,7 @@ class StreamAnswer:
                 await send({"type": "http.response.body", "body": b""})
                 return
             within_s = min(self._keep_alive_s, self._ends.left_s)
-            if not await log.news(self._after, within_s=within_s):
+            if not await log.news(self.after, within_s=within_s):
                 await send_more(send, keep_alive_of(turn.dialect))
 
     async def _until_begun(self) -> None:

@@ -5,37 +5,65 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lambent.admission import limits
-from lambent.chat.idempotency import KeptAnswer, KeyRecord, quietly
+from lambent.chat.idempotency import KeptAnswer, KeyRecord, KeyStatus, quietly
 from lambent.chat.live_turn import outlast
 from lambent.chat.service import ChatService
 from lambent.chat.stream_turn import StreamTurn
 from lambent.chat.values import Known
-from lambent.errors import LambentError, RequestError, Unavailable, Unprocessable, revived
+from lambent.errors import (
+    LambentError,
+    RequestError,
+    TurnParked,
+    Unavailable,
+    Unprocessable,
+    revived,
+)
 from lambent.http.bodies import parse_json, read_body
 from lambent.http.chat_callers import KNOWN, TURN, Caller, LimitHeaders
 from lambent.http.kept_stream import FOR_GOOD, StreamAnswer
 from lambent.http.key_header import KEY_HEADER, KeyReused, key_of
 from lambent.http.problems import Rejected, as_lambent, encode_headers
-from lambent.http.stream_following import follow_stream
+from lambent.http.stream_following import Words, follow_stream, last_event_of
 from lambent.streams.values import StreamStatus
 
 Endpoint = Callable[[Request], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """A stream that a request with this key has begun; `answered`: and told to its end."""
+
+    turn: str
+    client: str
+    answered: bool
+
+
+WordsOf = Callable[[Request, Began], Awaitable[Words]]
 
 _CLOSING_S: Final = 2.0
 _REPLAYED: Final = {"idempotency-replayed": "true"}
 
 
 def keyed(
-    endpoint: Endpoint, service: ChatService, *, limit_headers: LimitHeaders = limits.headers
+    endpoint: Endpoint,
+    service: ChatService,
+    *,
+    limit_headers: LimitHeaders = limits.headers,
+    words_of: WordsOf | None = None,
 ) -> Endpoint:
-    """The endpoint, which may then be asked with a key."""
-    return Keyed(endpoint, service, limit_headers=limit_headers).answer
+    """The endpoint, which may then be asked with a key.
+
+    `words_of`: what it tells a stream in, where those are not the platform's own words.
+    """
+    return Keyed(endpoint, service, limit_headers=limit_headers, words_of=words_of).answer
 
 
 class Keyed:
@@ -46,11 +74,17 @@ class Keyed:
     """
 
     def __init__(
-        self, endpoint: Endpoint, service: ChatService, *, limit_headers: LimitHeaders
+        self,
+        endpoint: Endpoint,
+        service: ChatService,
+        *,
+        limit_headers: LimitHeaders,
+        words_of: WordsOf | None,
     ) -> None:
         self._endpoint = endpoint
         self._service = service
         self._limit_headers = limit_headers
+        self._words_of = words_of
 
     async def answer(self, request: Request) -> Any:
         """The endpoint; what it returns sends the answer."""
@@ -62,6 +96,7 @@ class Keyed:
         try:
             key = key_of(request.headers)
             assert key is not None
+            after = last_event_of(request)
             body = await read_body(request)
         except LambentError as error:
             raise Rejected(error, headers) from None
@@ -72,7 +107,15 @@ class Keyed:
         except RequestError:
             return await self._endpoint(again)
         return _KeyedAnswer(
-            self._service, self._endpoint, again, known, key=key, asked=asked, headers=headers
+            self._service,
+            self._endpoint,
+            again,
+            known,
+            key=key,
+            asked=asked,
+            headers=headers,
+            words_of=self._words_of,
+            after=after,
         )
 
 
@@ -87,6 +130,8 @@ class _KeyedAnswer:
         key: str,
         asked: bytes,
         headers: Mapping[str, str],
+        words_of: WordsOf | None,
+        after: int,
     ) -> None:
         self._service = service
         self._keys = service.keys
@@ -96,6 +141,8 @@ class _KeyedAnswer:
         self._key = key
         self._asked = asked
         self._headers = headers
+        self._words_of = words_of
+        self._after = after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -121,21 +168,30 @@ class _KeyedAnswer:
             await send(start)
             await send({"type": "http.response.body", "body": record.answer.body})
         elif record.stream is not None:
-            client = self._known.client
-            app = await follow_stream(
-                self._service,
-                self._request,
-                record.stream,
-                client=client,
-                headers=headers,
-                longest_s=Caller(self._service, self._request).longest_s,
-            )
+            app = await self._followed(record, record.stream, headers)
             await app(scope, receive, send)
         elif (error := record.error) is not None:
             again = revived(error.code, error.detail, error.fields, error.retry_after_s)
             raise Rejected(again, headers)
         else:
             raise Unavailable("The first request with this Idempotency-Key failed.")
+
+    async def _followed(
+        self, record: KeyRecord, stream: str, headers: Mapping[str, str]
+    ) -> ASGIApp:
+        client, words = self._known.client, None
+        if self._words_of is not None:
+            answered = record.status is KeyStatus.ANSWERED
+            words = partial(self._words_of, self._request, Began(stream, client, answered))
+        return await follow_stream(
+            self._service,
+            self._request,
+            stream,
+            client=client,
+            headers=headers,
+            longest_s=Caller(self._service, self._request).longest_s,
+            words=words,
+        )
 
     async def _make(self, record: KeyRecord, scope: Scope, receive: Receive, send: Send) -> None:
         # In a task of its own: whoever comes back for the answer shall find it, so it is made
@@ -168,9 +224,10 @@ class _KeyedAnswer:
     ) -> None:
         streams = False
         try:
+            seen = await self._seen(record)
             app = await self._endpoint(self._request)
             if isinstance(app, StreamAnswer):
-                streams = True
+                streams, app.after = True, seen
                 app.turn.at_end = self._ending(record, keeping)
                 await app(scope, receive, self._noting_start(record, app.turn, send))
             else:
@@ -178,13 +235,20 @@ class _KeyedAnswer:
         except Exception as error:
             if not streams:
                 failure, _ = as_lambent(error)
-                goes_on = isinstance(failure, Unavailable)
+                goes_on = isinstance(failure, Unavailable | TurnParked)
                 failed = self._keys.failed(record, failure, goes_on=goes_on)
                 await quietly(failed, key=self._key)
             raise
         finally:
             if not streams:
                 keeping.cancel()
+
+    async def _seen(self, record: KeyRecord) -> int:
+        """The last event that the caller has seen of the turn, where it was begun before and is
+        gone on with; of a stream that is made anew it has seen nothing."""
+        if not self._after or await self._service.streams.look(record.turn) is None:
+            return 0
+        return self._after
 
     async def _answer_whole(
         self, app: ASGIApp, record: KeyRecord, scope: Scope, receive: Receive, send: Send

@@ -14,9 +14,10 @@ from lambent.errors import LambentError, Unavailable
 from lambent.http import sse
 from lambent.http.openai_errors import openai_error
 from lambent.http.openai_tools import ToolPlan
-from lambent.ids import random_base62
+from lambent.ids import random_base62, ulid_time
 from lambent.models.values import ToolCall, Usage
 
+COMPLETION: Final = "chatcmpl-"
 _FINISH: Final = {"stop", "length", "tool_calls", "content_filter"}
 
 
@@ -27,6 +28,11 @@ class Naming:
     id: str
     model: str
     created_s: int
+
+    @classmethod
+    def of(cls, kind: str, turn: str, model: str) -> Naming:
+        """What follows from the turn's id alone, and is the same for whoever tells the turn."""
+        return cls(f"{kind}{turn}", model, int(ulid_time(turn).timestamp()))
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from lambent.chat.values import Failed, Finished, Frame, Queued
 from lambent.errors import LambentError, RateLimited
 from lambent.http.openai_answers import Choice, Naming, queue_comment
 from lambent.http.openai_tools import ToolPlan
-from lambent.ids import random_base62
 from lambent.models.values import Message, Role, ToolCall, Usage
 from lambent.telemetry import redact
 
@@ -152,7 +151,9 @@ class Writer:
         yield self._part_event("response.content_part.added", part=part)
 
     def _add(self, kind: str, fields: Mapping[str, Any]) -> Iterator[Event]:
-        id = f"{_PREFIX[kind]}_{random_base62(24)}"
+        # Out of the response's own: whoever tells it again has to name its items alike.
+        own = self._naming.id.partition("_")[2]
+        id = f"{_PREFIX[kind]}_{own}_{len(self._items)}"
         self._items.append({"id": id, "type": kind, "status": "in_progress", **fields})
         self._open = True
         yield self._whole_item_event("response.output_item.added")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
-from lambent.chat.live_turn import LiveTurn
 from lambent.chat.responses import Kept, Recalled, ResponseStore
 from lambent.chat.values import ChatRequest
 from lambent.errors import NotFound, StoreUnavailable
@@ -19,6 +19,7 @@ from lambent.models.values import Message
 from lambent.telemetry import log_fields, logger
 
 __all__ = ["ResponseTurn", "parse_response"]
+_PREFIX: Final = "resp_"
 
 
 class PreviousNotFound(BadParam):
@@ -38,16 +39,25 @@ class ResponseTurn:
         self.stream = asked.stream
         self.request: ChatRequest = replace(asked.request, recall=self._recall)
 
-    def encoder_of(self, live: LiveTurn, *, created_s: int) -> ResponseEncoder:
-        """What streams the answer."""
-        return ResponseEncoder(self._writer(live, created_s), self._keeper(live))
+    def encoder_of(self, turn: str, *, client: str) -> ResponseEncoder:
+        """What streams the answer of the turn with this id."""
+        return ResponseEncoder(self._writer(turn), self._keeper(turn, client))
 
-    def body_of(self, live: LiveTurn, *, created_s: int) -> ResponseBodyOf:
+    def body_of(self, turn: str, *, client: str) -> ResponseBodyOf:
         """What makes the answer one document."""
-        return ResponseBodyOf(self._writer(live, created_s), self._keeper(live))
+        return ResponseBodyOf(self._writer(turn), self._keeper(turn, client))
 
-    def _writer(self, live: LiveTurn, created_s: int) -> Writer:
-        naming = Naming(_id_of(live), self._asked.model, created_s)
+    def encoder_again(self, turn: str, *, client: str, answered: bool) -> ResponseEncoder:
+        """What streams the answer of a turn that another request began.
+
+        Not `answered`: whoever was to keep it may die before. Else it is kept, unless its client
+        has deleted it since: then it must not come back.
+        """
+        keep = self._found if answered else self._keep_again
+        return ResponseEncoder(self._writer(turn), partial(keep, turn, client))
+
+    def _writer(self, turn: str) -> Writer:
+        naming = Naming.of(_PREFIX, turn, self._asked.model)
         return Writer(naming, self._asked.plan, echo=self._asked.echo)
 
     async def _recall(self, client: str) -> tuple[Message, ...]:
@@ -61,28 +71,41 @@ class ResponseTurn:
         whole = (*self._asked.instructions, *self._recalled.messages, *self._said)
         return self._asked.plan.told(whole)
 
-    def _keeper(self, live: LiveTurn) -> Keep:
-        async def keep(body: Mapping[str, Any], answer: Message) -> bool:
-            if not self._asked.store:
-                return False
-            kept = Kept(
-                id=_id_of(live),
-                client=live.client,
-                chain=self._recalled.chain,
-                messages=(*self._said, answer),
-                body=body,
-            )
-            try:
-                await self._store.keep(kept)
-            except StoreUnavailable:
-                # The answer is there and paid for: it is told, and says that it was not kept.
-                why = log_fields(turn=live.id)
-                logger().exception("A response could not be kept", **why)
-                return False
-            return True
+    def _keeper(self, turn: str, client: str) -> Keep:
+        return partial(self._keep, turn, client)
 
-        return keep
+    async def _keep(self, turn: str, client: str, body: Mapping[str, Any], answer: Message) -> bool:
+        if not self._asked.store:
+            return False
+        kept = Kept(
+            id=body["id"],
+            client=client,
+            chain=self._recalled.chain,
+            messages=(*self._said, answer),
+            body=body,
+        )
+        try:
+            await self._store.keep(kept)
+        except StoreUnavailable:
+            # The answer is there and paid for: it is told, and says that it was not kept.
+            logger().exception("A response could not be kept", **log_fields(turn=turn))
+            return False
+        return True
 
+    async def _keep_again(
+        self, turn: str, client: str, body: Mapping[str, Any], answer: Message
+    ) -> bool:
+        try:
+            await self._recall(client)
+        except (PreviousNotFound, StoreUnavailable):
+            return False
+        return await self._keep(turn, client, body, answer)
 
-def _id_of(live: LiveTurn) -> str:
-    return f"resp_{live.id}"
+    async def _found(
+        self, turn: str, client: str, body: Mapping[str, Any], answer: Message
+    ) -> bool:
+        try:
+            await self._store.get(body["id"], client=client)
+        except (NotFound, StoreUnavailable):
+            return False
+        return True

@@ -14,15 +14,18 @@ from lambent.errors import LambentError
 from lambent.http.chat_callers import Caller
 from lambent.http.chat_stream import EventStreamAnswer, Json, JsonAnswer
 from lambent.http.kept_stream import StreamAnswer
-from lambent.http.keyed import keyed
+from lambent.http.keyed import Began, keyed
 from lambent.http.openai_errors import openai_limit_headers
 from lambent.http.problems import Rejected
+from lambent.http.stream_following import Words
 from lambent.streams.values import Dialect
 
 if TYPE_CHECKING:
     from lambent.chat.live_turn import LiveTurn
     from lambent.chat.stream_turn import FrameEncoder
     from lambent.chat.values import StreamWish
+    from lambent.http.openai_answers import ChunkEncoder
+    from lambent.http.openai_requests import Asked as CompletionAsked
     from lambent.models.values import ModelInfo
 
 # Bodies and answers are imported by the first request that needs them: their schemas take a few
@@ -35,7 +38,12 @@ def openai_routes(service: ChatService) -> list[Route]:
     return [
         Route(
             "/v1/chat/completions",
-            keyed(routes.completions, service, limit_headers=openai_limit_headers),
+            keyed(
+                routes.completions,
+                service,
+                limit_headers=openai_limit_headers,
+                words_of=routes.completion_words,
+            ),
             methods=["POST"],
         ),
         Route(
@@ -45,7 +53,12 @@ def openai_routes(service: ChatService) -> list[Route]:
         ),
         Route(
             "/v1/responses",
-            keyed(routes.respond, service, limit_headers=openai_limit_headers),
+            keyed(
+                routes.respond,
+                service,
+                limit_headers=openai_limit_headers,
+                words_of=routes.response_words,
+            ),
             methods=["POST"],
         ),
         Route("/v1/responses/{id}", routes.response, methods=["GET", "DELETE"]),
@@ -62,7 +75,7 @@ class OpenAiRoutes:
         self._service = service
 
     async def completions(self, request: Request) -> Any:
-        from lambent.http.openai_answers import ChunkEncoder, CompletionBodyOf, Naming
+        from lambent.http.openai_answers import COMPLETION, CompletionBodyOf, Naming
         from lambent.http.openai_requests import parse_completion
 
         caller = self._caller(request)
@@ -70,13 +83,19 @@ class OpenAiRoutes:
         wish = await caller.wish()
         made = replace(asked.request, patient=asked.stream)
         live = await caller.start(made, wish=wish if asked.stream else None)
-        created_s = int(self._service.clock.now().timestamp())
-        naming = Naming(f"chatcmpl-{live.id}", asked.model, created_s)
         headers = caller.headers(live.limit)
         if not asked.stream:
+            naming = Naming.of(COMPLETION, live.id, asked.model)
             return JsonAnswer(live, CompletionBodyOf(naming, asked.plan), headers=headers)
-        encoder = ChunkEncoder(naming, asked.plan, include_usage=asked.include_usage)
+        encoder = _chunk_encoder(asked, live.id)
         return self._streamed(live, encoder, Dialect.COMPLETIONS, wish=wish, headers=headers)
+
+    async def completion_words(self, request: Request, began: Began) -> Words:
+        """Those of a stream that the same request has begun."""
+        from lambent.http.openai_requests import parse_completion
+
+        asked = await self._caller(request).asked(parse_completion)
+        return Words(_chunk_encoder(asked, began.turn), Dialect.COMPLETIONS)
 
     async def embeddings(self, request: Request) -> Any:
         from lambent.http.openai_embeddings import embedding_body, parse_embedding
@@ -100,12 +119,21 @@ class OpenAiRoutes:
         wish = await caller.wish()
         made = replace(turn.request, patient=turn.stream)
         live = await caller.start(made, wish=wish if turn.stream else None)
-        created_s = int(self._service.clock.now().timestamp())
         headers = caller.headers(live.limit)
         if not turn.stream:
-            return JsonAnswer(live, turn.body_of(live, created_s=created_s), headers=headers)
-        encoder = turn.encoder_of(live, created_s=created_s)
+            body = turn.body_of(live.id, client=live.client)
+            return JsonAnswer(live, body, headers=headers)
+        encoder = turn.encoder_of(live.id, client=live.client)
         return self._streamed(live, encoder, Dialect.RESPONSES, wish=wish, headers=headers)
+
+    async def response_words(self, request: Request, began: Began) -> Words:
+        """Those of a stream that the same request has begun."""
+        from lambent.http.openai_response_turns import ResponseTurn, parse_response
+
+        asked = await self._caller(request).asked(parse_response)
+        turn = ResponseTurn(asked, self._service.responses)
+        encoder = turn.encoder_again(began.turn, client=began.client, answered=began.answered)
+        return Words(encoder, Dialect.RESPONSES)
 
     async def response(self, request: Request) -> Any:
         from lambent.http.openai_fields import check_query
@@ -164,3 +192,10 @@ class OpenAiRoutes:
 
     def _caller(self, request: Request) -> Caller:
         return Caller(self._service, request, limit_headers=openai_limit_headers)
+
+
+def _chunk_encoder(asked: CompletionAsked, turn: str) -> ChunkEncoder:
+    from lambent.http.openai_answers import COMPLETION, ChunkEncoder, Naming
+
+    naming = Naming.of(COMPLETION, turn, asked.model)
+    return ChunkEncoder(naming, asked.plan, include_usage=asked.include_usage)

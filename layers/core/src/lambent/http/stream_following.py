@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -13,9 +14,10 @@ from lambent.chat.service import ChatService
 from lambent.errors import NotFound, RequestError
 from lambent.http.problems import request_id_of
 from lambent.ids import ulid_time
-from lambent.streams.values import StreamStatus
+from lambent.streams.values import Dialect, StreamStatus
 
 if TYPE_CHECKING:
+    from lambent.chat.stream_turn import FrameEncoder
     from lambent.streams.reader import Followed
     from lambent.streams.values import Stream
 
@@ -24,6 +26,14 @@ _LONGEST_ID: Final = 15
 # A stream gets its document with its first writing: whoever asks sooner waits a little.
 _FRESH: Final = timedelta(seconds=1.5)
 _LOOK_AGAIN_S: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What an answer is told in."""
+
+    encoder: FrameEncoder
+    dialect: Dialect
 
 
 async def find_stream(service: ChatService, id: str, *, client: str) -> Stream:
@@ -46,18 +56,23 @@ async def follow_stream(
     client: str,
     headers: Mapping[str, str],
     longest_s: float | None = None,
+    words: Callable[[], Awaitable[Words]] | None = None,
 ) -> ASGIApp:
     """What answers with the stream, from behind the request's `Last-Event-ID` on, for at most
     `longest_s`.
 
-    Raises what `find_stream` raises, and `RequestError`.
+    `words`: those in which the request was answered that began the stream, where this is the same
+    one; a turn that its run keeps in other words is then told, and numbered, in these.
+
+    Raises what `find_stream` and `words` raise, and `RequestError`.
     """
     from lambent.http.kept_stream import StreamAnswer, StreamElsewhere, stream_headers
     from lambent.streams.reader import StreamReader
 
     after = last_event_of(request)
     keep_alive_s, clock = service.settings.keep_alive_s, service.clock
-    if (turn := service.stream_here(id, client=client)) is not None:
+    turn = service.stream_here(id, client=client)
+    if turn is not None and (words is not None or not turn.reworded):
         return StreamAnswer(
             turn,
             headers=headers,
@@ -68,16 +83,22 @@ async def follow_stream(
             longest_s=longest_s,
         )
     stream = await find_stream(service, id, client=client)
+    own = await words() if words is not None and stream.made_by_run else None
     if stream.status is StreamStatus.LIVE:
         await service.streams.attach(stream)
+    seen = after if own is None else 0
     if stream.made_by_run and stream.status is StreamStatus.LIVE:
-        events: Followed = service.durable.follow_stream(stream, after=after)
+        events: Followed = service.durable.follow_stream(stream, after=seen)
     else:
-        events = StreamReader(service.streams, stream, after=after, clock=clock).events()
+        events = StreamReader(service.streams, stream, after=seen, clock=clock).events()
+    if own is not None:
+        from lambent.chat.retelling import retold
+
+        events = retold(events, own.encoder, after=after)
     return StreamElsewhere(
         events,
-        dialect=stream.dialect,
-        headers={**headers, **stream_headers(id)},
+        dialect=stream.dialect if own is None else own.dialect,
+        headers={**headers, **stream_headers(id, reworded=own is not None)},
         keep_alive_s=keep_alive_s,
         clock=clock,
         request_id=request_id_of(request.scope),
