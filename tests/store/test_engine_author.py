@@ -177,7 +177,7 @@ async def test_generate_sleeps_out_an_open_breaker_without_spending_an_attempt(
 
     test.model.say(BreakerOpen(retry_after_s=30), BreakerOpen(retry_after_s=30), "hello")
     run_id = await test.start("w")
-    assert await test.finish(run_id) == "hello"
+    assert await test.finish(run_id) == {"text": "hello"}
     assert (await test.run(run_id)).spent == 1
 
 

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Final, Self
 
 from pymongo.errors import DuplicateKeyError
 
+from lambent.bus.cloudevents import CloudEvent, check
 from lambent.clock import EPOCH, FAR_FUTURE, Clock, SystemClock
 from lambent.codec import encode, plain
 from lambent.due import new_due_fields
@@ -78,6 +79,7 @@ class CrashAt:
     matches: Callable[[StoreCall], bool]
     nth: int = 1
     after: bool = False
+    about: str = ""
 
 
 class ScriptedAnswers:
@@ -88,8 +90,9 @@ class ScriptedAnswers:
         self.requests: list[Mapping[str, Any]] = []
 
     def say(self, *answers: Any) -> None:
-        """Queue answers: text, any JSON value, `Generated`, or an exception to raise."""
-        self._answers.extend(answers)
+        """Queue answers: a text, what `step.generate` is to give, `Generated`, or an exception to
+        raise."""
+        self._answers.extend({"text": one} if isinstance(one, str) else one for one in answers)
 
     async def generate(
         self, request: Mapping[str, Any], *, client: str, listener: Listener | None = None
@@ -126,19 +129,25 @@ class TestBus:
         await guarded(self._store.mongo.db[EVENTS].create_index(unique, unique=True))
 
     async def publish(
-        self, *, client: str, id: str, source: str, type: str, subject: str | None, data: Any
+        self,
+        *,
+        client: str,
+        id: str,
+        source: str,
+        type: str,
+        subject: str | None,
+        data: Any,
+        time: str | None = None,
     ) -> None:
         now = self._store.clock.now()
+        if not isinstance(data, bytes):
+            data = plain(encode(data).form)
+        made = CloudEvent(id=id, source=source, type=type, subject=subject, time=time, data=data)
         event: Document = {
             "_id": new_ulid(self._store.clock),
             "client": client,
-            "id": id,
-            "source": source,
-            "type": type,
-            "subject": subject,
-            "time": now,
+            **asdict(check(made)),
             "received_at": now,
-            "data": plain(encode(data).form),
             "status": "pending",
             **new_due_fields(now),
         }
@@ -216,6 +225,13 @@ class WorkflowTest:
     ) -> None:
         await self._mongo.db.client.drop_database(self._mongo.db.name)
         await self._mongo.close()
+        left = [
+            f"{one.about} (call {one.nth}, {seen} seen)"
+            for one, seen in zip(self._crashes, self._seen, strict=True)
+            if seen < one.nth
+        ]
+        if left and kind is None:
+            raise AssertionError(f"crash_at never struck: {', '.join(left)}")
 
     async def start(
         self, workflow: str, input: Any = None, *, key: str | None = None, **options: Any
@@ -225,9 +241,18 @@ class WorkflowTest:
         return str(started.run["_id"])
 
     async def send(
-        self, type: str, data: Any = None, *, subject: str | None = None, id: str | None = None
+        self,
+        type: str,
+        data: Any = None,
+        *,
+        subject: str | None = None,
+        id: str | None = None,
+        time: str | None = None,
     ) -> None:
-        """Publish an event as an outsider would."""
+        """Publish an event as an outsider would; `time` in RFC 3339, as he may leave it out.
+
+        Raises `Unprocessable` and `TooLarge` as the bus does.
+        """
         await self.bus.publish(
             client=CLIENT,
             id=id or secrets.token_hex(8),
@@ -235,15 +260,16 @@ class WorkflowTest:
             type=type,
             subject=subject,
             data=data,
+            time=time,
         )
 
     def crash_at(
         self, call: str | Callable[[StoreCall], bool], *, nth: int = 1, after: bool = False
     ) -> None:
         """Kill the slice at a store call: by a piece of its name ("steps.insert_one(", a step's
-        key) or a predicate."""
+        key) or a predicate. A crash that never strikes fails the test at its end."""
         matches = call if callable(call) else lambda made: call in str(made)
-        self._crashes.append(CrashAt(matches, nth, after))
+        self._crashes.append(CrashAt(matches, nth, after, about=str(call)))
         self._seen.append(0)
 
     async def settle(self) -> None:

@@ -396,7 +396,8 @@ class Step:
                 await context.tell(record)
 
     async def continue_as_new(self, input: Any = None) -> None:
-        """Begin again with this input and an empty journal; never returns."""
+        """Begin again with this input and an empty journal; never returns. What was done so far
+        counts as done: its `undo` is forgotten with the journal."""
         raise self._context.execution.unwind(ContinuedAsNew(input))
 
     async def now(self) -> datetime:
