@@ -252,6 +252,18 @@ def test_of_an_address_that_cannot_be_read_nothing_is_told_but_its_name(
     assert "ter2" not in told["Reason"]
 
 
+def test_fewer_reserved_steps_than_the_poller_keeps_busy_are_refused_before_any_change(
+    deployment: Deployment, postgres_dsn: str
+) -> None:
+    deployment.configure(STEP_CONCURRENCY="5")
+    told = deployment.told("create", StepReservedConcurrency="4")
+    assert told["Status"] == "FAILED"
+    assert "StepReservedConcurrency is 4, but the poller keeps 5" in told["Reason"]
+    assert admin_hashes(postgres_dsn) == []
+    for enough in ("5", "0"):
+        assert deployment.told("create", StepReservedConcurrency=enough)["Status"] == "SUCCESS"
+
+
 def test_a_right_that_is_missing_is_named_with_what_to_grant(
     deployment: Deployment, postgres_dsn: str
 ) -> None:

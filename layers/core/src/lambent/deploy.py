@@ -48,6 +48,7 @@ class Request:
     answer_url: str
     asks_for_digest: bool
     admin_key_secret: str
+    reserved_steps: int
     deletes_data: bool
 
     @property
@@ -73,6 +74,7 @@ def parse(event: Mapping[str, Any]) -> Request:
         answer_url=event["ResponseURL"],
         asks_for_digest=event["ResourceType"] == _SETTINGS,
         admin_key_secret=properties.get("AdminKeySecret", ""),
+        reserved_steps=int(properties.get("StepReservedConcurrency", 0)),
         deletes_data=properties.get("DataOnDelete") == "delete",
     )
 
@@ -95,8 +97,8 @@ async def serve(
     """Do what CloudFormation asks with `run`, and tell it how that went; never raises for `run`.
 
     `run` is given `{"action": "setup" | "delete"}`, `admin_secret` where this call made one,
-    `makes_admin_key` where it is to say only whether there is one, and as `maker` the stack, where
-    data is made or deleted.
+    `makes_admin_key` where it is to say only whether there is one, as `maker` the stack, where
+    data is made or deleted, and as `reserved_steps` what is reserved for the step function.
     Without an answer CloudFormation would wait for its whole service timeout.
     """
     request = parse(event)
@@ -135,19 +137,28 @@ async def _carry_out(request: Request, run: Run) -> str:
     return ""
 
 
+def _asked(request: Request) -> dict[str, Any]:
+    return {
+        "action": "setup",
+        "maker": request.stack_id,
+        "reserved_steps": request.reserved_steps,
+    }
+
+
 async def _create(request: Request, run: Run) -> None:
+    asked = _asked(request)
     if not request.admin_key_secret:
-        await run({"action": "setup", "maker": request.stack_id})
+        await run(asked)
         return
     secret = random_base62(_SECRET_LENGTH)
     # Kept before it is made good: a key in Postgres whose text nobody has would lock everyone
     # out, a text without its key is replaced by the next attempt.
     await asyncio.to_thread(_put_secret, request.admin_key_secret, f"lam_admin_{secret}")
-    await run({"action": "setup", "admin_secret": secret, "maker": request.stack_id})
+    await run({**asked, "admin_secret": secret})
 
 
 async def _update(request: Request, run: Run) -> None:
-    asked = {"action": "setup", "maker": request.stack_id}
+    asked = _asked(request)
     if not request.admin_key_secret:
         await run(asked)
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from lambent.app import Platform, platform
+from lambent.errors import ConfigError
 from lambent.first_aid import plainly
 from lambent.telemetry import logger
 
@@ -20,12 +21,13 @@ async def run_setup(event: dict[str, Any]) -> dict[str, Any]:
     Answers `{"applied": [names of SQL files], "admin_key": text or None}`: the key's text only
     where this call made it, or was given it as `admin_secret`. With `makes_admin_key` false none is
     made, and `has_admin_key` says whether there is one. A `maker` is noted as the one who made the
-    tables, if this call did.
+    tables, if this call did. `reserved_steps`: what is reserved for the step function, if it is.
     """
     from lambent import wipe
     from lambent.admission.migrate import FIRST, migrate
 
     parts = platform()
+    _check_reserved(event.get("reserved_steps", 0), needed=parts.settings.step_concurrency)
     applied = await migrate(parts.postgres)
     if FIRST in applied and (maker := event.get("maker")):
         await wipe.note_maker(parts.postgres, maker)
@@ -46,6 +48,15 @@ async def delete_data(event: dict[str, Any]) -> dict[str, Any]:
     deleted = await wipe.delete_data(parts.postgres, parts.mongo, maker=str(event.get("maker")))
     logger().warning("All data was deleted" if deleted else "The data is another's, and was kept")
     return {"deleted": deleted}
+
+
+def _check_reserved(reserved: int, *, needed: int) -> None:
+    """CloudFormation's rules compare no numbers, so it is said here, before anything is changed."""
+    if 0 < reserved < needed:
+        raise ConfigError(
+            [f"StepReservedConcurrency is {reserved}, but the poller keeps {needed} step functions "
+             "busy (StepConcurrency), and Lambda would refuse the rest"]
+        )  # fmt: skip
 
 
 async def _ensure_indexes(parts: Platform) -> None:
