@@ -48,7 +48,7 @@ class Deployed:
 
 
 def deploy(template: Path, *, endpoint: str, parameters: Mapping[str, str]) -> Deployed:
-    """Upload, create the stack or update it, and run setup. RuntimeError with the reason."""
+    """Upload, create the stack (anew, if it stands), run setup. RuntimeError with the reason."""
     s3, cloudformation = _client("s3", endpoint), _client("cloudformation", endpoint)
     s3.create_bucket(Bucket=_BUCKET)
     source = read_template(template)
@@ -65,12 +65,12 @@ def deploy(template: Path, *, endpoint: str, parameters: Mapping[str, str]) -> D
         "Parameters": [{"ParameterKey": k, "ParameterValue": v} for k, v in values.items()],
         "Capabilities": ["CAPABILITY_IAM", "CAPABILITY_AUTO_EXPAND"],
     }
-    try:
-        cloudformation.create_stack(**arguments)
-        waiter = cloudformation.get_waiter("stack_create_complete")
-    except cloudformation.exceptions.AlreadyExistsException:
-        cloudformation.update_stack(**arguments)
-        waiter = cloudformation.get_waiter("stack_update_complete")
+    # LocalStack's update cannot move an alias to a new version: it rolls back, to nothing. What has
+    # to last is in the stores.
+    cloudformation.delete_stack(StackName=STACK)
+    cloudformation.get_waiter("stack_delete_complete").wait(StackName=STACK, WaiterConfig=_WAIT)
+    cloudformation.create_stack(**arguments)
+    waiter = cloudformation.get_waiter("stack_create_complete")
     try:
         waiter.wait(StackName=STACK, WaiterConfig=_WAIT)
     except Exception as error:

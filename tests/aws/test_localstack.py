@@ -5,13 +5,18 @@ What users see of it, over HTTP, is in test_acceptance.py.
 
 from __future__ import annotations
 
+import shutil
 import time
+from pathlib import Path
 
 import pytest
 
 from lambent import secret_references
 from lambent.errors import ConfigError
-from tests.aws.conftest import Cloud, recorded
+from local.aws.deploy import Deployed, deploy
+from local.aws.localstack import LocalStack
+from local.services import MongoHost, PostgresHost
+from tests.aws.conftest import Built, Cloud, recorded
 
 pytestmark = [pytest.mark.aws, pytest.mark.xdist_group("localstack")]
 TICK_LIMIT_S = 100.0
@@ -26,6 +31,37 @@ def test_setup_may_be_invoked_again(cloud: Cloud) -> None:
     again = cloud.invoke("setup", recorded("setup"))
     assert again["applied"] == []
     assert again["admin_key"] is None
+
+
+def test_a_second_deploy_brings_new_code_and_settings(
+    built: Built, tmp_path: Path, postgres_server: PostgresHost, mongo_server: MongoHost
+) -> None:
+    """In a LocalStack of its own, because the addresses of the stack change."""
+    folder = shutil.copytree(built.folder, tmp_path / "build")
+    name = "localstack_twice"
+    parameters = {"MongoUri": mongo_server.uri, "MongoDbName": name,
+                  "PostgresDsn": postgres_server.create_database(name)}  # fmt: skip
+    with LocalStack.start(tmp_path / "localstack") as running:
+
+        def deployed(**changed: str) -> tuple[Deployed, str, str]:
+            stack = deploy(folder / "template.yaml", endpoint=running.endpoint,
+                           parameters=parameters | changed)  # fmt: skip
+            functions = stack.client("lambda")
+            live = functions.get_alias(FunctionName="lambent-chat", Name="live")["FunctionVersion"]
+            found = functions.get_function_configuration(
+                FunctionName="lambent-chat", Qualifier=live
+            )
+            return stack, found["CodeSha256"], found["Environment"]["Variables"]["LOG_LEVEL"]
+
+        first, code, level = deployed()
+        assert (bool(first.admin_key), level) == (True, "")
+        handler = folder / "Chat" / "handler.py"
+        handler.write_text(handler.read_text() + "# Other code.\n")
+        second, new_code, level = deployed(LogLevel="DEBUG")
+        assert (second.admin_key, level) == (None, "DEBUG")
+        assert new_code != code
+    postgres_server.drop_database(name)
+    mongo_server.drop_database(name)
 
 
 def test_secrets_are_looked_up_where_settings_name_them(
