@@ -8,12 +8,9 @@ from local.aws.cold_start import Start, measure, show
 from tests.aws.conftest import Built
 
 pytestmark = [pytest.mark.aws, pytest.mark.xdist_group("docker")]
-# What is wanted: shares of the hello world's import time, its drivers included, in the same run.
+# Shares of the hello world's import time, its drivers included, in the same run. Of processor time:
+# what else the machine does adds to both, and they differ by a tenth between two runs.
 TARGETS = {"Step": 0.6, "Deliver": 0.6, "Poller": 0.6, "Chat": 1.25, "Gateway": 1.25, "Setup": 1.0}
-
-# Even shares of a processor's time differ by a tenth between two runs on a shared machine: the
-# report tells the figure beside its target, and a test only what must have a cause.
-_NOISE = 1.25
 
 
 @pytest.fixture(scope="module")
@@ -26,4 +23,4 @@ def starts(lambda_image: str, built: Built, report: list[str]) -> dict[str, Star
 
 @pytest.mark.parametrize("function", sorted(TARGETS))
 def test_a_function_imports_little(starts: dict[str, Start], function: str) -> None:
-    assert starts[function].share <= TARGETS[function] * _NOISE, show(list(starts.values()))
+    assert starts[function].share <= TARGETS[function], show(list(starts.values()))
