@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -162,10 +163,16 @@ async def test_a_key_that_is_none_is_refused(sites: Sites, key: str) -> None:
     assert answer.headers["ratelimit"]
 
 
-async def test_each_request_counts_once_against_the_limit(sites: Sites) -> None:
+@pytest.mark.parametrize(("path", "body"), POSTS)
+async def test_each_request_counts_once_against_the_limit(
+    sites: Sites, path: str, body: Any
+) -> None:
     async with sites.one.client(await sites.one.new_key(limit=3)) as client:
-        answers = [await client.post("/chat", json=CHAT, headers=KEY) for _ in range(4)]
+        keys = ({"idempotency-key": key} for key in "aabb")
+        answers = [await client.post(path, json=body, headers=key) for key in keys]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
+    left = [re.search(r"r=(\d+)", one.headers["ratelimit"]) for one in answers]
+    assert [one and one[1] for one in left] == ["2", "1", "0", "0"]
 
 
 async def test_the_official_client_sends_a_key_as_an_extra_header(

@@ -142,12 +142,13 @@ class ChatService:
         request: ChatRequest,
         *,
         credential: str | None,
-        limited: bool = True,
+        counted: Known | None = None,
         durable_id: str | None = None,
     ) -> LiveTurn | Refusal:
         """Ask the decision tree, then let the turn run. Raises `StoreUnavailable`.
 
-        `durable_id`: that of a durable turn, which may have been begun before: then it goes on.
+        `counted`: as who the request counted before. `durable_id`: that of a durable turn, which
+        may have been begun before: then it goes on.
         """
         agent, model = request.agent, self.model_for(request)
         durable = self._is_durable(agent)
@@ -161,7 +162,7 @@ class ChatService:
                 among=among,
                 # A durable turn's steps take a slot each.
                 slot=not durable,
-                limited=limited,
+                limited=counted is None,
             )
         )
         if isinstance(decision, Refused):
@@ -226,14 +227,26 @@ class ChatService:
         return turn if turn is not None and turn.live.client == client else None
 
     async def embed(
-        self, model: str, inputs: Sequence[str], *, credential: str | None
+        self,
+        model: str,
+        inputs: Sequence[str],
+        *,
+        credential: str | None,
+        counted: Known | None = None,
     ) -> Embedded | Refusal:
         """One vector for each input, through the same gate as a turn.
 
+        `counted`: as who the request counted before.
         Raises `StoreUnavailable`, and what `chat.embedding` raises.
         """
         among = await self._hosts.for_model(model)
-        asked = AdmissionRequest(credential=credential, scope=Scope.CHAT, among=among, slot=True)
+        asked = AdmissionRequest(
+            credential=credential,
+            scope=Scope.CHAT,
+            among=among,
+            slot=True,
+            limited=counted is None,
+        )
         decision = await self._gate.admit(asked)
         if isinstance(decision, Refused):
             return Refusal(decision.error, decision.limit)

@@ -47,12 +47,12 @@ class Caller:
         found = credential_of(sent.get("authorization"), sent.get("x-api-key"))
         self.credential = found if credential is None else credential
         # Somebody in front of the route has asked already: a request counts once.
-        self._counted: Known | None = request.scope.get(KNOWN)
+        self.counted: Known | None = request.scope.get(KNOWN)
 
     async def known(self, *, limited: bool = True, leaving: bool = False) -> Known:
         """Who it is, by key and, where it counts, limit alone."""
-        if self._counted is not None:
-            return self._counted
+        if self.counted is not None:
+            return self.counted
         return self.allowed(
             await self._service.check(self.credential, limited=limited, leaving=leaving)
         )
@@ -82,19 +82,19 @@ class Caller:
 
     async def start(self, asked: ChatRequest, *, wish: StreamWish | None = None) -> LiveTurn:
         """The turn, running; `wish` where a stream tells it."""
-        limited, turn = self._counted is None, self._request.scope.get(TURN)
+        turn = self._request.scope.get(TURN)
         if wish is not None:
             asked = replace(asked, lease_s=wish.lease_s)
         return self.allowed(
             await self._service.start(
-                asked, credential=self.credential, limited=limited, durable_id=turn
+                asked, credential=self.credential, counted=self.counted, durable_id=turn
             )
         )
 
     def headers(self, limit: LimitState | None) -> dict[str, str]:
         """What tells this caller its limit."""
-        if limit is None and self._counted is not None:
-            limit = self._counted.limit
+        if limit is None and self.counted is not None:
+            limit = self.counted.limit
         return self._limit_headers(limit)
 
     @property

@@ -103,7 +103,9 @@ class OpenAiRoutes:
         caller = self._caller(request)
         asked = await caller.asked(parse_embedding)
         done = caller.allowed(
-            await self._service.embed(asked.model, asked.inputs, credential=caller.credential)
+            await self._service.embed(
+                asked.model, asked.inputs, credential=caller.credential, counted=caller.counted
+            )
         )
         headers = caller.headers(done.limit)
         try:
