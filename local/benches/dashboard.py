@@ -38,7 +38,9 @@ _STATUSES = ("completed", "completed", "completed", "failed", "cancelled")
 _LONG_RUN = "the run of 10,000 steps"
 _PAGES = (
     "/admin", "/admin/charts/runs.svg", "/admin/runs", "/admin/runs?status=failed",
-    "/admin/runs?workflow=bench-3", "/admin/runs?client=client-7", "/admin/workflows",
+    "/admin/runs?workflow=bench-3", "/admin/runs?client=client-7",
+    "/admin/runs?client=client-7&workflow=bench-7", "/admin/runs?client=client-7&workflow=bench-3",
+    "/admin/workflows",
     "/admin/workflows/bench-3", "/admin/events", "/admin/events?type=bench.3",
     "/admin/schedules", "/admin/webhooks", "/admin/keys", "/admin/usage", "/admin/audit",
     "/admin/hosts", "/admin/playground",

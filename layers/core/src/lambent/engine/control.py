@@ -85,6 +85,8 @@ class RunControl:
     async def ensure_indexes(self) -> None:
         runs, steps = self._due.collection, self._mongo.db[STEPS]
         await guarded(runs.create_index([("client", 1), ("_id", 1)]))
+        # A client's few runs of one workflow among its very many. None of the three ever changes.
+        await guarded(runs.create_index([("client", 1), ("workflow", 1), ("_id", 1)]))
         # For people who look; see `listing`.
         await guarded(runs.create_index([("status", 1), ("_id", 1)]))
         await guarded(runs.create_index([("workflow", 1), ("status", 1), ("_id", 1)]))
