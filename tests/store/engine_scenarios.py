@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from lambent.engine.options import NO_RETRY, Batch, Concurrency, Retry, Singleton
+from lambent.engine.options import NO_RETRY, Batch, Concurrency, Flow, Retry, Singleton
 from lambent.engine.registry import Registry
 from lambent.engine.step import Step
 from lambent.errors import Conflict, Interrupted, NonRetryable, StepFailed, WaitTimedOut
@@ -375,6 +376,58 @@ async def _single_check(world: World) -> None:
     assert [run["status"] for run in runs if run["key"] == "k9"] == ["completed"]
 
 
+# A limit that was lowered from three to two while three runs are inside: two of them are cancelled,
+# and of three that wait just one comes in. Then it is raised, and the other two do.
+
+
+def _narrowed(workflows: Registry, world: Callable[[], World]) -> None:
+    @workflows.workflow("narrowed", concurrency=Concurrency(limit=3))
+    async def narrowed(step: Step, input: Any) -> Any:
+        await step.sleep(100_000)
+
+
+def _limited(world: World, limit: int) -> None:
+    versions = world.engine.workflows._found["narrowed"]
+    flow = Flow(concurrency=Concurrency(limit=limit))
+    versions[1] = replace(versions[1], flow=flow)
+
+
+async def _narrowed_setup(world: World) -> dict[str, Act]:
+    _limited(world, 3)
+    runs = [await world.start("narrowed", number) for number in range(3)]
+    for run in runs:
+        await world.advance(run)
+    _limited(world, 2)
+    waiters = [await world.start("narrowed", number) for number in (3, 4, 5)]
+
+    def leaver(run: str) -> Act:
+        async def leave() -> None:
+            await canceller(world, run)()
+            await world.advance(run)
+
+        return leave
+
+    return {
+        "first": lambda: world.advance(waiters[0]),
+        "second": lambda: world.advance(waiters[1]),
+        "leaver": leaver(runs[0]),
+        "another": leaver(runs[1]),
+    }
+
+
+async def _narrowed_check(world: World) -> None:
+    inside = [run["input"] for run in world.last if "slot_key" in run]
+    gone = [run for run in world.last if run["status"] == "cancelled"]
+    assert len(inside) == min(2, 6 - len(gone)) or (world.faulty and len(inside) == 3), inside
+    assert len(gone) == 2 or world.faulty
+    _limited(world, 5 - len(gone))
+    last = next(run["_id"] for run in world.last if run["input"] == 2)
+    await world.engine.control.cancel(last, client=world.client)
+    await world.drain()
+    inside = [run["input"] for run in world.last if "slot_key" in run]
+    assert {3, 4, 5} <= set(inside), "the raised limit did not reach who waits"
+
+
 # A singleton that has failed and is retried, while another run of it is started.
 
 
@@ -584,6 +637,7 @@ SCENARIOS = {
         Scenario("halted", _pause, _halted_setup, _halted_check, weight=0.5),
         Scenario("batch", _batch, _batch_setup, _batch_check),
         Scenario("single", _single, _single_setup, _single_check),
+        Scenario("narrowed", _narrowed, _narrowed_setup, _narrowed_check, weight=0.5),
         Scenario("sole", _sole, _sole_setup, _sole_check, weight=0.5),
         Scenario("retry", _retry, _retry_setup, _retry_check),
         Scenario("taken", _taken, _taken_setup, _taken_check),

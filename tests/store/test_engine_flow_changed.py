@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lambent.engine.options import RateLimit
+from lambent.engine.options import Concurrency, RateLimit
 from lambent.engine.registry import Registry
 from lambent.engine.step import Step
 from lambent.testing import WorkflowTest
@@ -81,3 +81,76 @@ async def test_a_run_numbered_by_the_release_before_starts(
     await test.start("w")
     await test.pass_time(120)
     assert windows.total() == 2
+
+
+async def rest(step: Step, input: Any) -> None:
+    await step.sleep(input or 3600)
+
+
+async def inside(test: WorkflowTest, runs: list[str]) -> list[str]:
+    """Those of the runs that hold a slot."""
+    return [run for run in runs if "slot_key" in await test.document(run)]
+
+
+async def test_a_raised_limit_lets_as_many_in_as_it_says(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    deploy(workflows, rest, concurrency=Concurrency(limit=1))
+    runs = [await test.start("w") for _ in range(8)]
+    await test.settle()
+    assert len(await inside(test, runs)) == 1
+    deploy(workflows, rest, concurrency=Concurrency(limit=5))
+    await test.pass_time(3601)
+    assert len(await inside(test, runs)) == 5
+    await test.pass_time(3601)
+    assert len(await inside(test, runs)) == 2
+
+
+@pytest.mark.parametrize(("limit", "ends"), [(1, [4, 3]), (2, [0, 1, 4]), (3, [0, 3, 4])])
+async def test_a_lowered_limit_lets_none_in_until_enough_have_ended(
+    test: WorkflowTest, workflows: Registry, limit: int, ends: list[int]
+) -> None:
+    """`ends`: which of five that hold a slot end first, in this order."""
+    deploy(workflows, rest, concurrency=Concurrency(limit=5))
+    spans = [10 * ends.index(one) + 10 if one in ends else 1000 for one in range(5)]
+    former = [await test.start("w", span) for span in spans]
+    await test.settle()
+    deploy(workflows, rest, concurrency=Concurrency(limit=limit))
+    runs = [*former, *[await test.start("w", 5000) for _ in range(4)]]
+    await test.settle()
+    for after in range(len(ends) + 1):
+        left = 5 - after
+        assert len(await inside(test, runs)) == max(left, limit), f"{after} have ended"
+        await test.pass_time(10)
+    await test.pass_time(1000)
+    assert len(await inside(test, runs)) == limit
+
+
+async def test_two_slots_that_are_freed_at_once_wake_two(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    deploy(workflows, rest, concurrency=Concurrency(limit=2))
+    runs = [await test.start("w") for _ in range(4)]
+    await test.settle()
+    test.clock.move_s(3601)
+    for run in runs[:2]:  # the first waiter, whom both find, is not looked at between the two
+        await test.advance([run])
+    due = [run for run in runs[2:] if (await test.document(run))["due_at"] <= test.clock.now()]
+    assert due == runs[2:]
+
+
+async def test_a_slot_is_passed_on_to_a_version_that_has_room(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    workflows.workflow("w", concurrency=Concurrency(limit=1))(rest)
+    workflows.workflow("w", version=2, concurrency=Concurrency(limit=2))(rest)
+    long = await test.start("w", 10_000, version=2)
+    short = await test.start("w", 10, version=2)
+    await test.settle()
+    narrow = await test.start("w", version=1)
+    wide = await test.start("w", 50_000, version=2)
+    await test.settle()
+    await test.pass_time(11)
+    assert await inside(test, [long, short, narrow, wide]) == [long, wide]
+    await test.pass_time(60_000)
+    assert await test.finish(narrow) is None

@@ -1,4 +1,4 @@
-"""Pays what an ended run owes: its parent a wake, a waiter its slot, the store an expiry."""
+"""Pays what an ended run owes: its parent a wake, waiters its slot, the store an expiry."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Debts:
             await self._nudger.nudge(woken)
 
     async def _pay_others(self, run: Document) -> list[str]:
-        """Pay its parent and its heir; the runs that were woken."""
+        """Pay its parent and its heirs; the runs that were woken."""
         woken: list[str] = []
         for debt in run["owes"]:
             match Debt(debt):
@@ -83,8 +83,7 @@ class Debts:
                     if await self._due.wake(parent):
                         woken.append(parent)
                 case Debt.SLOT:
-                    heir = await self._gates.pass_on(run["slot_group"], but=run["_id"])
-                    woken.extend([heir] if heir else [])
+                    woken.extend(await self._gates.pass_on(run))
                 case Debt.RETENTION:
                     pass
         return woken

@@ -80,7 +80,7 @@ class WorkflowEngine:
         nudger = nudger or NoNudges()
         mongo, due, clock = store.mongo, store.due, store.clock
         transitions = Transitions(due, clock=clock, config=self.config)
-        self._gates = Gates(due, clock=clock)
+        self._gates = Gates(due, registry=workflows, clock=clock)
         self._starter = Starter(
             due, registry=workflows, values=store.values, nudger=nudger, clock=clock
         )

@@ -6,6 +6,7 @@ no second document that a crash could leave behind.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ from lambent.due import DueDocuments, Lease
 from lambent.engine import marks
 from lambent.engine.model import ACTIVE
 from lambent.engine.options import Concurrency, RateLimit
-from lambent.engine.registry import Workflow
+from lambent.engine.registry import Registry, Workflow
 from lambent.errors import LeaseLost
 from lambent.mongo import Document, guarded
 
@@ -26,8 +27,9 @@ _LAST_START: Final = 2**53
 class Gates:
     """What a run passes before its code runs. Each answers None: go on; or when to look again."""
 
-    def __init__(self, due: DueDocuments, *, clock: Clock) -> None:
+    def __init__(self, due: DueDocuments, *, registry: Registry, clock: Clock) -> None:
         self._due = due
+        self._registry = registry
         self._clock = clock
 
     async def ensure_indexes(self) -> None:
@@ -54,8 +56,8 @@ class Gates:
         pace = f"{limit.limit}/{float(limit.period_s)}"
         first = int(self._clock.now().timestamp() // limit.period_s) * limit.limit
         while run.get("rate_of") != pace:
-            # Its slot's group stays; one of an earlier pace goes, as the number does.
-            groups = [marks.slot_group(run["slot_group"])] if run.get("slot_group") else []
+            # Its slot's groups stay; that of an earlier pace goes, as the number does.
+            groups = [one for one in run.get("groups", ()) if not one.startswith("start")]
             counted = marks.start_group(run["rate_group"], pace)
             number = await self._next_number(counted, first)
             changes = {"rate_no": number, "rate_of": pace, "groups": [*groups, counted]}
@@ -96,25 +98,29 @@ class Gates:
             # other, never by neither.
             await self._due.write(lease, {"$set": {"slot_wait": group}})
             run["slot_wait"] = group
-        names = [marks.slot(group, number) for number in range(limit.limit)]
-        query = {"marks": {"$in": names}}
-        found = await guarded(self._due.collection.find(query, {"slot_key": 1}).to_list())
-        taken = {holder.get("slot_key"): holder["_id"] for holder in found}
-        for name, holder in taken.items():
+        held = await self._held(group)
+        for number, holder in held.items():
             if holder == lease.id:
                 # Taken before, but never acknowledged: a second one would never be given back.
-                run["slot_key"] = name
+                run["slot_key"] = marks.slot(group, number)
                 run.pop("slot_wait", None)
                 return True
-        for name in names:
-            if name not in taken and await self._take(lease, run, name):
+        for number in _free(held, limit.limit):
+            if await self._take(lease, run, marks.slot(group, number)):
                 return True
         return False
+
+    async def _held(self, group: str) -> dict[int, str]:
+        """The slots of the group that runs hold, and who; also such as a lowered limit lacks."""
+        query = {"groups": marks.slot_holders(group)}
+        found = await guarded(self._due.collection.find(query, {"slot_key": 1}).to_list())
+        return {_number(one["slot_key"]): str(one["_id"]) for one in found if "slot_key" in one}
 
     async def _take(self, lease: Lease, run: Document, name: str) -> bool:
         update: dict[str, Any] = {
             "$set": {"slot_key": name},
             "$push": {"marks": name},
+            "$addToSet": {"groups": marks.slot_holders(run["slot_group"])},
             "$unset": {"slot_wait": ""},
         }
         try:
@@ -126,21 +132,57 @@ class Gates:
             run.pop("slot_wait", None)
         return taken
 
-    async def pass_on(self, group: str, *, but: str) -> str | None:
-        """Wake the registered waiter whose turn it is; its id, if there is one."""
+    async def pass_on(self, run: Document) -> list[str]:
+        """Wake the registered waiters of the run's slot group whose turn it is, one for each slot
+        that is free: more than one where the limit was raised, or where one that was woken before
+        has not come by yet. Answers their ids."""
+        group, woken = run["slot_group"], list[str]()
         query = {
             "groups": marks.slot_group(group),
             "slot_wait": group,
             "status": {"$in": [one.value for one in ACTIVE]},
         }
-        found = self._due.collection.find(query, {"priority": 1, "created_at": 1})
-        waiters = await guarded(found.to_list())
+        shown = {"priority": 1, "created_at": 1, "version": 1}
+        waiters = await guarded(self._due.collection.find(query, shown).to_list())
+        if not waiters:
+            return woken
+        # Whoever lets a slot go after this look passes it on himself.
+        held = await self._held(group)
         waiters.sort(key=lambda one: (one["priority"], one["created_at"], one["_id"]))
+        rooms = {
+            one["version"]: self._room(run["workflow"], one["version"], held) for one in waiters
+        }
         for waiter in waiters:
             run_id = str(waiter["_id"])
-            if run_id != but and await self._due.wake(run_id):
-                return run_id
-        return None
+            if run_id != run["_id"] and len(woken) < rooms[waiter["version"]]:
+                woken.extend([run_id] if await self._due.wake(run_id) else [])
+            if len(woken) >= max(rooms.values()):
+                break
+        return woken
+
+    def _room(self, name: str, version: int, held: Mapping[int, str]) -> int:
+        """How many more slots a run of this version may take; one where its code is not here."""
+        workflow = self._registry.get(name, version)
+        limit = workflow.flow.concurrency if workflow is not None else None
+        return 1 if limit is None else len(_free(held, limit.limit))
+
+
+def _free(held: Collection[int], limit: int) -> list[int]:
+    """The slots that may be taken now.
+
+    Where the limit was lowered, others may be held than the lowest, or more: then only so many of
+    the lowest are there as leave the whole within the limit. Two who ask at once are given the
+    same ones, and of one slot only one can have it.
+    """
+    there, beyond = limit, sum(number >= limit for number in held)
+    while there > 0 and there + beyond > limit:
+        there -= 1
+        beyond += there in held
+    return [number for number in range(there) if number not in held]
+
+
+def _number(slot: str) -> int:
+    return int(slot.rpartition(":")[2])
 
 
 def slot_group(workflow: Workflow, client: str, group: str) -> str:

@@ -45,6 +45,11 @@ def slot_group(group: str) -> str:
     return f"slot:{group}"
 
 
+def slot_holders(group: str) -> str:
+    """Among a run's `groups`: it has a slot of this group."""
+    return f"slot held:{group}"
+
+
 def start_group(group: str, pace: str) -> str:
     """Among a run's `groups`: its start counts against the rate limit of this group and pace."""
     return f"starts:{pace}:{group}"

@@ -39,7 +39,11 @@ NO_RETRY = Retry(attempts=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Concurrency:
-    """At most `limit` runs of a group between their start and their end."""
+    """At most `limit` runs of a group between their start and their end.
+
+    Runs that wait hear of a raised limit when the next of the group ends. Under a lowered one none
+    begins until enough have ended.
+    """
 
     limit: int
     key: KeyOf = None

@@ -177,8 +177,8 @@ class Tenure:
 
     async def pass_on(self) -> None:
         # Woken for a slot and about to park: the next waiter must not sleep on because of it.
-        if group := self.run.get("slot_wait"):
-            await self.steady(lambda: self.parts.gates.pass_on(group, but=self.run_id))
+        if self.run.get("slot_wait"):
+            await self.steady(lambda: self.parts.gates.pass_on(self.run))
 
     async def settled(
         self, settle: Callable[[], Awaitable[Settled]], verdict: Verdict

@@ -410,8 +410,9 @@ def _let_go(run: Mapping[str, Any]) -> Document:
     if kept := marks.held(run):
         pulled["marks"] = kept
     if run.get("slot_group"):
-        # A start stays counted; a slot's group is only of those who have or want one.
-        pulled["groups"] = [marks.slot_group(run["slot_group"])]
+        # A start stays counted; a slot's groups are only of those who have or want one.
+        group = run["slot_group"]
+        pulled["groups"] = [marks.slot_group(group), marks.slot_holders(group)]
     if pulled:
         update["$pullAll"] = pulled
     return update
