@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,7 +24,10 @@ from lambent.http.openai_embeddings import EmbeddingBody
 from lambent.http.openai_fields import (
     IDLE_CHAT,
     IDLE_EMBEDDINGS,
+    IDLE_INCLUDE,
+    IDLE_ITEM,
     IDLE_RESPONSES,
+    IDLE_WITHIN,
     REFUSED_CHAT,
     REFUSED_RESPONSES,
 )
@@ -228,6 +233,16 @@ def test_every_parameter_of_the_official_client_has_its_place() -> None:
     assert set(ResponseCreateParamsBase.__annotations__) - responses == set()
     embeddings = set(EmbeddingBody.model_fields) | set(IDLE_EMBEDDINGS)
     assert set(EmbeddingCreateParams.__annotations__) - embeddings == set()
+
+
+def test_the_readme_lists_what_has_no_effect_and_nothing_else() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    listed = readme.partition("Accepted without effect: ")[2].partition("Refused, with")[0]
+    idle = {*IDLE_CHAT, *IDLE_RESPONSES, *IDLE_EMBEDDINGS, IDLE_ITEM, IDLE_INCLUDE}
+    within = {name for fields in IDLE_WITHIN.values() for name in fields}
+    # Where the others stand, and one that has an effect now and then.
+    around = {"include", "strict"}
+    assert set(re.findall(r"`(.+?)`", listed)) == idle | within | around
 
 
 anything = st.recursive(

@@ -25,6 +25,7 @@ WEATHER: Any = {
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
     "strict": False,
 }
+WEATHER_STRICT: Any = {**WEATHER, "strict": True}
 
 
 class Sky(BaseModel):
@@ -168,6 +169,25 @@ async def test_a_pydantic_model_is_parsed(
     assert generation(scripted_model)["format"]["required"] == ["colour"]
 
 
+@pytest.mark.parametrize("kind", ["text", "tool"])
+async def test_what_was_parsed_goes_back_as_it_is_and_as_a_dict(
+    openai: AsyncOpenAI, scripted_model: ScriptedModel, kind: str
+) -> None:
+    asked: dict[str, Any] = {"text": {"text_format": Sky}, "tool": {"tools": [WEATHER_STRICT]}}[
+        kind
+    ]
+    reply = Reply.calls(("weather", {})) if kind == "tool" else Reply.text('{"colour": "blue"}')
+    scripted_model.script(reply)
+    first = await openai.responses.parse(model=MODEL, input="Colour?", **asked)
+    rest: list[Any] = [{"role": "user", "content": "Sure?"}]
+    if kind == "tool":
+        call_id = first.output[0].call_id  # type: ignore[union-attr]
+        rest = [{"type": "function_call_output", "call_id": call_id, "output": "Rain"}]
+    for back in (list(first.output), [one.model_dump() for one in first.output]):
+        body: Any = {"model": MODEL, "input": [*back, *rest], "store": False}
+        assert (await openai.responses.create(**body)).status == "completed"
+
+
 async def test_a_stream_that_breaks_ends_as_failed(
     openai: AsyncOpenAI, scripted_model: ScriptedModel
 ) -> None:
@@ -229,10 +249,16 @@ async def test_what_shall_not_be_stored_is_not(openai: AsyncOpenAI) -> None:
         await openai.responses.retrieve(answer.id)
 
 
+IMAGE: Any = {"type": "input_image", "image_url": "data:image/png;base64,iVBORw0KGgo="}
+CALL: Any = {"type": "function_call", "call_id": "c1", "name": "weather", "arguments": "{}"}
+SHOWN: Any = {"type": "function_call_output", "call_id": "c1", "output": [IMAGE]}
+
+
 @pytest.mark.parametrize(
     ("asked", "param"),
     [
         ({"background": True}, "background"),
+        ({"input": [CALL, SHOWN]}, "input[1].output"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"input": []}, "input"),

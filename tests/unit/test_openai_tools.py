@@ -23,6 +23,9 @@ class Sky(BaseModel):
     why: str
 
 
+SKY: Any = pydantic_function_tool(Sky)
+
+
 @pytest.fixture
 async def site(postgres_dsn: str, scripted_model: ScriptedModel) -> AsyncIterator[ChatSite]:
     async with chat_site(postgres_dsn, scripted_model.host) as site:
@@ -184,6 +187,28 @@ async def test_a_pydantic_model_is_parsed_from_structured_output(
     assert final.choices[0].message.parsed == Sky(colour="blue", why="scatter")
 
 
+# The client's own complaint about what it has put into its own message.
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings:UserWarning")
+@pytest.mark.parametrize("kind", ["text", "tool"])
+async def test_a_parsed_message_goes_back_as_it_is_and_as_a_dict(
+    openai: AsyncOpenAI, scripted_model: ScriptedModel, kind: str
+) -> None:
+    value = {"colour": "blue", "why": "scatter"}
+    reply = Reply.calls(("Sky", value)) if kind == "tool" else Reply.text(json.dumps(value))
+    scripted_model.script(reply)
+    wished: Any = {"text": {"response_format": Sky}, "tool": {"tools": [SKY]}}[kind]
+    answer = await openai.chat.completions.parse(model=MODEL, messages=WHY, **wished)
+    said = answer.choices[0].message
+    rest: Any = {"role": "user", "content": "Sure?"}
+    if kind == "tool":
+        assert said.tool_calls
+        rest = {"role": "tool", "tool_call_id": said.tool_calls[0].id, "content": "Yes."}
+    for back in (said, said.model_dump()):
+        messages: Any = [*WHY, back, rest]
+        await openai.chat.completions.create(model=MODEL, messages=messages)
+        assert len(scripted_model.generations[-1].json["messages"]) == 3
+
+
 async def test_json_mode_asks_for_json(openai: AsyncOpenAI, scripted_model: ScriptedModel) -> None:
     form: Any = {"type": "json_object"}
     await openai.chat.completions.create(model=MODEL, messages=WHY, response_format=form)
@@ -194,9 +219,7 @@ async def test_a_pydantic_tool_is_parsed(
     openai: AsyncOpenAI, scripted_model: ScriptedModel
 ) -> None:
     scripted_model.script(Reply.calls(("Sky", {"colour": "grey", "why": "rain"})))
-    answer = await openai.chat.completions.parse(
-        model=MODEL, messages=WHY, tools=[pydantic_function_tool(Sky)]
-    )
+    answer = await openai.chat.completions.parse(model=MODEL, messages=WHY, tools=[SKY])
     assert answer.choices[0].message.tool_calls
     parsed = answer.choices[0].message.tool_calls[0].function.parsed_arguments
     assert parsed == Sky(colour="grey", why="rain")

@@ -36,6 +36,37 @@ IDLE_RESPONSES: Final[Mapping[str, str]] = {
     "user": "the key already says who asks",
 }
 
+# The same within the records of a request; `openai` marks what its client puts into messages that
+# it has parsed, for its own use, and sends back with them.
+IDLE_WITHIN: Final[Mapping[str, Mapping[str, str]]] = {
+    "message": {
+        "annotations": "citations of an earlier answer",
+        "name": "participants' names have no place in a model server's messages",
+        "parsed": "openai",
+        "phase": "models are not told at what point a text was said",
+    },
+    "part": {
+        "annotations": "citations of an earlier answer",
+        "cache_control": "the model server decides itself what it caches",
+        "logprobs": "those of an earlier answer",
+        "parsed": "openai",
+        "prompt_cache_breakpoint": "the model server decides itself what it caches",
+    },
+    "item": {"id": "items are not kept by themselves", "status": "only whole ones are sent"},
+    "image": {"detail": "the model decides how it looks"},
+    "call": {"index": "calls stand in their order", "parsed_arguments": "openai"},
+    "stream_options": {"include_obfuscation": "as for responses"},
+    "reasoning": {
+        "generate_summary": "the older name of summary",
+        # Summaries are OpenAI's stand-in for thinking that it hides.
+        "summary": "the thinking itself is told",
+    },
+}
+# Thinking of an earlier turn: models do not want it back.
+IDLE_ITEM: Final = "reasoning"
+# Thinking is told as it is, so there is nothing to encrypt.
+IDLE_INCLUDE: Final = "reasoning.encrypted_content"
+
 
 @dataclass(frozen=True, slots=True)
 class Refused:
@@ -67,8 +98,7 @@ REFUSED_RESPONSES: Final[Mapping[str, Refused]] = {
     "context_management": Refused("the whole conversation goes to the model"),
     "conversation": Refused("go on from a response with previous_response_id"),
     "image": Refused(_TEXT_ONLY),
-    # Thinking is told as it is, so there is nothing to encrypt.
-    "include": Refused("nothing more can be told", ([], ["reasoning.encrypted_content"])),
+    "include": Refused("nothing more can be told", ([], [IDLE_INCLUDE])),
     "moderation": Refused("nothing here moderates"),
     "prompt": Refused("no prompts are kept"),
     "top_logprobs": Refused(_SAMPLED, (0,)),

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from lambent.http.bodies import is_finite
 from lambent.http.openai_errors import BadParam, MissingParam, Unsupported
+from lambent.http.openai_fields import IDLE_WITHIN
 from lambent.http.openai_shapes import a_list, a_name, a_text, an_object, one_of, only
 from lambent.models.values import Message, Role, ToolCall
 
@@ -22,16 +23,11 @@ _ROLES: Final[Mapping[str, Role]] = {
     "assistant": Role.assistant,
     "tool": Role.tool,
 }
-# Participants' names have no place in a model server's messages: accepted without effect.
 _FIELDS: Final = {"role", "content", "name"}
 # `reasoning_content` and `reasoning` are how clients hand thinking back that servers gave them.
-_ASSISTANT: Final = _FIELDS | {
-    "annotations", "reasoning", "reasoning_content", "refusal", "tool_calls",
+_ASSISTANT: Final = {
+    *_FIELDS, "annotations", "parsed", "reasoning", "reasoning_content", "refusal", "tool_calls",
 }  # fmt: skip
-# Accepted without effect: citations of an earlier answer, and wishes about caches.
-IDLE_IN_PARTS: Final = frozenset(
-    {"type", "annotations", "cache_control", "logprobs", "prompt_cache_breakpoint"}
-)
 _PARTS: Final[Mapping[Role, frozenset[str]]] = {
     Role.system: frozenset({"text"}),
     Role.user: frozenset({"text", "image_url"}),
@@ -132,10 +128,10 @@ def read_content(value: Any, role: Role, at: str) -> tuple[str, tuple[str, ...]]
         here = f"{at}[{number}]"
         part = an_object(one, here)
         kind = _kind(part.get("type"), role, f"{here}.type")
-        only(part, IDLE_IN_PARTS | {kind}, here)
+        only(part, {"type", kind, *IDLE_WITHIN["part"]}, here)
         if kind == "image_url":
             image = an_object(part.get("image_url"), f"{here}.image_url")
-            only(image, {"url", "detail"}, f"{here}.image_url")
+            only(image, {"url", *IDLE_WITHIN["image"]}, f"{here}.image_url")
             images.append(read_image(image.get("url"), f"{here}.image_url.url"))
         else:
             texts.append(a_text(part.get(kind), f"{here}.{kind}"))

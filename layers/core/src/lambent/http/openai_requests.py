@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lambent.chat.values import ChatRequest
 from lambent.http.openai_errors import BadParam, MissingParam, UnknownParam, Unsupported
-from lambent.http.openai_fields import IDLE_CHAT, REFUSED_CHAT, settle
+from lambent.http.openai_fields import IDLE_CHAT, IDLE_WITHIN, REFUSED_CHAT, settle
 from lambent.http.openai_messages import read_messages
 from lambent.http.openai_shapes import a_flag, a_list, a_name, a_text, an_object, one_of, only
 from lambent.http.openai_tools import ToolPlan, plan_tools, read_choice, read_tools
@@ -170,8 +170,7 @@ def _read_stream_options(body: CompletionBody) -> bool:
     if not body.stream:
         raise BadParam(f"{at} is only allowed when stream is true.", param=at)
     options = an_object(body.stream_options, at)
-    # Padding against an eavesdropper who counts bytes: TLS ends before this code, so no effect.
-    only(options, {"include_usage", "include_obfuscation"}, at)
+    only(options, {"include_usage", *IDLE_WITHIN["stream_options"]}, at)
     return a_flag(options.get("include_usage"), f"{at}.include_usage")
 
 

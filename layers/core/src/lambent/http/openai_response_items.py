@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from lambent.http.openai_errors import BadParam, Unsupported
-from lambent.http.openai_messages import IDLE_IN_PARTS, read_arguments, read_image
+from lambent.http.openai_fields import IDLE_ITEM, IDLE_WITHIN
+from lambent.http.openai_messages import read_arguments, read_image
 from lambent.http.openai_shapes import a_list, a_name, a_text, an_object, one_of, only
 from lambent.models.values import Message, Role, ToolCall
 
@@ -19,7 +20,8 @@ _ROLES: Final[Mapping[str, Role]] = {
     "user": Role.user,
     "assistant": Role.assistant,
 }
-_KINDS: Final = {"message", "function_call", "function_call_output", "reasoning"}
+_KINDS: Final = {"message", "function_call", "function_call_output", IDLE_ITEM}
+_IDLE: Final = frozenset(IDLE_WITHIN["item"])
 _TEXTS: Final = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
 
 
@@ -67,17 +69,18 @@ def _add(messages: list[Message], item: Mapping[str, Any], at: str) -> None:
         case "function_call":
             _add_call(messages, item, at)
         case "function_call_output":
-            only(item, {"type", "id", "call_id", "output", "status"}, at)
-            text, _ = _read_parts(item.get("output"), f"{at}.output")
+            only(item, {"type", "call_id", "output", *_IDLE}, at)
+            text, images = _read_parts(item.get("output"), f"{at}.output")
+            if images:
+                raise BadParam(f"{at}.output: only a user shows images.", param=f"{at}.output")
             call_id = a_text(item.get("call_id"), f"{at}.call_id", most=200)
             messages.append(Message(role=Role.tool, content=text, tool_call_id=call_id))
         case _:
-            # Thinking of an earlier turn: models do not want it back.
-            only(item, {"type", "id", "summary", "content", "encrypted_content", "status"}, at)
+            only(item, {"type", "summary", "content", "encrypted_content", *_IDLE}, at)
 
 
 def _read_message(item: Mapping[str, Any], at: str) -> Message:
-    only(item, {"type", "id", "role", "content", "status", "phase"}, at)
+    only(item, {"type", "role", "content", "phase", *_IDLE}, at)
     role = _ROLES[one_of(item.get("role"), _ROLES, f"{at}.role")]
     text, images = _read_parts(item.get("content"), f"{at}.content")
     if images and role is not Role.user:
@@ -86,7 +89,7 @@ def _read_message(item: Mapping[str, Any], at: str) -> Message:
 
 
 def _add_call(messages: list[Message], item: Mapping[str, Any], at: str) -> None:
-    only(item, {"type", "id", "call_id", "name", "arguments", "status"}, at)
+    only(item, {"type", "call_id", "name", "arguments", "parsed_arguments", *_IDLE}, at)
     call = ToolCall(
         a_name(item.get("name"), f"{at}.name"),
         read_arguments(item.get("arguments"), f"{at}.arguments"),
@@ -113,13 +116,14 @@ def _read_parts(value: Any, at: str) -> tuple[str, tuple[str, ...]]:
             if part.get("file_id") is not None:
                 param = f"{here}.file_id"
                 raise Unsupported(f"{param} is not supported: no files are kept.", param=param)
-            only(part, IDLE_IN_PARTS | {"image_url", "detail"}, here)
+            idle = {*IDLE_WITHIN["part"], *IDLE_WITHIN["image"]}
+            only(part, {"type", "image_url", *idle}, here)
             images.append(read_image(part.get("image_url"), f"{here}.image_url"))
         elif kind in {"input_file", "input_audio"} if isinstance(kind, str) else False:
             param = f"{here}.type"
             raise Unsupported(f"{param} {kind!r} is not supported.", param=param)
         else:
             name = _TEXTS[one_of(kind, _TEXTS, f"{here}.type")]
-            only(part, IDLE_IN_PARTS | {name}, here)
+            only(part, {"type", name, *IDLE_WITHIN["part"]}, here)
             texts.append(a_text(part.get(name), f"{here}.{name}"))
     return "\n".join(texts), tuple(images)

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lambent.chat.values import ChatRequest
 from lambent.http.openai_errors import Unsupported
-from lambent.http.openai_fields import IDLE_RESPONSES, REFUSED_RESPONSES, settle
+from lambent.http.openai_fields import IDLE_RESPONSES, IDLE_WITHIN, REFUSED_RESPONSES, settle
 from lambent.http.openai_requests import check_agent, checked, read_effort, read_schema, which
 from lambent.http.openai_response_items import read_input
 from lambent.http.openai_shapes import a_list, a_name, a_text, an_object, one_of, only
@@ -169,8 +169,7 @@ def _read_reasoning(value: Any) -> bool | str | None:
     if value is None:
         return None
     reasoning = an_object(value, "reasoning")
-    # Summaries are OpenAI's stand-in for thinking that it hides; here the thinking itself is told.
-    only(reasoning, {"effort", "summary", "generate_summary"}, "reasoning")
+    only(reasoning, {"effort", *IDLE_WITHIN["reasoning"]}, "reasoning")
     return read_effort(reasoning.get("effort"), "reasoning.effort")
 
 
