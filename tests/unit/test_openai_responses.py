@@ -11,7 +11,9 @@ from openai import AsyncOpenAI, BadRequestError, NotFoundError
 from openai.types.responses import Response, ResponseFunctionToolCall
 from pydantic import BaseModel
 
+from lambent.chat.responses import MOST_TURNS, Kept, ResponseStore
 from lambent.clock import SystemClock
+from lambent.models.values import Message, Role
 from lambent.mongo import Mongo
 from local.services import Reply, ScriptedModel
 from local.services.script import Fault
@@ -39,6 +41,13 @@ async def site(
     mongo = Mongo(mongo_uri, mongo_db_name, clock=SystemClock())
     async with chat_site(postgres_dsn, scripted_model.host, mongo=mongo) as site:
         yield site
+    await mongo.close()
+
+
+@pytest.fixture
+async def store(mongo_uri: str, mongo_db_name: str) -> AsyncIterator[ResponseStore]:
+    mongo = Mongo(mongo_uri, mongo_db_name, clock=SystemClock())
+    yield ResponseStore(lambda: mongo, clock=SystemClock())
     await mongo.close()
 
 
@@ -109,6 +118,22 @@ async def test_a_later_request_goes_on_from_a_response(
         ("user", "Colour?"), ("assistant", "Blue."), ("user", "Who says so?"),
         ("assistant", "Rayleigh."), ("user", "When?"),
     ]  # fmt: skip
+
+
+async def test_a_conversation_that_is_too_long_is_refused_and_never_cut(
+    openai: AsyncOpenAI, scripted_model: ScriptedModel, store: ResponseStore
+) -> None:
+    ids = [f"resp_{number}" for number in range(MOST_TURNS)]
+    said = (Message(role=Role.user, content="x"),)
+    for at, id in enumerate(ids):
+        chain = tuple(ids[:at])
+        await store.keep(Kept(id=id, client="tests", chain=chain, messages=said, body={}))
+    last = await openai.responses.create(model=MODEL, input="Go on", previous_response_id=ids[-2])
+    assert len(told(scripted_model)) == MOST_TURNS
+    beyond = await openai.responses.create(model=MODEL, input="On", previous_response_id=last.id)
+    with pytest.raises(BadRequestError, match="begin a new one") as caught:
+        await openai.responses.create(model=MODEL, input="On", previous_response_id=beyond.id)
+    assert (caught.value.param, len(scripted_model.generations)) == ("previous_response_id", 2)
 
 
 async def test_a_tool_is_called_and_answered_across_responses(

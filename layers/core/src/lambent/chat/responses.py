@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from lambent.chat.messages import kept_json, messages_of, records_of
 from lambent.clock import Clock
-from lambent.errors import NotFound
+from lambent.errors import NotFound, RequestError
 from lambent.models.values import Message
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ COLLECTION: Final = "responses"
 # As long as OpenAI keeps them.
 _RETENTION: Final = timedelta(days=30)
 # A conversation beyond this is no longer read for a model of any window.
-_MOST_TURNS: Final = 500
+MOST_TURNS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +85,17 @@ class ResponseStore:
                 raise
 
     async def recall(self, id: str, *, client: str) -> Recalled:
-        """The conversation up to and with this response; raises `NotFound`."""
+        """The conversation up to and with this response; raises `NotFound`, and `RequestError`
+        where it is too long to be gone on with."""
         from lambent.mongo import guarded
 
         last = await self._find(id, client)
-        chain = (*last["chain"], id)[-_MOST_TURNS:]
+        chain = (*last["chain"], id)
+        if len(chain) > MOST_TURNS:  # to leave the oldest out would be silent
+            raise RequestError(
+                f"No conversation goes on from more than {MOST_TURNS} responses; begin a new one,"
+                " with what still matters of this one as its input."
+            )
         turns = {id: last}
         if before := list(chain[:-1]):
             asked = {"_id": {"$in": before}, "client": client}

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from lambent.chat.responses import Kept, Recalled, ResponseStore
 from lambent.chat.values import ChatRequest
-from lambent.errors import NotFound, StoreUnavailable
+from lambent.errors import NotFound, RequestError, StoreUnavailable
 from lambent.http.openai_answers import Naming
 from lambent.http.openai_errors import BadParam
 from lambent.http.openai_response_answers import Keep, ResponseBodyOf, ResponseEncoder, Writer
@@ -67,6 +67,8 @@ class ResponseTurn:
                 self._recalled = await self._store.recall(self._asked.previous, client=client)
             except NotFound as error:
                 raise PreviousNotFound(error.detail, param="previous_response_id") from None
+            except RequestError as error:
+                raise BadParam(error.detail, param="previous_response_id") from None
             self._said = named(self._asked.said, self._recalled.messages)
         whole = (*self._asked.instructions, *self._recalled.messages, *self._said)
         return self._asked.plan.told(whole)
