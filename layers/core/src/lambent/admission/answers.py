@@ -70,25 +70,22 @@ def read_decision(
         )
         return Admitted(principal, limit, grant)
     if verdict == "queued" and host is not None:
-        return Queued(principal, limit, token, host, int(place or 1), float(wait_s or 0))
+        among = request.among if len(row) > 12 else None
+        return Queued(principal, limit, token, host, int(place or 1), float(wait_s or 0), among)
     return Refused(_error(verdict, float(retry_s or 0), scope=request.scope), limit, principal)
 
 
 def read_look(row: Any, *, queued: Queued) -> Decision:
-    """What `lambent.await_slot` answered to one who waits."""
+    """What `lambent.await_slot`, or `await_among`, answered to one who waits."""
+    host = queued.host if queued.among is None else row.r_host
     match row.r_verdict:
         case "queued":
-            return Queued(
-                queued.principal,
-                queued.limit,
-                queued.ticket,
-                queued.host,
-                row.r_place,
-                row.r_estimated_s,
+            return replace(
+                queued, host=host, position=row.r_place, estimated_wait_s=row.r_estimated_s
             )
         case "admitted" | "probe":
             grant = Grant(
-                host=queued.host,
+                host=host,
                 token=queued.ticket,
                 generation=row.r_generation or 0,
                 slot=row.r_slot,

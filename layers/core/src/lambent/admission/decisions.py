@@ -188,7 +188,10 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """All slots are taken; `position` counts from 1. Go on with `Gate.wait`, or `Gate.leave`."""
+    """All slots are taken; `position` counts from 1. Go on with `Gate.wait`, or `Gate.leave`.
+
+    With several hosts in `among` any may serve it; `host` is where its place is the nearest.
+    """
 
     principal: Principal
     limit: LimitState | None
@@ -196,6 +199,7 @@ class Queued:
     host: str
     position: int
     estimated_wait_s: float
+    among: Candidates | None = None
 
 
 @dataclass(frozen=True, slots=True)

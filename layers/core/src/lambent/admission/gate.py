@@ -140,12 +140,14 @@ class Gate:
 
     async def look(self, queued: Queued) -> Decision:
         """Renew the ticket and take a slot if it is its turn: one step of `wait`."""
-        config = self._config
+        config, among = self._config, queued.among
         try:
             row = await self._postgres.fetch_one(
-                b"SELECT * FROM lambent.await_slot(%s, %s, %s, %s, %s, %s)",
+                b"SELECT * FROM lambent.await_slot(%s, %s, %s, %s, %s, %s)"
+                if among is None
+                else b"SELECT * FROM lambent.await_among(%s, %s, %s, %s, %s, %s, %s)",
                 (
-                    queued.host,
+                    *((queued.host,) if among is None else (list(among.hosts), list(among.loaded))),
                     queued.principal.client,
                     config.max_inflight,
                     queued.ticket,
@@ -176,9 +178,11 @@ class Gate:
 
     async def leave(self, queued: Queued) -> None:
         """Give the ticket up, and what it may have turned into unnoticed."""
-        await self._quietly(
-            b"SELECT lambent.leave(%s, %s)", (queued.host, queued.ticket), doing="leave the queue"
-        )
+        query, among = b"SELECT lambent.leave(%s, %s)", queued.among
+        if among is not None:
+            query = b"SELECT lambent.leave_among(%s, %s)"
+        hosts = queued.host if among is None else list(among.hosts)
+        await self._quietly(query, (hosts, queued.ticket), doing="leave the queue")
 
     async def verdict(self, grant: Grant, outcome: Outcome) -> Grant:
         """Book the result now, before the slot is released; go on with the grant returned.

@@ -129,6 +129,10 @@ BEGIN
               AND NOT EXISTS (
                   SELECT FROM lambent.ticket t
                   WHERE t.host = p_host AND t.lease_until > clock_timestamp())
+              AND NOT EXISTS (
+                  SELECT FROM lambent.ticket t
+                  WHERE t.hosts IS NOT NULL AND p_host = ANY (t.hosts)
+                    AND t.lease_until > clock_timestamp())
             LIMIT 1 FOR UPDATE SKIP LOCKED)
         RETURNING 'admitted', s.number::text INTO r_verdict, r_slot;
         IF NOT FOUND THEN

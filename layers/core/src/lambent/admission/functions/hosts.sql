@@ -1,8 +1,9 @@
 -- Several model hosts: which one a call goes to, and the history of their breakers.
 
--- A host that may be called, before those whose breaker is open, of which the first to close; then
--- one with a free slot; then one that has the model loaded; then the least busy; then the one named
--- first.
+-- A host with a free slot whose breaker is closed; then one whose breaker may be tried, before
+-- anyone has to wait; then the one with a full house; last those whose breaker is open, of which
+-- the first to close. Among equals one that has the model loaded; then the least busy; then the one
+-- named first.
 CREATE OR REPLACE FUNCTION lambent.choose_host(p_hosts text[], p_loaded text[], p_slots integer)
 RETURNS text LANGUAGE sql STABLE AS $$
     SELECT h.host
@@ -15,19 +16,22 @@ RETURNS text LANGUAGE sql STABLE AS $$
         SELECT count(*) AS waiting FROM lambent.ticket t
         WHERE t.host = h.host AND t.lease_until > clock_timestamp()) w
     ORDER BY
-        CASE WHEN b.state IS NULL OR b.state = 'closed' THEN 0
+        CASE WHEN b.state IS NULL OR b.state = 'closed'
+             THEN CASE WHEN p_slots IS NOT NULL AND u.busy + w.waiting >= p_slots
+                  THEN 2 ELSE 0 END
              WHEN b.state = 'open' AND b.open_until <= clock_timestamp()
                   OR b.state = 'half_open' AND b.probe_until <= clock_timestamp() THEN 1
-             ELSE 2 END,
+             ELSE 3 END,
         CASE b.state WHEN 'open' THEN b.open_until END NULLS FIRST,
-        p_slots IS NOT NULL AND u.busy + w.waiting >= p_slots,
         h.host <> ALL (p_loaded),
         u.busy + w.waiting,
         h.nth
     LIMIT 1
 $$;
 
--- `decide` for the best of several hosts; its name is the last of the answer.
+-- `decide` for several hosts; the last of the answer names the one granted. What is theirs in
+-- common is decided without a slot; then one of the best is taken, else one of any, else a ticket
+-- for all of them is drawn.
 CREATE OR REPLACE FUNCTION lambent.decide_among(
     p_key_id text, p_hash bytea, p_scope text, p_client text, p_quota integer,
     p_window_s double precision, p_agent_exists boolean, p_hosts text[], p_loaded text[],
@@ -35,10 +39,39 @@ CREATE OR REPLACE FUNCTION lambent.decide_among(
 ) RETURNS text[] LANGUAGE plpgsql AS $$
 DECLARE
     v_host text := lambent.choose_host(p_hosts, p_loaded, p_slots);
+    v_row text[] := lambent.decide(
+        p_key_id, p_hash, p_scope, p_client, p_quota, p_window_s, p_agent_exists, v_host, NULL,
+        p_token, p_lease_s, p_ticket_s);
+    v_slot integer;
+    w record;
 BEGIN
-    RETURN lambent.decide(
-        p_key_id, p_hash, p_scope, p_client, p_quota, p_window_s, p_agent_exists, v_host, p_slots,
-        p_token, p_lease_s, p_ticket_s) || v_host;
+    IF p_slots IS NULL OR v_row[1] NOT IN ('admitted', 'breaker_open') THEN
+        RETURN v_row || v_host;
+    END IF;
+    IF v_row[1] = 'admitted' THEN
+        UPDATE lambent.slot s
+        SET token = p_token, client = v_row[2], taken_at = clock_timestamp(),
+            lease_until = clock_timestamp() + make_interval(secs => p_lease_s)
+        WHERE s.host = v_host AND s.number = (
+            SELECT f.number FROM lambent.slot f
+            WHERE f.host = v_host AND f.number < p_slots AND f.lease_until <= clock_timestamp()
+              AND NOT EXISTS (SELECT FROM lambent.waiting_for(v_host))
+            LIMIT 1 FOR UPDATE SKIP LOCKED)
+        RETURNING s.number INTO v_slot;
+        IF FOUND THEN
+            v_row[9] := v_slot::text;
+            RETURN v_row || v_host;
+        END IF;
+    END IF;
+    w := lambent.await_among(
+        p_hosts, p_loaded, v_row[2], p_slots, p_token, p_lease_s, p_ticket_s);
+    v_row[1] := w.r_verdict;
+    v_row[7] := w.r_retry_after_s::text;
+    v_row[8] := w.r_generation::text;
+    v_row[9] := w.r_slot::text;
+    v_row[10] := w.r_place::text;
+    v_row[11] := w.r_estimated_s::text;
+    RETURN v_row || coalesce(w.r_host, v_host);
 END $$;
 
 CREATE OR REPLACE FUNCTION lambent.note_breaker_change() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -39,18 +39,8 @@ BEGIN
 
     -- As many as are free may go at once: who stands behind need not see those in front leave.
     IF r_place <= v_free THEN
-        UPDATE lambent.slot s
-        SET token = p_token, client = p_client, taken_at = clock_timestamp(),
-            lease_until = clock_timestamp() + make_interval(secs => p_lease_s)
-        WHERE s.host = p_host AND s.number = (
-            SELECT f.number FROM lambent.slot f
-            WHERE f.host = p_host AND f.number < p_slots AND f.lease_until <= clock_timestamp()
-            LIMIT 1 FOR UPDATE SKIP LOCKED)
-        RETURNING s.number INTO r_slot;
-        IF FOUND THEN
-            UPDATE lambent.turn SET served = served + 1
-            WHERE host = p_host AND client = p_client;
-            DELETE FROM lambent.ticket WHERE token = p_token;
+        r_slot := lambent.take_slot(p_host, p_client, p_slots, p_token, p_lease_s);
+        IF r_slot IS NOT NULL THEN
             r_verdict := 'admitted';
             r_place := NULL;
             RETURN;
@@ -60,54 +50,99 @@ BEGIN
     r_estimated_s := v_held_s * ceil(r_place::double precision / p_slots);
 END $$;
 
--- Live tickets in the order in which they will be served, as things stand.
+-- A free slot of the host for who has stood in its queue, which is left thereby; null: none is free.
+CREATE OR REPLACE FUNCTION lambent.take_slot(
+    p_host text, p_client text, p_slots integer, p_token text, p_lease_s double precision
+) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    v_slot integer;
+BEGIN
+    UPDATE lambent.slot s
+    SET token = p_token, client = p_client, taken_at = clock_timestamp(),
+        lease_until = clock_timestamp() + make_interval(secs => p_lease_s)
+    WHERE s.host = p_host AND s.number = (
+        SELECT f.number FROM lambent.slot f
+        WHERE f.host = p_host AND f.number < p_slots AND f.lease_until <= clock_timestamp()
+        LIMIT 1 FOR UPDATE SKIP LOCKED)
+    RETURNING s.number INTO v_slot;
+    IF FOUND THEN
+        UPDATE lambent.turn SET served = served + 1 WHERE host = p_host AND client = p_client;
+        DELETE FROM lambent.ticket WHERE token = p_token;
+    END IF;
+    RETURN v_slot;
+END $$;
+
+-- Live tickets that the host may serve, wherever they were drawn.
+CREATE OR REPLACE FUNCTION lambent.waiting_for(p_host text)
+RETURNS TABLE (token text, client text, id bigint) LANGUAGE sql STABLE AS $$
+    SELECT w.token, w.client, w.id FROM lambent.ticket w
+    WHERE (w.host = p_host OR p_host = ANY (w.hosts)) AND w.lease_until > clock_timestamp()
+$$;
+
+-- The same in the order in which they will be served, as things stand.
 CREATE OR REPLACE FUNCTION lambent.queue_order(p_host text)
 RETURNS TABLE (token text, client text, place bigint) LANGUAGE sql STABLE AS $$
     SELECT t.token, t.client,
            row_number() OVER (ORDER BY coalesce(u.served, 0) + t.nth, t.id)
     FROM (SELECT w.token, w.client, w.id,
                  row_number() OVER (PARTITION BY w.client ORDER BY w.id) AS nth
-          FROM lambent.ticket w
-          WHERE w.host = p_host AND w.lease_until > clock_timestamp()) t
+          FROM lambent.waiting_for(p_host) w) t
     LEFT JOIN lambent.turn u ON u.host = p_host AND u.client = t.client
 $$;
 
--- Keeps the ticket alive, or draws one: new, lapsed, or lost in a crash of the server.
+-- Keeps the ticket alive, or draws one: new, lapsed, or lost in a crash of the server. A ticket
+-- that was drawn for several hosts is from now on this one's: who asks so looks nowhere else.
 CREATE OR REPLACE FUNCTION lambent.hold_ticket(
     p_host text, p_client text, p_slots integer, p_token text, p_ticket_s double precision
 ) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    DELETE FROM lambent.ticket WHERE token IN (
-        SELECT w.token FROM lambent.ticket w
-        WHERE w.host = p_host AND w.lease_until <= clock_timestamp()
-        FOR UPDATE SKIP LOCKED);
-    UPDATE lambent.ticket SET lease_until = clock_timestamp() + make_interval(secs => p_ticket_s)
+    PERFORM lambent.forget_lapsed(ARRAY[p_host]);
+    UPDATE lambent.ticket
+    SET lease_until = clock_timestamp() + make_interval(secs => p_ticket_s),
+        host = p_host, hosts = NULL
     WHERE token = p_token;
     IF FOUND THEN
         RETURN;
     END IF;
-    -- All of a host's slots are made by one statement: the last one stands for all.
-    IF NOT EXISTS (SELECT FROM lambent.slot s WHERE s.host = p_host AND s.number = p_slots - 1) THEN
-        INSERT INTO lambent.slot (host, number)
-        SELECT p_host, n FROM generate_series(0, p_slots - 1) n ON CONFLICT DO NOTHING;
-    END IF;
-    -- Who was away starts level with the least served of those who wait: neither ahead of them
-    -- for its absence nor behind.
-    INSERT INTO lambent.turn AS u (host, client, served)
-    SELECT p_host, p_client, coalesce(
-        (SELECT min(o.served) FROM lambent.turn o
-         WHERE o.host = p_host AND EXISTS (
-             SELECT FROM lambent.ticket w
-             WHERE w.host = p_host AND w.client = o.client
-               AND w.lease_until > clock_timestamp())),
-        (SELECT max(o.served) FROM lambent.turn o WHERE o.host = p_host),
-        0)
-    ON CONFLICT (host, client) DO UPDATE SET served = greatest(u.served, excluded.served);
+    PERFORM lambent.make_slots(p_host, p_slots);
+    PERFORM lambent.join_queue(p_host, p_client);
     INSERT INTO lambent.ticket (token, host, client, lease_until)
     VALUES (p_token, p_host, p_client,
             clock_timestamp() + make_interval(secs => p_ticket_s))
     ON CONFLICT (token) DO NOTHING;
 END $$;
+
+CREATE OR REPLACE FUNCTION lambent.forget_lapsed(p_hosts text[])
+RETURNS void LANGUAGE sql AS $$
+    DELETE FROM lambent.ticket WHERE token IN (
+        SELECT w.token FROM lambent.ticket w
+        WHERE w.host = ANY (p_hosts) AND w.lease_until <= clock_timestamp()
+        FOR UPDATE SKIP LOCKED);
+$$;
+
+-- All of a host's slots are made by one statement: the last one stands for all.
+CREATE OR REPLACE FUNCTION lambent.make_slots(p_host text, p_slots integer)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM lambent.slot s WHERE s.host = p_host AND s.number = p_slots - 1) THEN
+        INSERT INTO lambent.slot (host, number)
+        SELECT p_host, n FROM generate_series(0, p_slots - 1) n ON CONFLICT DO NOTHING;
+    END IF;
+END $$;
+
+-- Who was away starts level with the least served of those who wait: neither ahead of them
+-- for its absence nor behind.
+CREATE OR REPLACE FUNCTION lambent.join_queue(p_host text, p_client text)
+RETURNS void LANGUAGE sql AS $$
+    INSERT INTO lambent.turn AS u (host, client, served)
+    SELECT p_host, p_client, coalesce(
+        (SELECT min(o.served) FROM lambent.turn o
+         WHERE o.host = p_host
+           AND o.client IN (SELECT w.client FROM lambent.waiting_for(p_host) w)),
+        (SELECT max(o.served) FROM lambent.turn o WHERE o.host = p_host),
+        0)
+    ON CONFLICT (host, client) DO UPDATE SET served = greatest(u.served, excluded.served);
+$$;
 
 -- Gives up a ticket, and the slot or the probe that it may have turned into unnoticed.
 CREATE OR REPLACE FUNCTION lambent.leave(p_host text, p_token text)
