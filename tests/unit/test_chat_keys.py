@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lambent.admission.budgets import BudgetEdges, BudgetStore, Kind, Period, Unit
 from lambent.chat.idempotency import IdempotencyKeys, KeptAnswer
 from lambent.clock import SystemClock
 from lambent.http.keyed import canonical
@@ -173,6 +174,17 @@ async def test_each_request_counts_once_against_the_limit(
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
     left = [re.search(r"r=(\d+)", one.headers["ratelimit"]) for one in answers]
     assert [one and one[1] for one in left] == ["2", "1", "0", "0"]
+
+
+@pytest.mark.parametrize(("path", "body"), POSTS)
+async def test_a_soft_budget_warns_who_sends_a_key_too(sites: Sites, path: str, body: Any) -> None:
+    soft = BudgetEdges(period=Period.DAY, unit=Unit.TOKENS, soft=0)
+    await BudgetStore(sites.one.postgres).put(Kind.CLIENT, "tests", [soft])
+    async with sites.one.client() as client:
+        plain = await client.post(path, json=body)
+        keyed = await client.post(path, json=body, headers=KEY)
+    warned = [one.headers["x-budget-warning"].partition(";")[0] for one in (plain, keyed)]
+    assert warned == ["client-day-tokens"] * 2
 
 
 async def test_the_official_client_sends_a_key_as_an_extra_header(

@@ -52,7 +52,7 @@ def read_decision(
         return Refused(Unauthenticated(), None)
     held = ALL_SCOPES if key_id is None else frozenset((scopes or "").split())
     principal = Principal(key_id, name, client or "", held)
-    limit = None
+    limit = request.counted
     if tat_s is not None and quota is not None:
         limit = _limit(int(quota), float(tat_s), window_s=window_s)
     budget = None if row[11] is None else read_budget(row[11])

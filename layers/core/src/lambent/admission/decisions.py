@@ -86,10 +86,10 @@ class AdmissionRequest:
     `scope` None: any good key may; the caller looks at the principal's scopes itself.
     `host` is set where a model is going to be called: then the breaker is asked, and with `slot`
     a model slot is taken. Of several hosts in `among`, in its place, the best is chosen.
-    `limited=False` leaves the client's limit alone (pages, polling). `leaving`: a reader only says
-    that it goes away, which a page may that has just signed out. `on_behalf_of` names a client
-    whom trusted code has already established (a step of its run): neither key nor limit is looked
-    at.
+    `limited=False` leaves the client's limit alone (pages, polling); `counted` is the limit where
+    the same request has taken from it before. `leaving`: a reader only says that it goes away,
+    which a page may that has just signed out. `on_behalf_of` names a client whom trusted code has
+    already established (a step of its run): neither key nor limit is looked at.
     """
 
     credential: str | None
@@ -99,6 +99,7 @@ class AdmissionRequest:
     among: Candidates | None = None
     slot: bool = False
     limited: bool = True
+    counted: LimitState | None = None
     leaving: bool = False
     on_behalf_of: str | None = None
 

@@ -163,6 +163,7 @@ class ChatService:
                 # A durable turn's steps take a slot each.
                 slot=not durable,
                 limited=counted is None,
+                counted=None if counted is None else counted.limit,
             )
         )
         if isinstance(decision, Refused):
@@ -246,6 +247,7 @@ class ChatService:
             among=among,
             slot=True,
             limited=counted is None,
+            counted=None if counted is None else counted.limit,
         )
         decision = await self._gate.admit(asked)
         if isinstance(decision, Refused):
