@@ -207,6 +207,21 @@ async def test_the_stream_of_such_a_turn_is_read_in_the_platforms_words_wherever
     assert told[0].startswith('id: 1\ndata: {"delta": "word0"}')
 
 
+@both_routes
+async def test_such_a_turn_is_stopped_where_it_is_told(
+    pair: list[Function], scripted_model: ScriptedModel, path: str, body: Any
+) -> None:
+    scripted_model.script(Reply.many(3000, delay_s=0.05))
+    async with asked(pair[0], path, body) as told, pair[0].client() as other:
+        lines = told.aiter_lines()
+        await read(lines, until="delta")
+        done = await other.delete(f"/chat/streams/{told.headers['x-stream-id']}")
+        assert done.status_code == 202
+        rest = await read(lines, until="nothing says so")
+    assert "stopped on request" in rest
+    assert (await pair[0].until_run("cancelled", "completed", "failed"))["status"] == "cancelled"
+
+
 async def test_a_response_that_its_client_deleted_does_not_come_back(
     pair: list[Function], scripted_model: ScriptedModel
 ) -> None:

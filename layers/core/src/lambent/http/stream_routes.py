@@ -92,7 +92,7 @@ class StreamRoutes:
         known = await Caller(self._service, request).known(limited=False)
         id = request.path_params["id"]
         turn = self._service.stream_here(id, client=known.client)
-        if turn is not None and not turn.kept_by_run:
+        if turn is not None and not turn.live.durable:
             turn.stop(Why.ASKED)
             return Json({"id": id, "status": "stopping"}, {}, status=202)
         stream = await find_stream(self._service, id, client=known.client)
