@@ -17,6 +17,7 @@ from local.aws.base_image import architecture
 from local.aws.bytecode import compile_folder, find_python
 from local.aws.transform import read_template
 from tests.aws.conftest import Built
+from tests.functions.test_first_invocation import NOWHERE, assert_one_line, first_invocation
 
 pytestmark = [pytest.mark.aws, pytest.mark.xdist_group("docker")]
 ZIPPED_LIMIT_BYTES = 60_000_000
@@ -129,12 +130,34 @@ def digest(path: Path) -> str:
     return hashlib.sha256(kept + path.read_bytes()).hexdigest()
 
 
-def test_the_other_processor_s_files_are_the_other_processor_s(tmp_path: Path) -> None:
-    layer.build_layer("core", platform="aarch64-manylinux_2_28", into=tmp_path)
+@pytest.fixture(scope="module")
+def other_core(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The core layer, built for the processor that this machine has not."""
+    folder = tmp_path_factory.mktemp("other")
+    other = {"arm64": "x86_64", "x86_64": "aarch64"}[architecture()]
+    layer.build_layer("core", platform=f"{other}-manylinux_2_28", into=folder)
+    return folder
+
+
+def test_the_other_processor_s_files_are_the_other_processor_s(other_core: Path) -> None:
     machines = {
-        path.read_bytes()[18:20] for path in tmp_path.rglob("*.so") if path.is_file()
+        path.read_bytes()[18:20] for path in other_core.rglob("*.so") if path.is_file()
     }  # the ELF header's e_machine
-    assert machines == {b"\xb7\0"}
+    assert machines == {{"arm64": b"\x3e\0", "x86_64": b"\xb7\0"}[architecture()]}
+
+
+@pytest.mark.parametrize("function", ["setup", "chat"])
+def test_a_layer_of_the_other_processor_is_named_by_the_first_invocation(
+    function: str, other_core: Path
+) -> None:
+    """Setup's is a deployment's first of all, and a deploy ends with what it says."""
+    python = find_python("3.13")
+    if python is None:
+        pytest.skip("no Python 3.13 was found")
+    # Lambda's image has no libpq that psycopg could do with instead, as this machine may have.
+    environ = {**NOWHERE, "PSYCOPG_IMPL": "binary"}
+    said, log = first_invocation(function, environ, python=python, core=str(other_core / "python"))
+    assert_one_line(said, log, "another processor", "the same Architecture")
 
 
 def test_without_the_target_s_python_its_image_compiles(

@@ -38,14 +38,20 @@ LISTING = (ROOT / "tests/events/gateway_keys.json").read_text().replace("KEY", "
 
 
 def first_invocation(
-    function: str, environ: dict[str, str], *, broken: str = "", event: str = ""
+    function: str,
+    environ: dict[str, str],
+    *,
+    broken: str = "",
+    event: str = "",
+    python: str = sys.executable,
+    core: str = str(ROOT / "layers/core/src"),
 ) -> tuple[str, str]:
     """The error's message, and the log. With `event` a function that answers HTTP is asked, too."""
-    path = [str(ROOT / "layers" / name / "src") for name in ("runtime", "core", "agents")]
+    path = [str(ROOT / "layers/runtime/src"), core, str(ROOT / "layers/agents/src")]
     if broken:
         path.insert(0, broken)
     done = subprocess.run(
-        [sys.executable, "-c", INVOKE, event or json.dumps(EVENTS.get(function, {})),
+        [python, "-c", INVOKE, event or json.dumps(EVENTS.get(function, {})),
          "call" if event or function == "setup" else "import"],
         cwd=ROOT / "functions" / function, capture_output=True, text=True, check=True, timeout=60,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(path), **environ},
