@@ -9,8 +9,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -115,31 +114,14 @@ def _seed(uri: str, count: int) -> str:
 def _fill(
     collection: Collection[Mapping[str, Any]], documents: Iterable[Mapping[str, Any]]
 ) -> None:
-    with _without_indexes(collection):
-        batch = []
-        for document in documents:
-            batch.append(document)
-            if len(batch) == _BATCH:
-                collection.insert_many(batch, ordered=False)
-                batch = []
-        if batch:
+    batch = []
+    for document in documents:
+        batch.append(document)
+        if len(batch) == _BATCH:
             collection.insert_many(batch, ordered=False)
-
-
-@contextmanager
-def _without_indexes(collection: Collection[Mapping[str, Any]]) -> Iterator[None]:
-    # The local store spends nine tenths of an insert on keeping indexes, and a third of that on
-    # making them afterwards.
-    indexes = {
-        name: dict(one) for name, one in collection.index_information().items() if name != "_id_"
-    }
-    for name in indexes:
-        collection.drop_index(name)
-    yield
-    for name, options in indexes.items():
-        kept = {key: options[key] for key in ("unique", "sparse", "expireAfterSeconds")
-                if key in options}  # fmt: skip
-        collection.create_index(options["key"], name=name, **kept)
+            batch = []
+    if batch:
+        collection.insert_many(batch, ordered=False)
 
 
 def _ended(number: int, at: datetime) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -286,7 +287,9 @@ class RetryAfter(WorkflowError):
 
     def __init__(self, seconds: float, detail: str = "") -> None:
         super().__init__(detail)
-        self.seconds = seconds
+        self.seconds = float(seconds)
+        if not math.isfinite(self.seconds):
+            raise ValueError(f"RetryAfter({seconds}) names no time")
 
 
 class StepFailed(WorkflowError):
