@@ -30,6 +30,7 @@ RUNS = 100_000
 EVENTS = 20_000
 STEPS = 10_000
 ROUNDS = 20
+SETTLE_S = 30.0
 TARGET_MS = 300.0
 TARGET_BYTES = 100_000
 _BATCH = 1_000
@@ -108,6 +109,9 @@ def _seed(uri: str, count: int) -> str:
         run = str(long["_id"])
         db["runs"].insert_one(long)
         _fill(db["steps"], (finished_step(run, number, since=now) for number in range(STEPS)))
+        # A store is busy for a while with so much that came at once.
+        client.admin.command("fsync")
+        time.sleep(SETTLE_S)
         return run
 
 
