@@ -48,7 +48,7 @@ def _cancel(workflows: Registry, world: Callable[[], World]) -> None:
     @workflows.workflow("cancel")
     async def cancel(step: Step, input: Any) -> Any:
         here = world()
-        await step.do("a", here.effect, "a", undo=lambda _: here.effect("undo a"))
+        await step.do("a", here.effect, "a", undo=here.undo)
         return (await step.wait_for_event("e", type="e")).data
 
 
@@ -219,7 +219,7 @@ def _undo(workflows: Registry, world: Callable[[], World]) -> None:
         async def bad() -> None:
             raise NonRetryable("bad")
 
-        await step.do("a", here.effect, "a", undo=lambda _: here.effect("undo a"))
+        await step.do("a", here.effect, "a", undo=here.undo)
         await step.do("bad", bad)
 
 

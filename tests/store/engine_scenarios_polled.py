@@ -33,7 +33,7 @@ def _polled(workflows: Registry, world: Callable[[], World]) -> None:
     @workflows.workflow("polled")
     async def polled(step: Step, input: Any) -> Any:
         here = world()
-        await step.do("a", here.effect, "a", undo=lambda _: here.effect("undo a"))
+        await step.do("a", here.effect, "a", undo=here.undo)
         return (await step.wait_for_event("e", type="e")).data
 
 

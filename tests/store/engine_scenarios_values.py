@@ -178,7 +178,10 @@ _BIG = replace(CONFIG, chunk_over_bytes=100, chunk_bytes=160)
 def _big(workflows: Registry, world: Callable[[], World]) -> None:
     @workflows.workflow("big")
     async def big(step: Step, input: Any) -> Any:
-        grown = await step.do("grow", lambda: input + "y" * 200)
+        async def grow() -> Any:
+            return input + "y" * 200
+
+        grown = await step.do("grow", grow)
         await step.progress(grown)
         return grown + await (await step.start("bigger", grown))
 
@@ -232,7 +235,7 @@ def _loop(workflows: Registry, world: Callable[[], World]) -> None:
     @workflows.workflow("loop")
     async def loop(step: Step, input: Any) -> Any:
         turn, here = input or 0, world()
-        await step.do("work", here.effect, f"work {turn}", undo=lambda one: here.effect(f"un{one}"))
+        await step.do("work", here.effect, f"work {turn}", undo=here.undo)
         if turn < 2:
             await step.continue_as_new(turn + 1)
         return turn
@@ -258,7 +261,7 @@ async def _loop_check(world: World) -> None:
         assert status == "cancelled"
         recorded = f"{run['_id']}/{run['epoch']}/work"
         done = world.finals.get(recorded, {}).get("status") == "completed"
-        assert (f"unwork {run['epoch']}" in world.effects) == done, world.effects
+        assert (f"undo work {run['epoch']}" in world.effects) == done, world.effects
     if not world.faulty:
         assert len(works) == len(set(works)), "a step ran twice though nobody died"
 

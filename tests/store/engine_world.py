@@ -132,6 +132,10 @@ class World:
         self.effects.append(what)
         return what
 
+    async def undo(self, what: str) -> None:
+        # A coroutine function, as all that scenarios give to steps: no other has its turns here.
+        await self.effect(f"undo {what}")
+
     async def start(self, workflow: str, input: Any = None, key: str | None = None) -> str:
         started = await self.engine.start(workflow, input, client=self.client, key=key)
         return str(started.run["_id"])
