@@ -1,4 +1,10 @@
-"""Requests as Open WebUI 0.6 sends them, played back against the chat function."""
+"""Requests in the shapes of Open WebUI 0.6, played against the chat function.
+
+They are written by hand, not recorded: no Open WebUI has run here, and all ids and names are made
+up. Read beside the source of 0.6.5 (`routers/openai.py`) they hold more than that version sends:
+it takes `metadata` out of a body, and names itself (`HTTP-Referer`, `X-Title`) to openrouter.ai
+alone. What is shown is that nothing of the kind is refused, not what one version does.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +32,7 @@ async def site(postgres_dsn: str, scripted_model: ScriptedModel) -> AsyncIterato
 
 
 async def play(site: ChatSite, name: str) -> httpx.Response:
-    """The answer to a kept request; only address and key are this site's."""
+    """The answer to such a request; address and key are this site's."""
     kept = json.loads((REQUESTS / f"{name}.json").read_text())
     async with site.client() as client:
         return await client.request(
