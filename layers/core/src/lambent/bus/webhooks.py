@@ -121,9 +121,14 @@ class Webhooks:
             raise NotFound(f"There is no webhook {webhook_id}.")
         return found
 
-    async def all_of(self, client: str | None) -> list[Document]:
-        """All of a client's, oldest first (an admin's list ends at a thousand)."""
-        cursor = self._webhooks.find(_scope(client)).sort("_id", 1).limit(1000)
+    async def all_of(
+        self, client: str | None, *, limit: int = 50, after: str | None = None
+    ) -> list[Document]:
+        """The oldest first; `after` is the `_id` of the last one of the page before."""
+        query: dict[str, Any] = _scope(client)
+        if after is not None:
+            query["_id"] = {"$gt": after, "$lt": "~"}
+        cursor = self._webhooks.find(query).sort("_id", 1).limit(limit)
         return await guarded(cursor.to_list())
 
     async def change(

@@ -17,8 +17,12 @@ from lambent.admission.budgets import Budget, BudgetEdges, BudgetStore, Kind, Pe
 from lambent.admission.decisions import Principal, Scope
 from lambent.admission.reports import MOST_ROWS, GroupBy, UsageFilter, UsageReports, UsageRow
 from lambent.clock import Clock
-from lambent.errors import Forbidden, RequestError
+from lambent.errors import Forbidden, RequestError, Unprocessable
 
+_JSON_ROWS = 1000
+# An answer of a buffered function holds six megabytes; a file that is cut would look whole.
+_CSV_ROWS = 60_000
+_CSV_CHARS = 4_000_000
 # How far back a report goes that says no first day: it reads every day that it sums.
 _DAYS = 30
 # Spreadsheets run what begins like this.
@@ -138,7 +142,7 @@ def usage_router(
         model: Annotated[str | None, Query(max_length=200)] = None,
         group_by: Annotated[str, Query(description=_GROUPS, examples=["day,model"])] = "day",
         format: Annotated[str | None, Query(pattern="^(json|csv)$")] = None,
-        limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 1000,
+        limit: Annotated[int | None, Query(ge=1, le=MOST_ROWS, description=_LIMIT)] = None,
     ) -> UsageList:
         """What was used, in days of UTC; as CSV with `Accept: text/csv` or `format=csv`."""
         groups = _groups(group_by)
@@ -147,18 +151,19 @@ def usage_router(
             from_day=first, to_day=to_day, client=_whose(caller, client), key=key,
             agent=agent, model=model,
         )  # fmt: skip
-        rows = await reports.rows(wanted, by=groups, limit=limit + 1)
-        shown = rows[:limit]
         accepted = request.headers.get("accept", "")
         if format == "csv" or (format is None and "text/csv" in accepted):
-            return _csv(shown, groups)  # type: ignore[return-value]  # FastAPI passes it through
+            rows = await reports.rows(wanted, by=groups, limit=limit or _CSV_ROWS + 1)
+            return _csv(rows, groups)  # type: ignore[return-value]  # FastAPI passes it through
+        most = limit or _JSON_ROWS
+        rows = await reports.rows(wanted, by=groups, limit=most + 1)
         total = await reports.rows(wanted, by=())
         return UsageList(
             from_day=first,
             to_day=to_day,
-            rows=[_view(one) for one in shown],
+            rows=[_view(one) for one in rows[:most]],
             total=_view(total[0]) if total else _view(_NOTHING),
-            truncated=len(rows) > limit,
+            truncated=len(rows) > most,
         )
 
     @router.get("/budgets")
@@ -187,6 +192,7 @@ def usage_router(
     return router
 
 
+_LIMIT = f"Left out: {_JSON_ROWS:,} groups in JSON, all of them as CSV."
 _FIRST = f"The first day. Left out: so that it is {_DAYS} days with the last."
 _LAST = "The last day. Left out: the present one."
 _GROUPS = f"One or more of {', '.join(GroupBy)}, with commas between them; empty for one sum."
@@ -237,8 +243,11 @@ def _csv(rows: Sequence[UsageRow], groups: Sequence[GroupBy]) -> Response:
     writer.writerow(names)
     for row in rows:
         writer.writerow([_cell(getattr(row, name)) for name in names])
+    text = out.getvalue()
+    if len(rows) > _CSV_ROWS or len(text) > _CSV_CHARS:
+        raise Unprocessable("That is more than one file can hold: ask for fewer days at once.")
     headers = {"content-disposition": 'attachment; filename="usage.csv"'}
-    return Response(out.getvalue(), media_type="text/csv", headers=headers)
+    return Response(text, media_type="text/csv", headers=headers)
 
 
 def _cell(value: object) -> object:

@@ -90,7 +90,10 @@ class SecretView(BaseModel):
 
 
 class WebhookList(BaseModel):
+    """A page, oldest first."""
+
     webhooks: list[WebhookView]
+    cursor: str | None = Field(description="Ask with it for the next page; null on the last.")
 
 
 class AttemptView(BaseModel):
@@ -145,10 +148,15 @@ def webhooks_router(webhooks: Webhooks, nudges: Nudges, authorize: Authorize) ->
         return NewWebhookView(**_fields(made), secret=made["secrets"][0]["secret"])
 
     @router.get("")
-    async def list_webhooks(reach: reader) -> WebhookList:
-        """All of them, the oldest first."""
-        found = await webhooks.all_of(reach.client)
-        return WebhookList(webhooks=[WebhookView(**_fields(one)) for one in found])
+    async def list_webhooks(
+        reach: reader,
+        cursor: Annotated[str | None, Query(max_length=64)] = None,
+        limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    ) -> WebhookList:
+        """List webhooks, the oldest first."""
+        found = await webhooks.all_of(reach.client, limit=limit, after=cursor)
+        last = found[-1]["_id"] if len(found) == limit else None
+        return WebhookList(webhooks=[WebhookView(**_fields(one)) for one in found], cursor=last)
 
     @router.get("/{webhook_id}")
     async def get_webhook(webhook_id: str, reach: reader) -> WebhookView:

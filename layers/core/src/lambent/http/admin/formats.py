@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
+from markupsafe import escape
+
 from lambent.clock import Clock
 
 # A page has to stay light; the API has the whole value.
@@ -28,6 +30,7 @@ def formats(clock: Clock) -> dict[str, Callable[..., Any]]:
     return {
         "ago": lambda text: ago(text, now=clock.now()),
         "pretty": pretty,
+        "brief": brief,
         "tone": lambda text: _TONES.get(str(text), ""),
         "spaced": lambda text: str(text).replace("_", " "),
         "short": lambda text: f"…{str(text)[-8:]}" if len(str(text)) > 12 else str(text),
@@ -100,6 +103,17 @@ def pretty(value: Any, most: int = _LONGEST_SHOWN) -> str:
     if len(text) > most:
         return f"{text[:most]}\n… {len(text) - most:,} more characters; the API has them."
     return text
+
+
+def brief(text: str, room: int = 200) -> str:
+    """As much of the beginning as a list has room for, in bytes as they are written into a page.
+
+    The page that the row leads to has the whole.
+    """
+    kept = text
+    while len(escape(kept).encode()) > room:
+        kept = kept[: len(kept) * 3 // 4]
+    return kept if kept == text else f"{kept}…"
 
 
 def with_query(query: Mapping[str, Any], **changed: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Final
 from starlette.responses import Response
 
 from lambent.admission.decisions import Scope
+from lambent.admission.reports import MOST_ROWS
 from lambent.http.admin.actions import BUDGETS, EDGES
 from lambent.http.admin.api import Failed, path
 from lambent.http.admin.formats import instant, utc_of
@@ -67,6 +68,14 @@ async def audit(view: View) -> Response:
     return view.page("audit.html", entries=page["entries"], cursor=page["cursor"])
 
 
+_ROWS: Final = 100
+_BUDGETS: Final = 20
+
+
+def _place(text: str | None) -> int:
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 6 else 0
+
+
 _GROUPS: Final = ("day", "client", "key", "agent", "model", "day,client", "day,model")
 
 
@@ -74,13 +83,24 @@ async def usage(view: View) -> Response:
     """What was used, by whom, and the budgets."""
     group = view.query.get("group_by", "day")
     group = group if group in _GROUPS else "day"
-    answer = await view.api.call("GET", "/usage", query={**_asked(view), "group_by": group})
+    asked = {**_asked(view), "group_by": group, "limit": MOST_ROWS}
+    answer = await view.api.call("GET", "/usage", query=asked)
     if answer.status in (400, 422):  # a wrong filter; the rest: usage is not counted here
         raise Failed(answer)
+    rows = answer.data["rows"] if answer.good else []
+    if group.startswith("day"):
+        rows.reverse()  # the newest first
+    budgets = await view.api.maybe("/budgets", client=view.query.get("client"))
+    first = _place(view.query.get("budgets"))
     return view.page(
         "usage.html",
         usage=answer.data if answer.good else None,
-        budgets=await view.api.maybe("/budgets", client=view.query.get("client")),
+        rows=rows[:_ROWS],
+        more=len(rows) > _ROWS,
+        budgets=budgets,
+        first=first,
+        shown=budgets["budgets"][first : first + _BUDGETS] if budgets else [],
+        step=_BUDGETS,
         group=group,
         groups=_GROUPS,
     )

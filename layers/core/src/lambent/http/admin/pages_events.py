@@ -45,8 +45,8 @@ async def schedules(view: View) -> Response:
 
 async def webhooks(view: View) -> Response:
     """Who is told of what."""
-    found = (await view.api.get("/webhooks"))["webhooks"]
-    return view.page("webhooks.html", webhooks=found)
+    page = await view.api.get("/webhooks", cursor=view.query.get("cursor"), limit=_SHOWN)
+    return view.page("webhooks.html", webhooks=page["webhooks"], cursor=page["cursor"])
 
 
 async def webhook(view: View) -> Response:
