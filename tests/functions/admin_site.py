@@ -96,6 +96,7 @@ async def admin_site(
         audit=parts.audit,
         pages=lambda api: admin_pages(parts, api),
         chat_base=settings.chat_base_url,
+        origin_secrets=settings.origin_secrets,
     )
     try:
         yield AdminSite(parts, cast(Any, app))

@@ -185,6 +185,41 @@ async def test_ten_failed_sign_ins_of_one_address_are_enough(site: AdminSite) ->
     assert int(refused.headers["retry-after"]) > 0
 
 
+async def test_behind_the_front_the_address_is_the_callers_and_not_the_fronts(
+    postgres_dsn: str, mongo_uri: str, mongo_db_name: str
+) -> None:
+    stores = (postgres_dsn, mongo_uri, mongo_db_name)
+    async with admin_site(*stores, ORIGIN_SECRET="the-secret-of-the-front") as site:
+
+        def asking(*forwarded: str) -> Browser:
+            browser = Browser(site.client())
+            browser.client.headers["x-lambent-origin"] = "the-secret-of-the-front"
+            browser.client.headers["x-forwarded-for"] = ", ".join(forwarded)
+            return browser
+
+        wrong = f"lam_{'0' * 26}_{'x' * 43}"
+        made_up = [f"198.51.100.{number}" for number in range(11)]
+        tries = [await asking(one, "203.0.113.1").sign_in(wrong) for one in made_up]
+        assert [one.status_code for one in tries] == [401] * 10 + [429]
+        # The function's own side may have added the connection's address.
+        same = asking("203.0.113.1", "127.0.0.1")
+        assert (await same.sign_in(await site.key())).status_code == 429
+        other = asking("203.0.113.1", "2001:db8::2")
+        assert (await other.sign_in(await site.key())).status_code == 303
+        [entry] = (await site.parts.audit.find(action="sign_in")).entries
+        assert entry.address == "2001:db8::2"
+
+
+async def test_without_a_front_nobody_says_where_he_is(site: AdminSite) -> None:
+    wrong = f"lam_{'0' * 26}_{'x' * 43}"
+    statuses = []
+    for number in range(11):
+        browser = Browser(site.client())
+        browser.client.headers["x-forwarded-for"] = f"203.0.113.{number}"
+        statuses.append((await browser.sign_in(wrong)).status_code)
+    assert statuses == [401] * 10 + [429]
+
+
 async def test_a_good_key_does_not_use_up_the_tries(site: AdminSite) -> None:
     key = await site.key()
     for _ in range(12):

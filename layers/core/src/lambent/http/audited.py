@@ -92,7 +92,8 @@ class AuditMiddleware:
 
 
 def address_of(scope: types.Scope) -> str:
-    """The address of who stands at the other end of the connection; no header can change it."""
+    """The address of who stands at the other end of the connection, or asked the front that does;
+    without a front no header can change it."""
     client = scope.get("client")
     return str(client[0]) if client else ""
 
