@@ -57,6 +57,39 @@ async def test_a_made_key_is_recorded_by_its_id_and_never_by_its_secret(site: Ad
     assert made["key"].split("_")[2] not in listed
 
 
+async def test_what_was_made_is_recorded_by_its_id_and_what_was_asked_in_bulk_by_its_filter(
+    site: AdminSite,
+) -> None:
+    waiting = await site.run()
+    event = {"specversion": "1.0", "id": "1", "source": "/x", "type": "x.y"}
+    async with site.client(await site.key()) as client:
+
+        async def made(path: str, body: Any, field: str = "id") -> Any:
+            answer = await client.post(path, json=body)
+            assert answer.is_success, answer.text
+            return answer.json()[field]
+
+        run = await made("/runs", {"workflow": "news.digest", "input": {}})
+        plan = {"name": "s", "cron": "0 7 * * *", "workflow": "news.digest"}
+        schedule = await made("/schedules", plan)
+        webhook = await made("/webhooks", {"url": "https://x.example/", "types": ["*"]})
+        talk = await made("/conversations", {})
+        kept = await made("/events", event, "events")
+        batch = await made("/events", [{**event, "id": "2"}, {**event, "id": "3"}], "events")
+        count = await made("/runs/cancel", {"workflow": "news.digest"}, "count")
+        assert (count, (await client.post("/runs/retry", json={})).status_code) == (2, 400)
+        await client.post("/admin/models/pull", json={"model": "llama3.2:1b"})
+    targets = {one.action: one.target for one in reversed(await recorded(site))}
+    assert targets == {
+        "start_run": run, "create_schedule": schedule, "create_webhook": webhook,
+        "create_conversation": talk, "publish_events": f"{batch[0]['key']} and 1 more",
+        "cancel_runs": "workflow=news.digest runs=2", "retry_runs": "/runs",
+        "pull_model": "llama3.2:1b",
+    }  # fmt: skip
+    [single] = await recorded(site, target=kept[0]["key"])
+    assert (single.action, waiting != run) == ("publish_events", True)
+
+
 async def test_what_cannot_be_recorded_is_not_done(site: AdminSite) -> None:
     run = await site.run()
     await site.parts.postgres.fetch(b"ALTER TABLE lambent.audit RENAME TO gone")

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from lambent.admission.decisions import Principal, Scope
 from lambent.agents.model_pulls import PULL
 from lambent.engine.engine import WorkflowEngine
+from lambent.http.audited import note_audit
 from lambent.models.library import ModelLibrary, Shelf
 
 _HOST = Field(default=None, max_length=300, description="One of `hosts`; the first if left out.")
@@ -109,8 +110,9 @@ def models_router(
         return DetailsView(**asdict(await library.show(model, host=host)))
 
     @router.post("/pull", status_code=202)
-    async def pull_model(body: ModelBody, caller: admin) -> PullView:
+    async def pull_model(request: Request, body: ModelBody, caller: admin) -> PullView:
         """Fetch a model onto a server, as a durable run that tells its progress."""
+        note_audit(request, target=body.model)
         wanted = {"model": body.model, "host": library.checked(body.host)}
         started = await engine().start_internal(
             PULL, wanted, client=caller.client, key=None, version=1, nudge=True
@@ -118,13 +120,15 @@ def models_router(
         return PullView(run=str(started.run["_id"]))
 
     @router.post("/load", status_code=204)
-    async def load_model(body: LoadBody, _: admin) -> None:
+    async def load_model(request: Request, body: LoadBody, _: admin) -> None:
         """Load a model into a server's memory."""
+        note_audit(request, target=body.model)
         await library.load(body.model, host=body.host, keep_alive=body.keep_alive)
 
     @router.post("/unload", status_code=204)
-    async def unload_model(body: ModelBody, _: admin) -> None:
+    async def unload_model(request: Request, body: ModelBody, _: admin) -> None:
         """Free a server's memory of a model."""
+        note_audit(request, target=body.model)
         await library.unload(body.model, host=body.host)
 
     @router.delete("/{model:path}", status_code=204)

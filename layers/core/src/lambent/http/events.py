@@ -2,6 +2,7 @@
 
 # No postponed annotations here: FastAPI has to see the dependencies made inside the function.
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final
 
@@ -19,6 +20,7 @@ from lambent.bus.cloudevents import (
 from lambent.bus.events import EventBus, Published, event_of
 from lambent.bus.transitions import EventStatus
 from lambent.errors import Unprocessable
+from lambent.http.audited import note_audit
 from lambent.http.bodies import read_body
 from lambent.http.reach import Authorize, Reach, changing, reading
 from lambent.mongo import Document
@@ -113,6 +115,7 @@ def events_router(bus: EventBus, authorize: Authorize) -> APIRouter:
         events = read_http(dict(request.headers), await read_body(request))
         _refuse_reserved(events)
         published = await bus.publish(reach.own, events)
+        note_audit(request, target=_told(published))
         return PublishAnswer(events=[_published(one) for one in published])
 
     @router.get("")
@@ -175,3 +178,9 @@ def _view(document: Document) -> EventView:
         problem=document.get("problem"),
         event=to_structured(event_of(document)),
     )
+
+
+def _told(published: Sequence[Published]) -> str:
+    """What the record names: a batch by its first event."""
+    first, *others = [_published(one).key for one in published] or ["none"]
+    return f"{first} and {len(others)} more" if others else first

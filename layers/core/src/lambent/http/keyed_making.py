@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from lambent.chat.idempotency import IdempotencyKeys, KeptAnswer, KeyRecord, quietly
 from lambent.errors import LambentError, Unavailable, Unprocessable, revived
+from lambent.http.audited import note_audit
 from lambent.http.key_header import KeyReused, checked_key
 from lambent.http.problems import as_lambent
 
@@ -29,6 +30,7 @@ class KeyedMaking:
 
     def __init__(self, keys: IdempotencyKeys, request: Request, key: str | None) -> None:
         self._keys = keys
+        self._request = request
         self._path = request.url.path
         self._key = None if key is None else checked_key(key)
 
@@ -38,19 +40,27 @@ class KeyedMaking:
         Raises what `make` raises, `KeyReused`, and `StoreUnavailable`.
         """
         if self._key is None:
-            return _response(_answer(*await make(None)))
+            return self._response(_answer(*await make(None)))
         sent = json.dumps([self._path, asked.model_dump(mode="json")], sort_keys=True).encode()
         try:
             record, owned = await self._keys.settled(self._key, sent, client=client)
         except Unprocessable as error:
             raise KeyReused(error.detail) from None
         if owned:
-            return _response(await self._make(record, make))
+            return self._response(await self._make(record, make))
         if record.answer is not None:
-            return _response(record.answer, replayed=True)
+            return self._response(record.answer, replayed=True)
         if (kept := record.error) is not None:
             raise revived(kept.code, kept.detail, kept.fields, kept.retry_after_s)
         raise Unavailable("The first request with this Idempotency-Key failed.")
+
+    def _response(self, answer: KeptAnswer, *, replayed: bool = False) -> Response:
+        headers: dict[str, Any] = dict(answer.headers)
+        if where := headers.get("location"):
+            note_audit(self._request, target=where.rpartition("/")[2])
+        if replayed:
+            headers["idempotency-replayed"] = "true"
+        return Response(answer.body, status_code=answer.status, headers=headers)
 
     async def _make(self, record: KeyRecord, make: Make) -> KeptAnswer:
         assert self._key is not None
@@ -92,10 +102,3 @@ def keyed_making(keys: IdempotencyKeys) -> Callable[..., KeyedMaking]:
 def _answer(made: BaseModel, headers: Mapping[str, str]) -> KeptAnswer:
     body = made.model_dump_json().encode()
     return KeptAnswer(CREATED, {"content-type": _JSON, **headers}, body)
-
-
-def _response(answer: KeptAnswer, *, replayed: bool = False) -> Response:
-    headers: dict[str, Any] = dict(answer.headers)
-    if replayed:
-        headers["idempotency-replayed"] = "true"
-    return Response(answer.body, status_code=answer.status, headers=headers)

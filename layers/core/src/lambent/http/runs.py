@@ -5,7 +5,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.config import JsonDict
 
@@ -16,6 +16,7 @@ from lambent.engine.model import Level, Status
 from lambent.engine.registry import Workflow
 from lambent.engine.views import LineView, RunView, SliceView, StepView
 from lambent.errors import Conflict, RequestError, Unprocessable
+from lambent.http.audited import note_audit
 from lambent.http.bodies import finite
 from lambent.http.key_header import checked_key
 from lambent.http.reach import Authorize, Reach, changing, reading
@@ -176,6 +177,7 @@ def _add_starting(router: APIRouter, engine: WorkflowEngine, authorize: Authoriz
 
     @router.post("/runs", status_code=202)
     async def start_run(
+        request: Request,
         body: RunRequest,
         reach: writer,
         response: Response,
@@ -203,18 +205,25 @@ def _add_starting(router: APIRouter, engine: WorkflowEngine, authorize: Authoriz
                 raise
             raise Unprocessable(error.detail, fields=error.fields) from None
         run_id = started.run["_id"]
+        note_audit(request, target=run_id)
         response.headers["location"] = f"/runs/{run_id}"
         return await engine.control.get(run_id, client=reach.own)
 
     @router.post("/runs/cancel")
-    async def cancel_runs(body: BulkRequest, reach: writer) -> BulkAnswer:
+    async def cancel_runs(request: Request, body: BulkRequest, reach: writer) -> BulkAnswer:
         """Cancel every run that fits."""
-        return BulkAnswer(count=await engine.control.cancel_all(_filter(body, reach)))
+        note_audit(request, target=_told(body))
+        count = await engine.control.cancel_all(_filter(body, reach))
+        note_audit(request, target=f"{_told(body)} runs={count}")
+        return BulkAnswer(count=count)
 
     @router.post("/runs/retry")
-    async def retry_runs(body: BulkRequest, reach: writer) -> BulkAnswer:
+    async def retry_runs(request: Request, body: BulkRequest, reach: writer) -> BulkAnswer:
         """Retry every failed run that fits."""
-        return BulkAnswer(count=await engine.control.retry_all(_filter(body, reach)))
+        note_audit(request, target=_told(body))
+        count = await engine.control.retry_all(_filter(body, reach))
+        note_audit(request, target=f"{_told(body)} runs={count}")
+        return BulkAnswer(count=count)
 
 
 def _add_reading(router: APIRouter, engine: WorkflowEngine, authorize: Authorize) -> None:
@@ -348,6 +357,12 @@ def _filter(body: BulkRequest, reach: Reach) -> RunFilter:
     if not asked:
         raise RequestError("Say which runs: by status, workflow or time.")
     return RunFilter(client=reach.client, **asked)
+
+
+def _told(body: BulkRequest) -> str:
+    """The filter, for the record."""
+    asked = body.model_dump(mode="json", exclude_none=True)
+    return " ".join(f"{name}={value}" for name, value in asked.items()) or "/runs"
 
 
 def _workflow(one: Workflow) -> WorkflowView:

@@ -6,12 +6,13 @@ import json
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from lambent.admission.decisions import Scope
 from lambent.clock import Clock
+from lambent.http.audited import note_audit
 from lambent.http.bodies import finite
 from lambent.http.reach import Authorize, Reach, changing, reading
 from lambent.mongo import Document
@@ -99,9 +100,13 @@ def schedules_router(schedules: Schedules, clock: Clock, authorize: Authorize) -
     writer = Annotated[Reach, Depends(changing(authorize, Scope.RUNS))]
 
     @router.post("", status_code=201)
-    async def create_schedule(body: ScheduleRequest, reach: writer) -> ScheduleView:
+    async def create_schedule(
+        request: Request, body: ScheduleRequest, reach: writer
+    ) -> ScheduleView:
         """Make a schedule. Its name is unique among the client's."""
-        return _view(await schedules.create(reach.own, Plan(**body.model_dump())))
+        made = _view(await schedules.create(reach.own, Plan(**body.model_dump())))
+        note_audit(request, target=made.id)
+        return made
 
     @router.get("")
     async def list_schedules(

@@ -5,7 +5,7 @@
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from lambent.admission.decisions import Scope
@@ -13,6 +13,7 @@ from lambent.bus.ports import Nudges
 from lambent.bus.transitions import DeliveryStatus, WebhookStatus
 from lambent.bus.webhooks import WebhookChange, Webhooks
 from lambent.dispatch import Work
+from lambent.http.audited import note_audit
 from lambent.http.reach import Authorize, Reach, changing, reading
 from lambent.mongo import Document
 
@@ -136,7 +137,9 @@ def webhooks_router(webhooks: Webhooks, nudges: Nudges, authorize: Authorize) ->
     writer = Annotated[Reach, Depends(changing(authorize, Scope.EVENTS))]
 
     @router.post("", status_code=201)
-    async def create_webhook(body: WebhookRequest, reach: writer) -> NewWebhookView:
+    async def create_webhook(
+        request: Request, body: WebhookRequest, reach: writer
+    ) -> NewWebhookView:
         """Make a webhook. Calls are signed and retried for most of a day."""
         made = await webhooks.create(
             reach.own,
@@ -145,6 +148,7 @@ def webhooks_router(webhooks: Webhooks, nudges: Nudges, authorize: Authorize) ->
             description=body.description,
             secret=body.secret,
         )
+        note_audit(request, target=str(made["_id"]))
         return NewWebhookView(**_fields(made), secret=made["secrets"][0]["secret"])
 
     @router.get("")
