@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from lambent.errors import Unprocessable
 from lambent.http.admin.api import Answer, Failed, path
+from lambent.http.admin.formats import with_query
 from lambent.http.admin.session import own_path
 from lambent.http.admin.start_form import input_of, parse_json, wrong
 from lambent.http.admin.view import View, done
@@ -51,8 +52,9 @@ async def _bulk(view: View, form: Form) -> Response:
     command = "cancel" if form.get("command") == "cancel" else "retry"
     names = ("status", "workflow", "created_from", "created_to")
     body = {name: form[name] for name in names if form.get(name)}
-    await _ask(view, "POST", path("runs", command), body)
-    return done("/admin/runs", "bulk")
+    said = await _ask(view, "POST", path("runs", command), body)
+    asked = with_query(body, n=str(said["count"]))
+    return done(f"/admin/runs?{asked}", f"bulk-{command}")
 
 
 async def _start_run(view: View, form: Form) -> Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -38,6 +38,7 @@ def formats(clock: Clock) -> dict[str, Callable[..., Any]]:
         "took": took,
         "since": since,
         "count": count,
+        "minute": minute,
         "with": with_query,
         "without": without_query,
     }
@@ -88,13 +89,15 @@ def took(seconds: float | None) -> str:
     """A duration, with as many figures as it deserves."""
     if seconds is None:
         return ""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} m {seconds % 60:.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 // 60:.0f} m"
+    # Rounded before it is taken apart: there is no 1000 ms and no 4 m 60 s.
+    if (ms := round(seconds * 1000)) < 1000:
+        return f"{ms} ms"
+    if (tenths := round(seconds * 10)) < 600:
+        return f"{tenths / 10:.1f} s"
+    if (whole := round(seconds)) < 3600:
+        return f"{whole // 60} m {whole % 60} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} m"
 
 
 def pretty(value: Any, most: int = _LONGEST_SHOWN) -> str:
@@ -114,6 +117,16 @@ def brief(text: str, room: int = 200) -> str:
     while len(escape(kept).encode()) > room:
         kept = kept[: len(kept) * 3 // 4]
     return kept if kept == text else f"{kept}…"
+
+
+def minute(text: str) -> str:
+    """An instant or a day of a query, as a time field takes it."""
+    return f"{text}T00:00" if len(text) == 10 else text[:16]
+
+
+def a_day_before(now: datetime) -> str:
+    """Since when the ended runs of the last day are, to the minute, as pages put it into links."""
+    return f"{now - timedelta(days=1):%Y-%m-%dT%H:%M}"
 
 
 def with_query(query: Mapping[str, Any], **changed: Any) -> str:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from lambent.errors import NotFound
 from lambent.http.admin.charts import bars
-from lambent.http.admin.formats import span
+from lambent.http.admin.formats import a_day_before, span
 from lambent.http.admin.view import View
 
 _LIMITS: Final = {
@@ -53,13 +53,20 @@ async def overview(view: View) -> Response:
         failures=failed["runs"],
         activity=activity,
         limits=_LIMITS,
-        attention=[*_attention(found, services, hosts), *_refusals(activity)],
+        attention=[
+            *_attention(found, services, hosts, since=a_day_before(view.clock.now())),
+            *_refusals(activity),
+        ],
         live="poll",
     )
 
 
 def _attention(
-    found: dict[str, Any], services: dict[str, Any], hosts: list[dict[str, Any]]
+    found: dict[str, Any],
+    services: dict[str, Any],
+    hosts: list[dict[str, Any]],
+    *,
+    since: str,
 ) -> list[tuple[str, str, str]]:
     """What to look at: tone, sentence, link."""
     said: list[tuple[str, str, str]] = []
@@ -83,7 +90,7 @@ def _attention(
         said.append(("warn", f"Dead letters of {one['url']}: {one['count']:,}.", link))
     failed = found["runs"]["failed"]
     if failed["count"]:
-        link = "/admin/runs?status=failed"
+        link = f"/admin/runs?status=failed&created_from={since}"
         said.append(("", f"Failed runs of the last day: {_some(failed)}.", link))
     return said
 

@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from lambent.admission.sessions import Session
 from lambent.clock import Clock
 from lambent.http.admin.api import Api
-from lambent.http.admin.formats import formats
+from lambent.http.admin.formats import a_day_before, formats
 
 NAVIGATION: Final = (
     ("", (("/admin", "Overview"),)),
@@ -46,7 +46,8 @@ DONE: Final[Mapping[str, str]] = {
     "retry": "The run is tried again.",
     "restart": "The run starts again.",
     "delete": "The run is gone.",
-    "bulk": "Done. Look again: runs that changed meanwhile were left alone.",
+    "bulk-cancel": "Runs being cancelled: {n}. Those that changed meanwhile are as they were.",
+    "bulk-retry": "Runs tried again: {n}. Those that changed meanwhile are as they were.",
     "start": "The run has started.",
     "call-approve": "The call is approved.",
     "call-decline": "The call is declined.",
@@ -91,14 +92,20 @@ class View:
             who=self.session.principal,
             may_change=self.session.may_change,
             csrf=lambda: Markup(field),  # escaped a line above
-            done=DONE.get(self.query.get("done", "")),
-            query={k: v for k, v in self.query.items() if k != "done"},
+            done=self._done(),
+            query={k: v for k, v in self.query.items() if k not in ("done", "n")},
             path=self.request.url.path,
             chat_base=self.chat_base,
             now=self.clock.now().isoformat(),
             **{"live": "", **context},
         )
         return HTMLResponse(text, status_code=status)
+
+    def _done(self) -> str | None:
+        told, count = DONE.get(self.query.get("done", "")), self.query.get("n", "")
+        if told is None or not (count.isascii() and count.isdigit()):
+            return told if told is None else told.replace(": {n}", "")
+        return told.replace("{n}", f"{int(count[:9]):,}")
 
 
 PageFunction = Callable[[View], Awaitable[Response]]
@@ -120,6 +127,7 @@ def make_templates(clock: Clock) -> Environment:
     )
     templates.filters.update(formats(clock))
     templates.globals["asset"] = asset_path
+    templates.globals["a_day_ago"] = lambda: a_day_before(clock.now())
     return templates
 
 
