@@ -225,6 +225,22 @@ def test_a_call_is_decided_on_at_its_runs_page_too(
     other.context.close()
 
 
+def test_a_conversation_leads_to_its_turn_that_waits(
+    operator: Operator, scripted_stack: Stack, script: ScriptedModel
+) -> None:
+    page = operator.page
+    ask_research(page, script, "Then not.")
+    other = operator.context.new_page()
+    other.goto(page.url)
+    other.get_by_role("region", name="Conversations").locator(".note a").click()
+    expect(other.get_by_role("heading", name="Waits for a decision")).to_be_visible()
+    other.get_by_role("button", name="Decline").click()
+    expect(other.get_by_text("The call is declined.")).to_be_visible()
+    expect(answer(page)).to_contain_text("Then not.")
+    other.goto(page.url)
+    expect(other.get_by_role("region", name="Conversations").locator(".note")).to_have_count(0)
+
+
 def test_who_may_only_look_sees_the_call_and_no_button(
     operator: Operator, chromium: Browser, scripted_stack: Stack, script: ScriptedModel
 ) -> None:

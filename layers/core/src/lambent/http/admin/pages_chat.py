@@ -14,6 +14,9 @@ from lambent.http.admin.view import View
 _LISTED: Final = 30
 # More have no room on the page, unless they are very short.
 _SHOWN: Final = 200
+# The workflows that durable agents' turns are runs of, and how many of each are looked through.
+_TURNS: Final = "agent."
+_TURNS_READ: Final = 50
 # What the messages of a page may weigh, as they are written into it.
 _ROOM: Final = 60_000
 
@@ -24,6 +27,7 @@ async def playground(view: View) -> Response:
     can_chat = view.session.may_change and view.session.principal.may(Scope.CHAT)
     listed: dict[str, Any] = {"conversations": [], "cursor": None}
     shown, more = None, False
+    waiting: list[str] = []
     if can_chat:
         asked = {"limit": _LISTED, "cursor": query.get("cursor")}
         listed = await view.api.maybe("/conversations", **asked) or listed
@@ -31,6 +35,7 @@ async def playground(view: View) -> Response:
             shown = await view.api.get(path("conversations", wanted), last=_SHOWN)
             shown["messages"], more = newest(shown["messages"])
             more = more or shown["earlier"] is not None
+            waiting = await _waiting(view, wanted)
     return view.page(
         "playground.html",
         agent=query.get("agent", "chat"),
@@ -39,7 +44,22 @@ async def playground(view: View) -> Response:
         cursor=listed["cursor"],
         conversation=shown,
         more=more,
+        waiting=waiting,
     )
+
+
+async def _waiting(view: View, conversation: str) -> list[str]:
+    """The runs of its turns that wait: only the tab that asked has more of such a turn to show."""
+    listed = await view.api.maybe("/workflows") or {"workflows": []}
+    agents = {one["name"] for one in listed["workflows"] if one["name"].startswith(_TURNS)}
+    asked = {"status": "waiting", "client": view.session.principal.client, "limit": _TURNS_READ}
+    found: list[str] = []
+    for workflow in sorted(agents):
+        page = await view.api.maybe("/runs", workflow=workflow, **asked) or {"runs": []}
+        for run in page["runs"]:
+            place = run["input"].get("place") or {}
+            found += [run["id"]] if place.get("conversation") == conversation else []
+    return found
 
 
 def newest(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], bool]:
