@@ -211,11 +211,14 @@ def test_a_call_is_decided_on_at_its_runs_page_too(
 ) -> None:
     ask_research(operator.page, script, "Then not.")
     # Somebody else, who never saw the chat.
-    other = Operator(chromium, scripted_stack, scripts=scripts)
+    variant = "narrow-dark" if scripts else "wide-light"
+    other = Operator(chromium, scripted_stack, scripts=scripts, variant=variant)
     page = other.sign_in(scripted_stack.admin_key, f"/admin/runs/{waiting_run(scripted_stack)}")
     waits = page.get_by_role("region", name="Waiting")
     expect(waits.get_by_role("heading")).to_have_text("Waits for a decision on publish")
     expect(waits).to_contain_text("onerror=window.hit")
+    if scripts:
+        assert problems_of(other, "run-approval", variant) == []
     waits.get_by_label("A word to the agent").fill("too early")
     waits.get_by_role("button", name="Decline").click()
     expect(page.get_by_text("The call is declined.")).to_be_visible()
