@@ -41,3 +41,12 @@ async def test_what_failures_do_is_remembered_too(place: Office) -> None:
         await place.fail_once("ann", HOST)
     (change,) = (await place.get("admin", "/admin/breakers/history")).json()["changes"]
     assert (change["state"], change["failures"], change["by_hand"]) == ("open", 5, False)
+
+
+async def test_a_host_of_former_settings_is_told_apart(place: Office) -> None:
+    await place.fail_once("ann", "http://former:11434")
+    shown = (await place.get("eye", "/admin/breakers")).json()["hosts"]
+    assert {one["host"]: one["configured"] for one in shown} == {
+        HOST: True,
+        "http://former:11434": False,
+    }

@@ -17,11 +17,13 @@ from lambent.postgres import Postgres
 class HostState:
     """One model host. `breaker` is None as long as nothing ever failed there.
 
+    `configured`: the settings name it; another one was only seen before.
     `generation_s` is how long generations held a slot lately (moving average), None before the
     first: the basis of estimated waits.
     """
 
     host: str
+    configured: bool
     breaker: BreakerState | None
     slots: tuple[SlotUse, ...]
     waiting: tuple[Waiter, ...]
@@ -65,7 +67,8 @@ class HostBoard:
         took_s = {row.host: row.generation_s for row in rows}
         seen = [one.host for one in state.breakers] + list(took_s)
         return tuple(
-            _state(host, state, took_s.get(host)) for host in dict.fromkeys((*self.hosts, *seen))
+            _state(host, state, took_s.get(host), configured=host in self.hosts)
+            for host in dict.fromkeys((*self.hosts, *seen))
         )
 
     async def history(
@@ -92,9 +95,12 @@ class HostBoard:
             raise NotFound(f"There is no model host {host[:200]!r}.")
 
 
-def _state(host: str, state: GateState, generation_s: float | None) -> HostState:
+def _state(
+    host: str, state: GateState, generation_s: float | None, *, configured: bool
+) -> HostState:
     return HostState(
         host=host,
+        configured=configured,
         breaker=next((one for one in state.breakers if one.host == host), None),
         slots=tuple(one for one in state.slots if one.host == host),
         waiting=tuple(one for one in state.waiting if one.host == host),

@@ -34,6 +34,9 @@ class HostView(BaseModel):
     """A model host as all functions see it."""
 
     host: str
+    configured: bool = Field(
+        description="Whether the settings name it; another one was only seen before."
+    )
     state: str = Field(description="closed, open or half_open.", examples=["closed"])
     generation: int
     failures: int = Field(description="In a row, while closed.")
@@ -132,6 +135,7 @@ def _view(one: HostState) -> HostView:
     breaker = one.breaker
     return HostView(
         host=one.host,
+        configured=one.configured,
         state=breaker.state if breaker else "closed",
         generation=breaker.generation if breaker else 0,
         failures=breaker.failures if breaker else 0,

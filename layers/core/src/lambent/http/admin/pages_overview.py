@@ -74,7 +74,7 @@ def _attention(
         if check["status"] != "ok":
             said.append(("bad", f"{name} does not answer: {check['detail']}", "/admin"))
     for host in hosts:
-        if host["state"] != "closed":
+        if host["configured"] and host["state"] != "closed":
             state = host["state"].replace("_", " ")
             said.append(("bad", f"The breaker of {host['host']} is {state}.", "/admin/hosts"))
     blocked = found["runs"]["blocked"]
@@ -184,7 +184,7 @@ async def chart(view: View) -> Response:
             series = {
                 name: [hour[name] for hour in found["hours"]] for name in ("completed", "failed")
             }
-            return bars(labels, series, dark=dark, tones=("good", "bad"))
+            return bars(labels, series, dark=dark, small=small, tones=("good", "bad"))
         case "chats.svg" | "first-token.svg" | "limits.svg" as name:
             return await _activity_chart(view, name, dark=dark, small=small)
         case "tokens.svg" | "requests.svg" as name:

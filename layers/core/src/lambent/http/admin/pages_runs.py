@@ -27,7 +27,7 @@ async def runs(view: View) -> Response:
     """The list; everything it shows is in its address."""
     query = view.query
     if wanted := query.get("id", "").strip():
-        return RedirectResponse(f"/admin/runs/{wanted}", status_code=303)
+        return RedirectResponse(f"/admin/runs/{wanted.upper()}", status_code=303)
     asked = {name: utc_of(query[name]) for name in _FILTERS if query.get(name)}
     page = await view.api.get("/runs", **asked, cursor=query.get("cursor"), limit=_SHOWN)
     deployed = await view.api.get("/workflows")

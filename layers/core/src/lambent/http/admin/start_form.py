@@ -15,7 +15,8 @@ _PREFIX: Final = "in."
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One input of the form. `kind`: text, number, check, choice, or json for what has parts."""
+    """One input of the form. `kind`: text, number, check, choice, or json for what has parts.
+    `choices`: each one's JSON and what is shown of it; `type`: the browser's, for a text."""
 
     name: str
     label: str
@@ -23,30 +24,53 @@ class Field:
     required: bool
     hint: str
     value: str
-    choices: tuple[str, ...] = ()
+    choices: tuple[tuple[str, str], ...] = ()
+    type: str = "text"
 
 
 def fields_of(schema: Mapping[str, Any] | None) -> list[Field]:
     """The fields for an object's schema; none where a workflow says nothing of its input."""
     if not schema or schema.get("type") != "object":
         return []
-    required = set(schema.get("required", ()))
+    required, named = set(schema.get("required", ())), schema.get("$defs", {})
     return [
-        _field(name, part, required=name in required)
+        _field(name, _resolved(part, named), required=name in required)
         for name, part in schema.get("properties", {}).items()
     ]
 
 
-def _field(name: str, part: Mapping[str, Any], *, required: bool) -> Field:
+def _resolved(part: Mapping[str, Any], named: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The one kind of value that is meant, null aside, with what stands elsewhere in the schema."""
     kinds = [one for one in part.get("anyOf", ()) if one.get("type") != "null"]
-    part = {**kinds[0], **part} if len(kinds) == 1 else part
-    choices = tuple(json.dumps(one) for one in part.get("enum", ()))
+    for meant in (kinds, part.get("allOf", ())):
+        part = {**meant[0], **part} if len(meant) == 1 else part
+    there = named.get(str(part.get("$ref", "")).removeprefix("#/$defs/"), {})
+    return {**there, **part}
+
+
+def _field(name: str, part: Mapping[str, Any], *, required: bool) -> Field:
+    choices = tuple(
+        (json.dumps(one), one if isinstance(one, str) else json.dumps(one))
+        for one in part.get("enum", ())
+    )
     simple = {"string": "text", "integer": "number", "number": "number", "boolean": "check"}
     kind = "choice" if choices else simple.get(str(part.get("type")), "json")
     value = part.get("default")
     shown = "" if value is None else value if kind == "text" else json.dumps(value)
     label = str(part.get("title", name))
-    return Field(name, label, kind, required, str(part.get("description", "")), shown, choices)
+    hint = " ".join(filter(None, [str(part.get("description", "")), _bounds(part)]))
+    type = "date" if part.get("format") == "date" else "text"
+    return Field(name, label, kind, required, hint, shown, choices, type)
+
+
+def _bounds(part: Mapping[str, Any]) -> str:
+    """What the schema asks of a number or an instant, in words."""
+    least, most = part.get("minimum"), part.get("maximum")
+    said = ["A whole number."] if part.get("type") == "integer" else []
+    said += [f"At least {least}."] if least is not None else []
+    said += [f"At most {most}."] if most is not None else []
+    said += ["As 2026-11-28T10:00:00Z."] if part.get("format") == "date-time" else []
+    return " ".join(said)
 
 
 def input_of(form: Mapping[str, str]) -> Any:
