@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -64,6 +65,39 @@ async def test_a_page_that_is_loaded_again_keeps_its_stream(sites: Sites) -> Non
         assert found is not None
         assert found.readers_until is not None
         assert found.readers_until > datetime.now(UTC) + timedelta(seconds=50)
+
+
+async def test_leaving_counts_though_a_reader_has_just_come_to_where_the_stream_is_made(
+    sites: Sites, scripted_model: ScriptedModel
+) -> None:
+    """The page is loaded again, finds its stream in the process that makes it, and is left at
+    once: the beacon comes to another one, before the first has put the renewal on record."""
+    async with streaming(sites, **{"x-stream-lease": "60"}) as (id, _):
+        one, _ = sites.clients()
+        async with one, one.stream("GET", f"/chat/streams/{id}") as again:
+            await anext(again.aiter_bytes())
+            assert (await leave(sites, id, sites.one.key)).status_code == 200
+            await scripted_model.until(lambda: scripted_model.generations[0].hung_up)
+
+
+async def test_who_comes_to_where_the_stream_is_made_after_a_reader_left_keeps_it(
+    sites: Sites,
+) -> None:
+    async with streaming(sites, **{"x-stream-lease": "60"}) as (id, _):
+        await leave(sites, id, sites.one.key)
+        one, _ = sites.clients()
+        async with one, one.stream("GET", f"/chat/streams/{id}") as again:
+            await anext(again.aiter_bytes())
+            async with asyncio.timeout(60):
+                while not await _lasts(sites, id, 50):  # noqa: ASYNC110 - only the store tells
+                    await asyncio.sleep(0.05)
+
+
+async def _lasts(sites: Sites, id: str, seconds: float) -> bool:
+    found = await sites.store.look(id)
+    assert found is not None
+    assert found.readers_until is not None
+    return found.readers_until > datetime.now(UTC) + timedelta(seconds=seconds)
 
 
 async def test_leaving_makes_no_lease_longer(sites: Sites) -> None:

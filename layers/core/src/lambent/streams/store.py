@@ -166,10 +166,12 @@ class StreamStore:
             await self._change(_live(stream.id, stream.client), changes)
         return changes.get("readers_until")
 
-    async def prolong_readers(self, stream: Stream, until: datetime) -> None:
-        """live -> live, with the readers' lease until then, where it does not last longer."""
+    async def prolong_readers(self, stream: Stream, until: datetime, *, came_at: datetime) -> None:
+        """live -> live, with the readers' lease until then, where it does not last longer and no
+        reader has said since this one came that it goes."""
         live = _live(stream.id, stream.client)
-        await self._change({**live, "readers_until": {"$lt": until}}, {"readers_until": until})
+        still = {"readers_until": {"$lt": until}, "left_at": {"$not": {"$gt": came_at}}}
+        await self._change({**live, **still}, {"readers_until": until})
 
     async def leave(self, stream: Stream) -> datetime | None:
         """live -> live: a reader says that it goes. Where the readers hold a lease, it lapses
@@ -182,9 +184,13 @@ class StreamStore:
             if not stream.made_by_run:
                 await self._change(live, {"stop": True})
             return None
-        until = self._clock.now() + LEFT
+        from lambent.mongo import guarded
+
+        now = self._clock.now()
+        until = now + LEFT
         # Never later: a lease that was about to lapse is not made longer by leaving.
-        await self._change({**live, "readers_until": {"$gt": until}}, {"readers_until": until})
+        changes = {"$set": {"left_at": now}, "$min": {"readers_until": until}}
+        await guarded(self._streams.update_one(live, changes))
         return until
 
     async def look(self, id: str) -> Stream | None:
