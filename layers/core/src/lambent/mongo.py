@@ -125,6 +125,15 @@ async def guarded(call: Awaitable[T]) -> T:
         raise
 
 
+async def oldest_first(
+    collection: AsyncCollection[Document], query: Document, *, limit: int, after: str | None
+) -> list[Document]:
+    """A page by `_id`, which tells when it was made; `after` is the last of the page before."""
+    if after is not None:
+        query = {**query, "_id": {"$gt": after, "$lt": "~"}}
+    return await guarded(collection.find(query).sort("_id", 1).limit(limit).to_list())
+
+
 async def insert_new(
     collection: AsyncCollection[Document], documents: Sequence[Document]
 ) -> set[int]:

@@ -103,6 +103,11 @@ class AdmissionRequest:
     leaving: bool = False
     on_behalf_of: str | None = None
 
+    @classmethod
+    def for_client(cls, client: str, among: Candidates) -> AdmissionRequest:
+        """A slot at one of these hosts, for a client whom trusted code has established."""
+        return cls(credential=None, scope=None, among=among, slot=True, on_behalf_of=client)
+
     @property
     def hosts(self) -> tuple[str, ...]:
         """The host, or those to choose from; none where no model is called."""

@@ -192,7 +192,6 @@ class SessionGate(Gate):
         super().__init__(postgres, clock=clock, **parts)
         self._secret = secret
         self._now = clock.now
-        self._rows = postgres
 
     async def admit(self, request: AdmissionRequest) -> Decision:
         """As the gate does; a page token stands for its client while its session is open, which
@@ -228,7 +227,7 @@ class SessionGate(Gate):
         # gateway of before, which a deploy leaves for five minutes.
         if value["k"] is None or "i" not in value:
             return True
-        row = await _row(self._rows, value["k"], value["i"])
+        row = await _row(self._postgres, value["k"], value["i"])
         return row is not None and _opened_by(row, value)
 
 

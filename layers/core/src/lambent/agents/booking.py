@@ -87,9 +87,7 @@ class Booking:
         others = self._others
         if not others.hosts:
             return None
-        asked = AdmissionRequest(
-            credential=None, scope=None, among=others, slot=True, on_behalf_of=self._payer.client
-        )
+        asked = AdmissionRequest.for_client(self._payer.client, others)
         try:
             granted = await self._gate.granted(asked)
         except LambentError:  # the caller is told what the failed host said

@@ -43,9 +43,7 @@ class Loans:
         if host in among.hosts:
             yield None
             return
-        asked = AdmissionRequest(
-            credential=None, scope=None, among=among, slot=True, on_behalf_of=self._payer.client
-        )
+        asked = AdmissionRequest.for_client(self._payer.client, among)
         grant = await self._gate.granted(asked)
         access = ModelAccess(self._models)
         booking = Booking(self._gate, grant, payer=self._payer, access=access, among=among)

@@ -83,11 +83,8 @@ class StepModel:
         return await self._admitted(client, among), among
 
     async def _admitted(self, client: str, among: Candidates) -> Grant:
-        asked = AdmissionRequest(
-            credential=None, scope=None, among=among, slot=True, on_behalf_of=client
-        )
         try:
-            return await self._gate.granted(asked)
+            return await self._gate.granted(AdmissionRequest.for_client(client, among))
         except StoreUnavailable:
             # Without Postgres a step goes on unguarded: nothing would ever finish else.
             return Grant(host=None, token="")

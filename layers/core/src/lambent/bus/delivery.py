@@ -159,11 +159,8 @@ class Deliverer:
                 fanout.stage = _Stage.WEBHOOKS
             except StoreUnavailable:
                 raise
-            except (
-                RequestError,
-                RetryLater,
-            ) as error:  # told below: webhooks are none of that workflow's
-                refused = error
+            except (RequestError, RetryLater) as error:
+                refused = error  # told below: webhooks are none of that workflow's
         await self._keep(fanout)
         queued = await (fanout.queueing or self._webhooks.queue(fanout.event))
         self._nudge(fanout, Work.WEBHOOKS, queued)

@@ -17,7 +17,7 @@ from lambent.clock import EPOCH, FAR_FUTURE, Clock
 from lambent.due import Database, DueDocuments, new_due_fields
 from lambent.errors import Conflict, NotFound, Unprocessable
 from lambent.ids import new_ulid, ulid_floor
-from lambent.mongo import Document, drop_former_indexes, guarded, insert_new
+from lambent.mongo import Document, drop_former_indexes, guarded, insert_new, oldest_first
 from lambent.newest import by_status, newest
 from lambent.waits import is_reserved
 
@@ -125,11 +125,8 @@ class Webhooks:
         self, client: str | None, *, limit: int = 50, after: str | None = None
     ) -> list[Document]:
         """The oldest first; `after` is the `_id` of the last one of the page before."""
-        query: dict[str, Any] = _scope(client)
-        if after is not None:
-            query["_id"] = {"$gt": after, "$lt": "~"}
-        cursor = self._webhooks.find(query).sort("_id", 1).limit(limit)
-        return await guarded(cursor.to_list())
+        query = _scope(client)
+        return await oldest_first(self._webhooks, query, limit=limit, after=after)
 
     async def change(
         self, webhook_id: str, change: WebhookChange, *, client: str | None

@@ -20,7 +20,7 @@ from lambent.models.values import Message, Role, Usage
 if TYPE_CHECKING:
     from lambent.chat.upkeep import Upkeep
 
-RENEW_S: Final = BUSY.total_seconds() / 3
+_RENEW_S: Final = BUSY.total_seconds() / 3
 _ASK_AGAIN_S: Final = 30.0
 
 
@@ -58,7 +58,9 @@ class Dialogue:
         `StoreUnavailable`."""
         check_readable(said)
         found = await self._store.begin_turn(self._id, client=self._client, turn=self._turn)
-        self._renewing = asyncio.create_task(self._renew())
+        self._renewing = asyncio.create_task(
+            keep_claim(self._store, self._id, turn=self._turn, clock=self._clock)
+        )
         entries = await self._store.entries(self._id, client=self._client)
         self._number = entries[-1].number + 1 if entries else 1
         for at, one in enumerate(entries):
@@ -123,12 +125,14 @@ class Dialogue:
             self._renewing.cancel()
             self._renewing = None
 
-    async def _renew(self) -> None:
-        held = True
-        while held:
-            await self._clock.sleep(RENEW_S)
-            with suppress(StoreUnavailable):
-                held = await self._store.renew_turn(self._id, turn=self._turn)
+
+async def keep_claim(store: ConversationStore, id: str, *, turn: str, clock: Clock) -> None:
+    """Renew a turn's claim until it is somebody else's; a store that is away is waited for."""
+    held = True
+    while held:
+        await clock.sleep(_RENEW_S)
+        with suppress(StoreUnavailable):
+            held = await store.renew_turn(id, turn=turn)
 
 
 class Windows:

@@ -52,7 +52,12 @@ class ExchangeKeeper:
         if place is None or not (held or await self._claim(place, turn, client)):
             yield
             return
-        renewing = asyncio.create_task(self._renew(place, turn))
+        from lambent.chat.dialogue import keep_claim
+
+        store = self._conversations()
+        renewing = asyncio.create_task(
+            keep_claim(store, place.conversation, turn=turn, clock=self._clock)
+        )
         try:
             yield
         except (Exception, Cancelled):
@@ -74,15 +79,6 @@ class ExchangeKeeper:
         except (Conflict, NotFound, StoreUnavailable):  # the entry's number decides
             return False
         return True
-
-    async def _renew(self, place: Place, turn: str) -> None:
-        from lambent.chat.dialogue import RENEW_S
-
-        held = True
-        while held:
-            await self._clock.sleep(RENEW_S)
-            with suppress(StoreUnavailable):
-                held = await self._conversations().renew_turn(place.conversation, turn=turn)
 
     async def _let_go(self, place: Place, turn: str) -> None:
         with suppress(StoreUnavailable):

@@ -193,10 +193,11 @@ class Starter:
         run_id = new_ulid(self._clock)
         share = workflow.flow.batch.size if workflow.flow.batch else 1
         try:
-            form = await self._values.place(run_id, encode(wanted.input), share=share)
+            encoded = encode(wanted.input)
+            form = await self._values.place(run_id, encoded, share=share)
         except Unserialisable as error:
             raise Unprocessable(f"The input cannot be kept: {error.detail}") from None
-        extra["input_digest"] = _digest(workflow.name, wanted.input)
+        extra["input_digest"] = _digest(workflow.name, encoded.form)
         if trace := carried():
             extra["trace"] = trace
         if is_chunked(form):
@@ -417,9 +418,9 @@ def _hold(run: Document, kind: str, group: str) -> None:
     run["marks"].append(run["active_key"])
 
 
-def _digest(workflow: str, value: Any) -> str:
-    form = _in_order(encode(value).form)
-    return hashlib.sha256(bson.encode({"workflow": workflow, "input": form})).hexdigest()
+def _digest(workflow: str, form: Any) -> str:
+    whole = bson.encode({"workflow": workflow, "input": _in_order(form)})
+    return hashlib.sha256(whole).hexdigest()
 
 
 def _in_order(form: Any) -> Any:

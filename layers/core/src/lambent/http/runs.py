@@ -2,7 +2,7 @@
 
 # No postponed annotations here: FastAPI has to see the dependencies made inside the function.
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -212,18 +212,12 @@ def _add_starting(router: APIRouter, engine: WorkflowEngine, authorize: Authoriz
     @router.post("/runs/cancel")
     async def cancel_runs(request: Request, body: BulkRequest, reach: writer) -> BulkAnswer:
         """Cancel every run that fits."""
-        note_audit(request, target=_told(body))
-        count = await engine.control.cancel_all(_filter(body, reach))
-        note_audit(request, target=f"{_told(body)} runs={count}")
-        return BulkAnswer(count=count)
+        return await _all(request, body, reach, engine.control.cancel_all)
 
     @router.post("/runs/retry")
     async def retry_runs(request: Request, body: BulkRequest, reach: writer) -> BulkAnswer:
         """Retry every failed run that fits."""
-        note_audit(request, target=_told(body))
-        count = await engine.control.retry_all(_filter(body, reach))
-        note_audit(request, target=f"{_told(body)} runs={count}")
-        return BulkAnswer(count=count)
+        return await _all(request, body, reach, engine.control.retry_all)
 
 
 def _add_reading(router: APIRouter, engine: WorkflowEngine, authorize: Authorize) -> None:
@@ -357,6 +351,19 @@ def _filter(body: BulkRequest, reach: Reach) -> RunFilter:
     if not asked:
         raise RequestError("Say which runs: by status, workflow or time.")
     return RunFilter(client=reach.client, **asked)
+
+
+async def _all(
+    request: Request,
+    body: BulkRequest,
+    reach: Reach,
+    command: Callable[[RunFilter], Awaitable[int]],
+) -> BulkAnswer:
+    """Do it to every run that fits, on record before and, with their number, after."""
+    note_audit(request, target=_told(body))
+    count = await command(_filter(body, reach))
+    note_audit(request, target=f"{_told(body)} runs={count}")
+    return BulkAnswer(count=count)
 
 
 def _told(body: BulkRequest) -> str:

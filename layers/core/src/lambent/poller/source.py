@@ -51,9 +51,9 @@ class Source:
         self._waiting: deque[DueId] = deque()
         self._found_s = 0.0
         self._fresh_for_s = 0.0
-        # When, by the monotonic clock, and for which due time: an id that was settled since is due
-        # anew, and a nudge for it is none that was sent.
-        self._sent: dict[str, tuple[float, datetime]] = {}
+        # When, by the monotonic clock. With its due time: an id that was settled since is due anew,
+        # and a nudge for it is none that was sent.
+        self._sent: dict[tuple[str, datetime], float] = {}
         self.most_held = 0
 
     async def look(self) -> float | None:
@@ -85,7 +85,7 @@ class Source:
         oldest_at = min((one.due_at for one in found), default=self._clock.now())
         note(Metric.DUE_LAG, max(0.0, (self._clock.now() - oldest_at).total_seconds()))
         ready = self._clock.now() + timedelta(seconds=LEAD_S)
-        fresh = [one for one in found if not self._is_sent(one.id, one.due_at)]
+        fresh = [one for one in found if (one.id, one.due_at) not in self._sent]
         # What is due comes by priority; what is only about to be, by its time.
         now_due = [one for one in fresh if one.due_at <= ready]
         soon = sorted((one for one in fresh if one.due_at > ready), key=lambda one: one.due_at)
@@ -111,13 +111,13 @@ class Source:
         unclaimed = 0
         if self._sent:
             still_due = {
-                "_id": {"$in": list(self._sent)},
+                "_id": {"$in": [one_id for one_id, _ in self._sent]},
                 "due_at": {"$gte": EPOCH, "$lte": now + timedelta(seconds=LEAD_S)},
                 "lease_until": {"$lte": now},
             }
             cursor = self.documents.collection.find(still_due, {"due_at": 1})
             left = await guarded(cursor.to_list())
-            unclaimed = sum(self._is_sent(one["_id"], one["due_at"]) for one in left)
+            unclaimed = sum((one["_id"], one["due_at"]) in self._sent for one in left)
         return self._fleet.ids - in_work - unclaimed
 
     async def _send(self, ready: datetime, room: int) -> None:
@@ -134,20 +134,15 @@ class Source:
             if room < 0:
                 break
         now_s = self._clock.monotonic_s()
-        for one in (*together, *alone):
-            self._sent.pop(one.id, None)  # to the end: they are forgotten in the order of sending
-            self._sent[one.id] = now_s, one.due_at
+        self._sent |= {(one.id, one.due_at): now_s for one in (*together, *alone)}
         # Told as news: what was sent, and for which due time, is kept here.
         await self._nudges.nudge(self.work, [one.id for one in together], news=True)
         for one in alone:
             await self._nudges.nudge(self.work, [one.id], news=True)
 
-    def _is_sent(self, one_id: str, due_at: datetime) -> bool:
-        return one_id in self._sent and self._sent[one_id][1] == due_at
-
     def _forget(self, now_s: float) -> None:
         """Sent long ago and still due: the nudge was lost, so it may go out once more."""
-        for one_id, (at_s, _) in list(self._sent.items()):
+        for sent, at_s in list(self._sent.items()):
             if now_s - at_s < QUIET_S:
                 break
-            del self._sent[one_id]
+            del self._sent[sent]

@@ -13,7 +13,7 @@ from lambent.clock import Clock
 from lambent.due import Database, DueDocuments, new_due_fields
 from lambent.errors import Conflict, NotFound, Unprocessable
 from lambent.ids import new_ulid
-from lambent.mongo import Document, guarded
+from lambent.mongo import Document, guarded, oldest_first
 from lambent.schedules import transitions
 from lambent.schedules.cron import Cron
 from lambent.schedules.ticker import CatchUp
@@ -94,11 +94,8 @@ class Schedules:
         self, client: str | None, *, limit: int = 50, after: str | None = None
     ) -> list[Document]:
         """The oldest first; `after` is the `_id` of the last one of the page before."""
-        query: dict[str, Any] = _scope(client)
-        if after is not None:
-            query["_id"] = {"$gt": after, "$lt": "~"}
-        cursor = self._schedules.collection.find(query).sort("_id", 1).limit(limit)
-        return await guarded(cursor.to_list())
+        query = _scope(client)
+        return await oldest_first(self._schedules.collection, query, limit=limit, after=after)
 
     async def change(self, schedule_id: str, plan: Plan, *, client: str | None) -> Document:
         """Put another plan in its place, under its old name; its next tick is counted from now."""

@@ -62,9 +62,8 @@ class StreamKeeper:
         self._clock = clock
         self._on_stop: Callable[[Why], None] | None = on_stop
         self._readers_until = stream.readers_until
-        # A renewal in this process that is not on record yet, and when it was.
+        # A renewal in this process that is not on record yet.
         self._renewed_until: datetime | None = None
-        self._renewed_at = clock.now()
         self._written = 0
         self._ending = asyncio.Event()
         self._sick = store.rests
@@ -105,8 +104,7 @@ class StreamKeeper:
         one. It counts at once, and is on record from the next look on."""
         if self.stream.readers_lease_s is None:
             return None
-        self._renewed_at = self._clock.now()
-        until = self._renewed_at + timedelta(seconds=self.stream.readers_lease_s)
+        until = self._clock.now() + timedelta(seconds=self.stream.readers_lease_s)
         self._readers_until = self._renewed_until = until
         return until
 
@@ -190,8 +188,7 @@ class StreamKeeper:
 
     async def _record_renewal(self) -> None:
         if (until := self._renewed_until) is not None:
-            came_at = self._renewed_at
-            await self._store.prolong_readers(self.stream, until, came_at=came_at)
+            await self._store.prolong_readers(self.stream, until)
             if self._renewed_until == until:
                 self._renewed_until = None
 

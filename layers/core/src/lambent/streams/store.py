@@ -166,9 +166,10 @@ class StreamStore:
             await self._change(_live(stream.id, stream.client), changes)
         return changes.get("readers_until")
 
-    async def prolong_readers(self, stream: Stream, until: datetime, *, came_at: datetime) -> None:
-        """live -> live, with the readers' lease until then, where it does not last longer and no
-        reader has said since this one came that it goes."""
+    async def prolong_readers(self, stream: Stream, until: datetime) -> None:
+        """live -> live, with a whole readers' lease until then, where it does not last longer and
+        no reader has said since this one came that it goes."""
+        came_at = until - timedelta(seconds=stream.readers_lease_s or 0)
         live = _live(stream.id, stream.client)
         still = {"readers_until": {"$lt": until}, "left_at": {"$not": {"$gt": came_at}}}
         await self._change({**live, **still}, {"readers_until": until})

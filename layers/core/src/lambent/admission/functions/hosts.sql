@@ -48,17 +48,9 @@ BEGIN
     IF p_slots IS NULL OR v_row[1] NOT IN ('admitted', 'breaker_open') THEN
         RETURN v_row || v_host;
     END IF;
-    IF v_row[1] = 'admitted' THEN
-        UPDATE lambent.slot s
-        SET token = p_token, client = v_row[2], taken_at = clock_timestamp(),
-            lease_until = clock_timestamp() + make_interval(secs => p_lease_s)
-        WHERE s.host = v_host AND s.number = (
-            SELECT f.number FROM lambent.slot f
-            WHERE f.host = v_host AND f.number < p_slots AND f.lease_until <= clock_timestamp()
-              AND NOT EXISTS (SELECT FROM lambent.waiting_for(v_host))
-            LIMIT 1 FOR UPDATE SKIP LOCKED)
-        RETURNING s.number INTO v_slot;
-        IF FOUND THEN
+    IF v_row[1] = 'admitted' AND NOT EXISTS (SELECT FROM lambent.waiting_for(v_host)) THEN
+        v_slot := lambent.seize_slot(v_host, v_row[2], p_slots, p_token, p_lease_s);
+        IF v_slot IS NOT NULL THEN
             v_row[9] := v_slot::text;
             RETURN v_row || v_host;
         END IF;

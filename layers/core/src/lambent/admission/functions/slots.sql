@@ -55,8 +55,20 @@ CREATE OR REPLACE FUNCTION lambent.take_slot(
     p_host text, p_client text, p_slots integer, p_token text, p_lease_s double precision
 ) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
-    v_slot integer;
+    v_slot integer := lambent.seize_slot(p_host, p_client, p_slots, p_token, p_lease_s);
 BEGIN
+    IF v_slot IS NOT NULL THEN
+        UPDATE lambent.turn SET served = served + 1 WHERE host = p_host AND client = p_client;
+        DELETE FROM lambent.ticket WHERE token = p_token;
+    END IF;
+    RETURN v_slot;
+END $$;
+
+-- A free slot of the host, whoever waits for one; null: none is free. `decide` has the same in a
+-- statement of its own: it is on the way of every request.
+CREATE OR REPLACE FUNCTION lambent.seize_slot(
+    p_host text, p_client text, p_slots integer, p_token text, p_lease_s double precision
+) RETURNS integer LANGUAGE sql AS $$
     UPDATE lambent.slot s
     SET token = p_token, client = p_client, taken_at = clock_timestamp(),
         lease_until = clock_timestamp() + make_interval(secs => p_lease_s)
@@ -64,13 +76,8 @@ BEGIN
         SELECT f.number FROM lambent.slot f
         WHERE f.host = p_host AND f.number < p_slots AND f.lease_until <= clock_timestamp()
         LIMIT 1 FOR UPDATE SKIP LOCKED)
-    RETURNING s.number INTO v_slot;
-    IF FOUND THEN
-        UPDATE lambent.turn SET served = served + 1 WHERE host = p_host AND client = p_client;
-        DELETE FROM lambent.ticket WHERE token = p_token;
-    END IF;
-    RETURN v_slot;
-END $$;
+    RETURNING s.number
+$$;
 
 -- Live tickets that the host may serve, wherever they were drawn.
 CREATE OR REPLACE FUNCTION lambent.waiting_for(p_host text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 from markupsafe import escape
@@ -53,13 +54,12 @@ async def _waiting(view: View, conversation: str) -> list[str]:
     listed = await view.api.maybe("/workflows") or {"workflows": []}
     agents = {one["name"] for one in listed["workflows"] if one["name"].startswith(_TURNS)}
     asked = {"status": "waiting", "client": view.session.principal.client, "limit": _TURNS_READ}
-    found: list[str] = []
-    for workflow in sorted(agents):
-        page = await view.api.maybe("/runs", workflow=workflow, **asked) or {"runs": []}
-        for run in page["runs"]:
-            place = run["input"].get("place") or {}
-            found += [run["id"]] if place.get("conversation") == conversation else []
-    return found
+    pages = await asyncio.gather(
+        *(view.api.maybe("/runs", workflow=one, **asked) for one in sorted(agents))
+    )
+    runs = [run for page in pages if page for run in page["runs"]]
+    places = {run["id"]: run["input"].get("place") or {} for run in runs}
+    return [id for id, place in places.items() if place.get("conversation") == conversation]
 
 
 def newest(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], bool]:
