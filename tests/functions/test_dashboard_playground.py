@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from local.services import Reply, ScriptedModel
 from local.services.scripted import Recorded
@@ -54,6 +55,40 @@ def test_a_chat_streams_tells_its_usage_and_stops(
     expect(answer(page)).to_contain_text(re.compile(r"7 \+ \d+ tokens"))
     expect(answer(page, 1)).to_contain_text("word word")
     assert page.evaluate("window.hit") is None
+
+
+def test_what_is_added_while_its_page_is_loaded_again_is_shown(
+    operator: Operator, script: ScriptedModel
+) -> None:
+    page, adding = operator.page, list[Route]()
+    script.script(Reply.many(2_000, delay_s=0.05))
+    page.goto("/admin/playground")
+    ask(page, "talk")
+    expect(answer(page)).to_contain_text("word word")
+
+    def hold(route: Route) -> None:
+        adding.append(route)
+
+    page.route("**/conversations/*/messages", hold, times=1)
+    page.get_by_role("button", name="Stop").click()
+    expect(answer(page)).to_contain_text("Stopped.")
+    for _ in range(600):
+        if adding:
+            break
+        page.wait_for_timeout(50)
+
+    def load(route: Route) -> None:
+        drawn = route.fetch()  # before anything is added
+        adding[0].continue_()
+        time.sleep(1)  # the old page learns of it; less would only show nothing
+        route.fulfill(response=drawn)
+
+    page.route(re.compile("/admin/playground"), load, times=1)
+    page.reload()
+    expect(answer(page)).to_contain_text("word word")
+    page.reload()
+    expect(answer(page)).to_contain_text("word word")
+    expect(page.locator(".turn.assistant")).to_have_count(1)
 
 
 def test_a_reload_goes_on_behind_the_last_frame(operator: Operator, script: ScriptedModel) -> None:

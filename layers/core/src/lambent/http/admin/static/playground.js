@@ -191,7 +191,7 @@
   // --- what a reload finds: by conversation, in this tab alone
 
   const place = () => "lambent-turn:" + conversation;
-  function keep() { if (live) try { sessionStorage.setItem(place(), JSON.stringify(live.kept)); } catch { /* full: a reload begins anew */ } }
+  function keep(turn = live) { if (turn) try { sessionStorage.setItem(place(), JSON.stringify(turn.kept)); } catch { /* full: a reload begins anew */ } }
   function found() { try { return JSON.parse(sessionStorage.getItem(place())); } catch { return null; } }
 
   // --- frames
@@ -285,7 +285,11 @@
     busy(true);
     if (!turn.kept.ended) await hear(turn);
     // Not where it failed: going away fails it, too, and the next page finds what is still to be added.
-    if (await settle(turn)) sessionStorage.removeItem(place());
+    turn.kept.settled = await settle(turn);
+    // Nothing of it is in the conversation, or else it is for the next page to see it drawn: the
+    // server may be drawing that page just now, without it.
+    if (turn.kept.settled && !addable(turn)) sessionStorage.removeItem(place());
+    else keep(turn);
     busy(false);
     await refresh().catch(() => {});
   }
@@ -317,10 +321,12 @@
     if (!yes) state.textContent = "";
   }
 
+  const addable = (turn) => Boolean(turn.text && turn.kept.stream);
+
   // A whole answer is kept by its turn; what was stopped, or ended while nobody read, is added here.
   // Tells whether nothing is left to add.
   async function settle(turn) {
-    if (!turn.text || !turn.kept.stream) return true;
+    if (turn.kept.settled || !addable(turn)) return true;
     for (let tried = 0; tried < 30; tried++, await pause(500)) {
       const status = await added(turn).catch(() => 503);
       if (status && status < 500 && status !== 409 && status !== 429) return true;
