@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import pytest
@@ -142,21 +143,27 @@ def test_a_stopped_postgres_is_503_and_heals_without_a_restart(scripted_stack: S
     assert scripted_stack.pids()["functions"]["chat"][0] in before["functions"]["chat"]
 
 
+@contextmanager
+def frozen(parent: int) -> Iterator[None]:
+    """A process and its children that do nothing until the end of the block."""
+    os.kill(parent, signal.SIGSTOP)  # first: then it starts no child, and reaps none
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(parent)], capture_output=True, text=True, check=True
+    ).stdout
+    stopped = [*(int(pid) for pid in listed.split()), parent]
+    try:
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in stopped:  # the parent last: a child that had ended is gone as soon as it goes on
+            os.kill(pid, signal.SIGCONT)
+
+
 def test_a_frozen_postgres_is_503_within_three_seconds(scripted_stack: Stack) -> None:
     assert wait_for(scripted_stack, 200, within_s=20).status_code == 200
-    postgres = scripted_stack.pids()["postgres"]
-    listed = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(postgres)], capture_output=True, text=True, check=True
-    ).stdout
-    children = [int(pid) for pid in listed.split()]
-    for pid in (postgres, *children):
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        with scripted_stack.client() as client:
-            answer = client.post("/chat", json=CHAT)
-        assert_problem(answer, 503, "store_unavailable")
-        assert answer.elapsed.total_seconds() < 3.5
-    finally:
-        for pid in (postgres, *children):
-            os.kill(pid, signal.SIGCONT)
+    with frozen(scripted_stack.pids()["postgres"]), scripted_stack.client() as client:
+        answer = client.post("/chat", json=CHAT)
+    assert_problem(answer, 503, "store_unavailable")
+    assert answer.elapsed.total_seconds() < 3.5
     assert wait_for(scripted_stack, 200, within_s=20).status_code == 200
