@@ -267,6 +267,15 @@ async def test_what_may_be_sent_may_be_kept_in_any_script(
     assert told(scripted_model)[0] == ("user", long[:1_900_000])
 
 
+async def test_tools_that_are_offered_to_an_agent_are_left_alone(
+    openai: AsyncOpenAI, scripted_model: ScriptedModel
+) -> None:
+    answer = await openai.responses.create(model="agent:chat", input="Why?", tools=[WEATHER])
+    assert answer.output_text == "Hello from the script."
+    (made,) = scripted_model.generations
+    assert "tools" not in made.json
+
+
 async def test_what_shall_not_be_stored_is_not(openai: AsyncOpenAI) -> None:
     answer = await openai.responses.create(model="agent:chat", input="Why?", store=False)
     assert answer.output_text == "Hello from the script."
@@ -291,7 +300,7 @@ SHOWN: Any = {"type": "function_call_output", "call_id": "c1", "output": [IMAGE]
         ({"input": [{"type": "function_call_output", "call_id": "x", "output": ""}]}, "input"),
         ({"input": [{"role": "user", "content": [{"type": "input_file"}]}]},
          "input[0].content[0].type"),
-        ({"model": "agent:chat", "tools": [WEATHER]}, "tools"),
+        ({"model": "agent:chat", "tools": [WEATHER], "tool_choice": "required"}, "tool_choice"),
         ({"previous_response_id": "resp_none"}, "previous_response_id"),
         ({"text": {"verbosity": "low"}}, "text.verbosity"),
         ({"text": {"verbosity": []}}, "text.verbosity"),

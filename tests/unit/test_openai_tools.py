@@ -234,7 +234,7 @@ async def test_a_pydantic_tool_is_parsed(
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [TIME], "tool_choice": NAMED}, "tool_choice"),
         ({"tools": [WEATHER], "tool_choice": {"type": "custom"}}, "tool_choice.type"),
-        ({"model": "agent:chat", "tools": [WEATHER]}, "tools"),
+        ({"model": "agent:chat", "tools": [WEATHER], "tool_choice": "required"}, "tool_choice"),
         ({"messages": [{"role": "tool", "tool_call_id": "x", "content": "y"}]},
          "messages[0].tool_call_id"),
     ],
@@ -246,3 +246,14 @@ async def test_what_cannot_be_kept_is_refused_by_name(
     with pytest.raises(BadRequestError) as caught:
         await openai.chat.completions.create(**body)
     assert caught.value.param == param
+
+
+async def test_tools_that_are_offered_to_an_agent_are_left_alone(
+    openai: AsyncOpenAI, scripted_model: ScriptedModel
+) -> None:
+    # Chat clients offer theirs with every question; the agent's own are the ones it calls.
+    answer = await openai.chat.completions.create(
+        model="agent:chat", messages=WHY, tools=[WEATHER], tool_choice="auto"
+    )
+    assert answer.choices[0].message.content == "Hello from the script."
+    assert "tools" not in generation(scripted_model)

@@ -86,7 +86,7 @@ def parse_completion(value: Any) -> Asked:
         )
     agent, model = which(body.model)
     if agent is not None:
-        check_agent(plan, format, format_name="response_format")
+        plan = plan_for_agent(plan, format, format_name="response_format")
     messages = read_messages(body.messages)
     request = ChatRequest(
         agent=agent,
@@ -154,13 +154,17 @@ def _read_format(value: Any) -> str | Mapping[str, Any] | None:
             return None
 
 
-def check_agent(plan: ToolPlan, format: object, *, format_name: str) -> None:
-    """Raises `Unsupported` for what only the model itself can be asked."""
-    for name, asked in (("tools", plan.offered or plan.forced), (format_name, format)):
+def plan_for_agent(plan: ToolPlan, format: object, *, format_name: str) -> ToolPlan:
+    """An agent has tools of its own: what is merely offered, as chat clients do, it leaves alone.
+
+    Raises `Unsupported` for what only the model itself can be made to do.
+    """
+    for name, asked in (("tool_choice", plan.forced), (format_name, format)):
         if asked:
             raise Unsupported(
                 f"{name} is not supported for an agent: it decides that itself.", param=name
             )
+    return ToolPlan()
 
 
 def _read_stream_options(body: CompletionBody) -> bool:

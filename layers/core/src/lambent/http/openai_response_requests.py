@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from lambent.chat.values import ChatRequest
 from lambent.http.openai_errors import Unsupported
 from lambent.http.openai_fields import IDLE_RESPONSES, IDLE_WITHIN, REFUSED_RESPONSES, settle
-from lambent.http.openai_requests import check_agent, checked, read_effort, read_schema, which
+from lambent.http.openai_requests import checked, plan_for_agent, read_effort, read_schema, which
 from lambent.http.openai_response_items import read_input
 from lambent.http.openai_shapes import a_list, a_name, a_text, an_object, one_of, only
 from lambent.http.openai_tools import Mode, Tool, ToolPlan, plan_tools, read_function
@@ -77,7 +77,7 @@ def parse_response(value: Any) -> ResponseAsked:
         )
     agent, model = which(body.model)
     if agent is not None:
-        check_agent(plan, format, format_name="text.format")
+        plan = plan_for_agent(plan, format, format_name="text.format")
     said = read_input(body.input, alone=body.previous_response_id is None)
     request = ChatRequest(
         agent=agent,
