@@ -45,12 +45,16 @@ VIEWS: Final[dict[str, tuple[str, ...]]] = {
     "/admin/": (),
     "/admin/runs": (
         "", "?status=failed", "?status=blocked", "?workflow=w3", "?workflow=w3&status=failed",
+        "?workflow=w3&version=2", "?workflow=w3&version=1&status=blocked", "?status=going_on",
+        "?workflow=w3&status=going_on", "?client=c2&status=going_on",
         "?client=c2", "?client=c2&status=blocked", "?client=c2&workflow=w3",
         "?client=c3&workflow=w3", "?workflow=none",
         "?created_from=2026-01-01&created_to=2026-01-02", "?cursor={cursor}", "?parent={run}",
         "?parent={run}&cursor={cursor}",
     ),
-    "/admin/runs/bulk": ("?command=cancel", "?command=retry&workflow=w3"),
+    "/admin/runs/bulk": (
+        "?command=cancel", "?command=retry&workflow=w3", "?command=retry&workflow=w3&version=2",
+    ),
     "/admin/runs/{run}": ("", "?from=start", "?step=n40"),
     "/admin/workflows": ("",),
     "/admin/workflows/{name:path}": ("",),
@@ -97,24 +101,29 @@ async def site(postgres_dsn: str, mongo_uri: str, mongo_db_name: str) -> AsyncIt
 
 async def fill(site: AdminSite) -> None:
     """Documents of ten days, a few of them unlike the rest."""
-    now, db = site.parts.clock.now(), site.parts.mongo.db
+    now = site.parts.clock.now()
+
+    def named(name: str) -> Any:
+        # Each time anew: a connection that was idle for long is replaced.
+        return site.parts.mongo.db[name]
+
     step = timedelta(days=10) / COUNT
     ages = [(number, now - number * step) for number in range(COUNT)]
-    await many(db["runs"], [run(number, at) for number, at in ages])
+    await many(named("runs"), [run(number, at) for number, at in ages])
     long = new_run(
         id=LONG, key="long", workflow="w0", version=1, client="ops", input=None, now=now,
         priority=1, due_at=FAR_FUTURE,
     )  # fmt: skip
-    await many(db["runs"], [{**long, "status": "completed", "records": 60}])
-    await many(db["events"], [event(number, at) for number, at in ages])
-    await many(db["events"], [{**event(COUNT, now), "_id": BOTH}])
-    await many(db["webhook_deliveries"], [delivery(number, at) for number, at in ages])
-    await many(db["steps"], [finished_step(LONG, number, since=now) for number in range(60)])
+    await many(named("runs"), [{**long, "status": "completed", "records": 60}])
+    await many(named("events"), [event(number, at) for number, at in ages])
+    await many(named("events"), [{**event(COUNT, now), "_id": BOTH}])
+    await many(named("webhook_deliveries"), [delivery(number, at) for number, at in ages])
+    await many(named("steps"), [finished_step(LONG, number, since=now) for number in range(60)])
     await talk(site)
     hook = {"client": "ops", "url": "https://x.example/", "types": ["*"], "description": "",
             "secrets": [], "status": "active", "reason": None, "created_at": now,
             "updated_at": now}  # fmt: skip
-    await many(db["webhooks"], [{**hook, "_id": HOOK}])
+    await many(named("webhooks"), [{**hook, "_id": HOOK}])
 
 
 async def talk(site: AdminSite) -> None:
@@ -137,7 +146,8 @@ def an_id(number: int, at: Any) -> str:
 
 def run(number: int, at: Any) -> dict[str, Any]:
     made = new_run(
-        id=an_id(number, at), key=str(number), workflow=f"w{number % 10}", version=1,
+        id=an_id(number, at), key=str(number), workflow=f"w{number % 10}",
+        version=2 if number in (3, 2993) else 1,
         client=f"c{number % 5}", input=None, now=at, priority=1, due_at=FAR_FUTURE,
         parent={"run": LONG, "epoch": 0, "key": f"n{number}"},
     )  # fmt: skip

@@ -117,6 +117,10 @@ def _workflows() -> Registry:
     async def fragile(step: Any, input: Any) -> Any:
         raise ValueError("broken on purpose")
 
+    @made.workflow("fragile", version=2)
+    async def still_fragile(step: Any, input: Any) -> Any:
+        raise ValueError("broken again")
+
     @made.workflow("asks")
     async def asks(step: Any, input: Any) -> Any:
         """Hands out a callback and waits for it."""
@@ -160,6 +164,27 @@ async def test_a_run_is_started_once_for_its_idempotency_key(site: Site) -> None
     wrong = await acme.post("/runs", json=body, headers={"idempotency-key": "a b"})
     assert {one.json()["id"] for one in (*started, named)} == {started[0].json()["id"]}
     assert [one.status_code for one in (other, both, wrong)] == [422, 422, 422]
+
+
+async def test_what_goes_on_of_one_version_is_listed_and_cancelled_alone(site: Site) -> None:
+    acme = await site.caller("acme", "runs")
+    body = {"workflow": "fragile", "input": {}}
+    old, other = [
+        (await acme.post("/runs", json={**body, "version": version})).json()["id"]
+        for version in (1, 2)
+    ]
+    asked = {"workflow": "fragile", "version": 1, "status": "going_on"}
+    listed = (await acme.get("/runs", params=asked)).json()["runs"]
+    assert [one["id"] for one in listed] == [old]
+    said = await acme.get("/runs", params={"version": 1})
+    assert (said.status_code, said.json()["errors"][0]["field"]) == (422, "version")
+    assert (await acme.post("/runs/cancel", json=asked)).json() == {"count": 1}
+    await site.advance(old)
+    listed = (await acme.get("/runs", params={**asked, "version": 2})).json()["runs"]
+    assert [one["id"] for one in listed] == [other]
+    assert (await acme.get("/runs", params=asked)).json()["runs"] == []
+    failed = await acme.post("/runs/retry", json={"status": "going_on"})
+    assert failed.status_code == 400
 
 
 async def test_a_run_is_started_once_for_its_key_and_read_to_its_end(site: Site) -> None:

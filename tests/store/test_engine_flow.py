@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lambent.engine.control import RunFilter
+from lambent.engine.listing import RunFilter
 from lambent.engine.model import Level, Status
 from lambent.engine.options import Batch, Concurrency, Debounce, RateLimit, Singleton
 from lambent.engine.registry import Registry

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lambent.bus.delivery import Outcome
-from lambent.engine.control import RunFilter
+from lambent.engine.listing import RunFilter
 from lambent.engine.options import Batch, Debounce
 from lambent.engine.registry import Registry
 from lambent.engine.step import Step

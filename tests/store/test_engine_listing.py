@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from lambent.clock import EPOCH, FAR_FUTURE
+from lambent.engine.census import Census, Counted
 from lambent.engine.config import EngineConfig
-from lambent.engine.control import RunControl, RunFilter
+from lambent.engine.control import RunControl
 from lambent.engine.documents import new_run
 from lambent.engine.engine import MongoStore, WorkflowEngine
-from lambent.engine.listing import lanes
+from lambent.engine.listing import RunFilter, lanes
 from lambent.engine.model import Status
+from lambent.errors import Unprocessable
 from lambent.ids import ulid_floor
 from lambent.mongo import Mongo
 from lambent.newest import Spans
@@ -52,7 +54,7 @@ def run(number: int, *, parent: Any = None, **fields: Any) -> dict[str, Any]:
         id=f"{ulid_floor(at)}{number:016d}",
         key=str(number),
         workflow=f"w{number % 10}",
-        version=1,
+        version=2 if number % 30 == 3 else 1,
         client=f"c{number % 5}",
         input=None,
         now=at,
@@ -101,6 +103,39 @@ async def test_a_parents_children_are_found_in_the_order_of_all_runs(control: Ru
     assert await control.count(failed) == 2
 
 
+async def test_what_goes_on_and_what_is_of_one_version_is_asked_for(control: RunControl) -> None:
+    states = [{"status": one.value} for one in Status]
+    runs = [run(10 * number, **state) for number, state in enumerate(states)]
+    runs += [run(10 * number + 500, version=2, **state) for number, state in enumerate(states)]
+    await control._due.collection.insert_many(runs)
+    going_on = RunFilter(client=None, status="going_on", workflow="w0")
+    found = (await control.list_runs(going_on)).runs
+    assert {one.status for one in found} == {"pending", "running", "waiting", "paused", "blocked"}
+    assert len(found) == await control.count(going_on) == 10
+    old = RunFilter(client=None, status="going_on", workflow="w0", version=1)
+    assert {one.version for one in (await control.list_runs(old)).runs} == {1}
+    assert await control.count(old) == 5
+    mine = RunFilter(client="c0", status="going_on", workflow="w0", version=2)
+    assert await control.count(mine) == 5
+    with pytest.raises(Unprocessable, match="name the workflow"):
+        await control.list_runs(RunFilter(client=None, version=1))
+
+
+async def test_a_new_version_is_counted_behind_very_many_runs_of_an_old_one(
+    control: RunControl,
+) -> None:
+    many = [
+        run(number, workflow="w", version=1, status="completed") for number in range(100, 1_250)
+    ]
+    for first in range(0, len(many), 200):
+        await control._due.collection.insert_many(many[first : first + 200])
+    new = [run(number, workflow="w", version=2, status="completed") for number in range(3)]
+    await control._due.collection.insert_many(new)
+    found = await Census(control._due, clock=At()).by_version("w", {2, 3})
+    assert found[1][Status.COMPLETED] == Counted(1_000, more=True)
+    assert found[2][Status.COMPLETED] == Counted(3, more=False)
+
+
 async def test_setup_drops_the_indexes_of_releases_before(control: RunControl) -> None:
     runs = control._due.collection
     await runs.create_index("created_at")
@@ -118,6 +153,9 @@ async def test_setup_drops_the_indexes_of_releases_before(control: RunControl) -
         {"workflow": "w3"},
         {"client": "c2"},
         {"workflow": "w3", "status": "completed"},
+        {"workflow": "w3", "version": 2},
+        {"workflow": "w3", "version": 2, "status": "completed"},
+        {"workflow": "w3", "status": {"$in": ["failed", "completed"]}},
     ],
     ids=str,
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lambent.engine.control import RunFilter
+from lambent.engine.listing import RunFilter
 from lambent.engine.options import Singleton
 from lambent.engine.registry import Registry
 from lambent.engine.step import Step

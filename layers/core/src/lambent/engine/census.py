@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from lambent.clock import EPOCH, FAR_FUTURE, Clock
+from lambent.clock import Clock
 from lambent.due import DueDocuments
-from lambent.engine.model import ACTIVE, ENDED, PARKED, Status
+from lambent.engine.listing import RunFilter, count_newest, query_of
+from lambent.engine.model import ENDED, Status
 from lambent.ids import ulid_floor
-from lambent.mongo import Document, guarded
+from lambent.mongo import guarded
 
-GOING_ON: Final = (*ACTIVE, *PARKED)
 _MOST: Final = 1000
 _MOST_AN_HOUR: Final = 2000
 _SHOWN: Final = timedelta(days=1)  # of what has ended
@@ -48,14 +48,27 @@ class Census:
             found.setdefault(name, {})[status] = Counted(count, count >= _MOST)
         return found
 
-    async def by_version(self, name: str) -> dict[int, dict[Status, Counted]]:
+    async def by_version(
+        self, name: str, deployed: Iterable[int] = ()
+    ) -> dict[int, dict[Status, Counted]]:
         """For each version that there are runs of, how many are in each state."""
         looks = (self._versions(name, status) for status in Status)
+        counts = {
+            (version, status): count
+            for status, versions in zip(Status, await asyncio.gather(*looks), strict=True)
+            for version, count in Counter(versions).items()
+        }
+        # Where there are more of a state than were read, each version is counted by itself.
+        totals = Counter({status: 0 for status in Status})
+        for (_, status), count in counts.items():
+            totals[status] += count
+        versions = sorted({version for version, _ in counts} | set(deployed))
+        full = [(one, status) for one in versions for status in Status if totals[status] >= _MOST]
+        whole = await asyncio.gather(*(self._count(name, status, one) for one, status in full))
+        counts |= dict(zip(full, whole, strict=True))
         found: dict[int, dict[Status, Counted]] = {}
-        for status, versions in zip(Status, await asyncio.gather(*looks), strict=True):
-            more = len(versions) >= _MOST
-            for version, count in Counter(versions).items():
-                found.setdefault(version, {})[status] = Counted(count, more)
+        for (version, status), count in counts.items():
+            found.setdefault(version, {})[status] = Counted(count, count >= _MOST)
         return found
 
     async def by_hour(self, status: Status, since: datetime, hours: int) -> list[int]:
@@ -75,16 +88,23 @@ class Census:
         counts = {one["_id"]: int(one["n"]) for one in await guarded(found.to_list())}
         return [counts.get(begin, 0) for begin in begins[:-1]]
 
-    async def _count(self, name: str, status: Status) -> int:
-        query = self._query(name, status)
-        return await guarded(self._due.collection.count_documents(query, limit=_MOST))
+    async def _count(self, name: str, status: Status, version: int | None = None) -> int:
+        query, now = query_of(self._wanted(name, status, version)), self._clock.now()
+        return await count_newest(self._due.collection, query, most=_MOST, now=now)
 
     async def _versions(self, name: str, status: Status) -> list[int]:
-        query = self._query(name, status)
+        query = query_of(self._wanted(name, status))
         found = self._due.collection.find(query, {"_id": 0, "version": 1}).limit(_MOST)
         return [int(run["version"]) for run in await guarded(found.to_list())]
 
-    def _query(self, name: str, status: Status) -> Document:
-        since = self._clock.now() - _SHOWN if status in ENDED else EPOCH
-        ids = {"$gte": ulid_floor(since), "$lt": ulid_floor(FAR_FUTURE)}
-        return {"workflow": name, "status": status.value, "_id": ids}
+    def _wanted(self, name: str, status: Status, version: int | None = None) -> RunFilter:
+        # From a whole minute on, as in the links that lead to what was counted.
+        since = (self._clock.now() - _SHOWN).replace(second=0, microsecond=0)
+        since_then = since if status in ENDED else None
+        return RunFilter(
+            client=None,
+            status=status,
+            workflow=name,
+            version=version,
+            created_from=since_then,
+        )

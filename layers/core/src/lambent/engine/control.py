@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 
-from lambent.clock import EPOCH, FAR_FUTURE, Clock
+from lambent.clock import Clock
 from lambent.due import Database, DueDocuments
 from lambent.engine.config import Nudger
 from lambent.engine.debts import Debts
-from lambent.engine.listing import count_newest, lanes, newest
+from lambent.engine.listing import RunFilter, count_newest, lanes, newest, query_of
 from lambent.engine.model import (
     ACTIVE,
     CHUNKS,
@@ -28,24 +27,11 @@ from lambent.engine.transitions import Transitions
 from lambent.engine.values import Values
 from lambent.engine.views import RunView, StepView, run_view, step_view, wait_as_step
 from lambent.errors import Conflict, NotFound, RequestError
-from lambent.ids import ulid_floor
 from lambent.mongo import Document, drop_former_indexes, guarded
 from lambent.waits import WAITS, Waits
 
 _BULK: Final = 1000
 _FORMER_INDEXES: Final = ("workflow_1__id_1", "parent.run_1__id_1", "created_at_1")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFilter:
-    """Which runs; what is None is not asked. `client` None: of all clients (for admins)."""
-
-    client: str | None
-    status: Status | None = None
-    workflow: str | None = None
-    created_from: datetime | None = None
-    created_to: datetime | None = None
-    parent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +76,9 @@ class RunControl:
         # For people who look; see `listing`.
         await guarded(runs.create_index([("status", 1), ("_id", 1)]))
         await guarded(runs.create_index([("workflow", 1), ("status", 1), ("_id", 1)]))
+        # The few runs of an old version among very many of a new one.
+        version = [("workflow", 1), ("version", 1), ("status", 1), ("_id", 1)]
+        await guarded(runs.create_index(version))
         # Sparse: only children have it.
         await guarded(runs.create_index("child_of", sparse=True))
         await guarded(runs.create_index("expire_at", expireAfterSeconds=0))
@@ -123,7 +112,7 @@ class RunControl:
     async def count(self, wanted: RunFilter, *, most: int = 1000) -> int:
         """How many runs fit; counting stops at `most`, which stands for "and more"."""
         now = self._clock.now()
-        return await count_newest(self._due.collection, _query(wanted), most=most, now=now)
+        return await count_newest(self._due.collection, query_of(wanted), most=most, now=now)
 
     async def cancel(self, run_id: str, *, client: str | None) -> RunView:
         """Ask for the run to be undone and ended; one that is stuck in its undoing just ends, with
@@ -215,11 +204,13 @@ class RunControl:
         statuses: Sequence[Status],
         command: Callable[..., Awaitable[RunView]],
     ) -> int:
-        if wanted.status is not None and wanted.status not in statuses:
-            raise RequestError(f"Runs that are {wanted.status} cannot be asked for that.")
+        fitting = [one for one in statuses if one in wanted.statuses]
+        if not fitting:
+            said = str(wanted.status).replace("_", " ")
+            raise RequestError(f"Runs that are {said} cannot be asked for that.")
         done = 0
-        for status in [wanted.status] if wanted.status else statuses:
-            (query,) = lanes({**_query(wanted), "status": status.value})
+        for status in fitting:
+            (query,) = lanes({**query_of(wanted), "status": status.value})
             found = self._due.collection.find(query, {"client": 1}).limit(_BULK - done)
             for run in await guarded(found.to_list()):
                 try:
@@ -252,26 +243,10 @@ class RunControl:
         return run
 
     async def _find(self, wanted: RunFilter, limit: int, cursor: str | None) -> list[Document]:
-        query = _query(wanted)
+        query = query_of(wanted)
         if cursor is not None:
             query["_id"]["$lt"] = _place_of(cursor)
         return await newest(self._due.collection, query, limit=limit, now=self._clock.now())
-
-
-def _query(wanted: RunFilter) -> Document:
-    # Ids begin with the instant of their making: the order of ids is the order in time, and a
-    # span of time is a range of ids, with both ends (a server may scan for an open one).
-    since = ulid_floor(wanted.created_from or EPOCH)
-    query: Document = {"_id": {"$gte": since, "$lt": ulid_floor(wanted.created_to or FAR_FUTURE)}}
-    if wanted.client is not None:
-        query["client"] = wanted.client
-    if wanted.status is not None:
-        query["status"] = wanted.status.value
-    if wanted.workflow is not None:
-        query["workflow"] = wanted.workflow
-    if wanted.parent is not None:
-        query["parent.run"] = wanted.parent
-    return query
 
 
 def _cursor(run: Document) -> str:

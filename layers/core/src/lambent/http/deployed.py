@@ -11,8 +11,9 @@ from pydantic import BaseModel, Field
 from lambent.admission.decisions import Principal, Scope
 from lambent.agents.agent import AgentInfo
 from lambent.agents.registry import AgentRegistry
-from lambent.engine.census import GOING_ON, Census, Counted
+from lambent.engine.census import Census, Counted
 from lambent.engine.engine import WorkflowEngine
+from lambent.engine.listing import GOING_ON
 from lambent.engine.model import Status
 
 
@@ -109,8 +110,8 @@ def deployed_router(
     @router.get("/overview/workflows/{name:path}")
     async def count_versions(name: str, _: reader) -> VersionsRuns:
         """How many runs there are of each version, also of those that are not deployed."""
-        found = await census.by_version(name)
         deployed = {one.version for one in engine.workflows.all() if one.name == name}
+        found = await census.by_version(name, deployed)
         versions = sorted(deployed | set(found), reverse=True)
         return VersionsRuns(
             versions=[

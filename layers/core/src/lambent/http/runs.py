@@ -10,9 +10,9 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from lambent.admission.decisions import Principal, Scope
-from lambent.engine.control import RunFilter
 from lambent.engine.engine import WorkflowEngine
-from lambent.engine.model import Level, Status
+from lambent.engine.listing import RunFilter, StatusAsked
+from lambent.engine.model import Level
 from lambent.engine.registry import Workflow
 from lambent.engine.views import LineView, RunView, SliceView, StepView
 from lambent.errors import Conflict, RequestError, Unprocessable
@@ -49,6 +49,8 @@ _HISTORY: JsonDict = {
     ],
     "pace": ["2026-03-01T07:00:01Z"],
 }
+
+_GOING_ON = "`going_on`: pending, running, waiting, paused or blocked."
 
 
 class RunRequest(BaseModel):
@@ -99,8 +101,9 @@ class BulkRequest(BaseModel):
         },
     )
 
-    status: Status | None = None
+    status: StatusAsked | None = Field(default=None, description=_GOING_ON)
     workflow: str | None = Field(default=None, max_length=100)
+    version: int | None = Field(default=None, ge=1, description="Of the workflow.")
     created_from: AwareDatetime | None = None
     created_to: AwareDatetime | None = None
 
@@ -232,8 +235,9 @@ def _add_reading(router: APIRouter, engine: WorkflowEngine, authorize: Authorize
     @router.get("/runs")
     async def list_runs(
         reach: reader,
-        status: Status | None = None,
+        status: Annotated[StatusAsked | None, Query(description=_GOING_ON)] = None,
         workflow: Annotated[str | None, Query(max_length=100)] = None,
+        version: Annotated[int | None, Query(ge=1, description="Of the workflow.")] = None,
         client: Annotated[str | None, Query(max_length=100)] = None,
         parent: Annotated[str | None, Query(max_length=64)] = None,
         created_from: AwareDatetime | None = None,
@@ -246,6 +250,7 @@ def _add_reading(router: APIRouter, engine: WorkflowEngine, authorize: Authorize
             client=reach.client or client,
             status=status,
             workflow=workflow,
+            version=version,
             parent=parent,
             created_from=created_from,
             created_to=created_to,

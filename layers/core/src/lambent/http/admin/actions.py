@@ -51,7 +51,9 @@ async def _delete_run(view: View, form: Form) -> Response:
 async def _bulk(view: View, form: Form) -> Response:
     command = "cancel" if form.get("command") == "cancel" else "retry"
     names = ("status", "workflow", "created_from", "created_to")
-    body = {name: form[name] for name in names if form.get(name)}
+    body: dict[str, Any] = {name: form[name] for name in names if form.get(name)}
+    if form.get("version"):
+        body["version"] = _number(form["version"], "version")
     said = await _ask(view, "POST", path("runs", command), body)
     asked = with_query(body, n=str(said["count"]))
     return done(f"/admin/runs?{asked}", f"bulk-{command}")

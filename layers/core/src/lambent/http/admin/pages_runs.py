@@ -8,15 +8,24 @@ from typing import Any, Final
 
 from starlette.responses import RedirectResponse, Response
 
-from lambent.engine.model import ACTIVE, ENDED, PARKED, Kind, Status
+from lambent.engine.listing import GOING_ON
+from lambent.engine.model import ENDED, Kind, Status
 from lambent.http.admin.api import path
 from lambent.http.admin.formats import utc_of
 from lambent.http.admin.start_form import fields_of
 from lambent.http.admin.timeline import timeline
 from lambent.http.admin.view import View
 
-_FILTERS: Final = ("status", "workflow", "client", "parent", "created_from", "created_to")
-_STATUSES: Final = tuple(status.value for status in Status)
+_FILTERS: Final = (
+    "status",
+    "workflow",
+    "version",
+    "client",
+    "parent",
+    "created_from",
+    "created_to",
+)
+_STATUSES: Final = ("going_on", *(status.value for status in Status))
 _SHOWN: Final = 50
 _STEPS: Final = 50
 _LINES: Final = 100
@@ -47,14 +56,14 @@ async def bulk(view: View) -> Response:
     """What a cancel or retry of all runs that fit would reach; nothing is done yet."""
     query = view.query
     command = "cancel" if query.get("command") == "cancel" else "retry"
-    allowed = [*ACTIVE, *PARKED] if command == "cancel" else [Status.FAILED]
-    names = ("workflow", "created_from", "created_to")
+    allowed = list(GOING_ON) if command == "cancel" else [Status.FAILED]
+    names = ("workflow", "version", "created_from", "created_to")
     asked = {name: utc_of(query[name]) for name in names if query.get(name)}
     status = query.get("status")
     found: list[dict[str, Any]] = []
     more = False
     for one in allowed:
-        if status in (None, "", one.value):
+        if status in (None, "", one.value) or (status == "going_on" and one in GOING_ON):
             page = await view.api.get("/runs", **asked, status=one.value, limit=_SHOWN)
             found += page["runs"]
             more = more or page["cursor"] is not None
