@@ -91,6 +91,8 @@ def build_layer(name: str, *, platform: str, into: Path) -> None:
         _copy_source(ROOT / "layers" / layer.source / "src", python)
         for file in layer.files:
             shutil.copy(ROOT / "layers" / layer.source / file, into / file)
+    if name == "core":  # read by lambent.first_aid, where a function starts
+        (python / "lambent/built-for").write_text(platform.partition("-")[0] + "\n")
     said = compile_folder(python, version=PYTHON, shown_as="/opt/python")
     _set_times(into)
     size = sum(path.stat().st_size for path in _files(into))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import zipfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -131,32 +132,32 @@ def digest(path: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def other_core(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The core layer, built for the processor that this machine has not."""
+def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The layers of our code, built for the processor that this machine has not."""
     folder = tmp_path_factory.mktemp("other")
     other = {"arm64": "x86_64", "x86_64": "aarch64"}[architecture()]
-    layer.build_layer("core", platform=f"{other}-manylinux_2_28", into=folder)
-    return folder
+    for name in ("core", "web"):
+        layer.build_layer(name, platform=f"{other}-manylinux_2_28", into=folder / name)
+    return {name: folder / name / "python" for name in ("core", "web")}
 
 
-def test_the_other_processor_s_files_are_the_other_processor_s(other_core: Path) -> None:
+def test_the_other_processor_s_files_are_the_other_processor_s(others: dict[str, Path]) -> None:
     machines = {
-        path.read_bytes()[18:20] for path in other_core.rglob("*.so") if path.is_file()
+        path.read_bytes()[18:20] for path in others["core"].rglob("*.so") if path.is_file()
     }  # the ELF header's e_machine
     assert machines == {{"arm64": b"\x3e\0", "x86_64": b"\xb7\0"}[architecture()]}
 
 
-@pytest.mark.parametrize("function", ["setup", "chat"])
+@pytest.mark.parametrize("function", ["setup", "chat", "gateway", "step", "deliver", "poller"])
 def test_a_layer_of_the_other_processor_is_named_by_the_first_invocation(
-    function: str, other_core: Path
+    function: str, others: dict[str, Path]
 ) -> None:
     """Setup's is a deployment's first of all, and a deploy ends with what it says."""
     python = find_python("3.13")
     if python is None:
         pytest.skip("no Python 3.13 was found")
-    # Lambda's image has no libpq that psycopg could do with instead, as this machine may have.
-    environ = {**NOWHERE, "PSYCOPG_IMPL": "binary"}
-    said, log = first_invocation(function, environ, python=python, core=str(other_core / "python"))
+    layers = os.pathsep.join(map(str, others.values()))
+    said, log = first_invocation(function, NOWHERE, python=python, core=layers)
     assert_one_line(said, log, "another processor", "the same Architecture")
 
 

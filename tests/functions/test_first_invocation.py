@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,11 +22,19 @@ class Context:
     aws_request_id = "first"
     def get_remaining_time_in_millis(self): return 6_000
 def ended(error): return json.dumps([type(error).__name__, str(error)])
+async def asked(asgi, event):
+    import httpx
+    transport = httpx.ASGITransport(app=asgi)
+    async with httpx.AsyncClient(transport=transport, base_url="http://chat") as client:
+        body = event["body"].encode()
+        await client.post(event["rawPath"], headers=event["headers"], content=body)
 try:
     handler = importlib.import_module("handler").handler
     event = json.loads(sys.argv[1])
     if inspect.iscoroutinefunction(handler):
         asyncio.run(handler(event, Context()))
+    elif sys.argv[2] == "call" and hasattr(handler, "asgi"):
+        asyncio.run(asked(handler.asgi, event))
     elif sys.argv[2] == "call":
         handler(event, Context())
     print(json.dumps(["", ""]))
@@ -33,8 +42,12 @@ except Exception as error:
     print(ended(error))
 """
 EVENTS = {"step": {"runs": ["01J"]}, "deliver": {"events": ["e"]}, "poller": {}, "setup": {}}
-# A key that could be one: whether it is, only the database knows.
-LISTING = (ROOT / "tests/events/gateway_keys.json").read_text().replace("KEY", "lam_a_" + "k" * 43)
+# With a key that could be one: whether it is, only the database knows.
+KEY = "lam_a_" + "k" * 43
+REQUESTS = {
+    "gateway": (ROOT / "tests/events/gateway_keys.json").read_text().replace("KEY", KEY),
+    "chat": (ROOT / "tests/events/chat_stream.json").read_text().replace("KEY", KEY),
+}
 
 
 def first_invocation(
@@ -89,13 +102,36 @@ def test_a_store_that_is_not_reached_is_named_with_what_to_check(function: str) 
         assert_one_line(said, log, f"{store} does not answer. Check its address")
 
 
-def test_a_database_without_its_tables_is_named_with_what_to_invoke(
-    postgres_dsn: str, mongo_uri: str
+@pytest.mark.parametrize("function", ["chat", "gateway"])
+def test_so_it_is_where_a_request_has_to_ask_it(function: str) -> None:
+    _, log = first_invocation(function, NOWHERE, event=REQUESTS[function])
+    named = [line for line in log.splitlines() if "Postgres does not answer" in line]
+    assert "Check its address, the network and the credentials" in named[0]
+    assert "127.0.0.1" in named[0]
+
+
+ASKS = {
+    "chat": "The database lacks what this version needs",
+    "gateway": "The database lacks what this version needs",
+    "step": "MongoDB lacks the indexes that this version needs (of runs in the database",
+    "deliver": "MongoDB lacks the indexes that this version needs (of events in the database",
+    "poller": "MongoDB lacks the indexes that this version needs (of runs in the database",
+}
+
+
+def test_stores_without_tables_and_indexes_are_named_with_what_to_invoke_until_setup_ran(
+    postgres_dsn: str, mongo_uri: str, mongo_db_name: str
 ) -> None:
-    environ = {"POSTGRES_DSN": postgres_dsn, "MONGO_URI": mongo_uri}
-    _, log = first_invocation("gateway", environ, event=LISTING)
-    named = [line for line in log.splitlines() if "The database lacks" in line]
-    assert "Invoke the setup function, or deploy again" in named[0]
+    environ = {"POSTGRES_DSN": postgres_dsn, "MONGO_URI": mongo_uri, "MONGO_DB_NAME": mongo_db_name}
+
+    def said_by(function: str) -> list[str]:
+        _, log = first_invocation(function, environ, event=REQUESTS.get(function, ""))
+        return [line for line in log.splitlines() if ASKS[function] in line]
+
+    for function in ASKS:
+        assert "Invoke the setup function, or deploy again" in said_by(function)[0]
+    assert first_invocation("setup", environ)[0] == ""
+    assert {function: said_by(function) for function in ASKS} == {one: [] for one in ASKS}
 
 
 @pytest.mark.parametrize("function", ["chat", "gateway"])
@@ -115,3 +151,14 @@ def test_so_is_one_of_a_function_that_streams_nothing(function: str, tmp_path: P
     (tmp_path / "psycopg.py").write_text("raise ImportError('wrong ELF class')\n")
     said, log = first_invocation(function, NOWHERE, broken=str(tmp_path))
     assert_one_line(said, log, "wrong ELF class", "the same Architecture")
+
+
+@pytest.mark.parametrize("function", ["chat", "gateway", "step", "deliver", "poller", "setup"])
+def test_so_is_one_whose_drivers_do_without_their_compiled_files(
+    function: str, tmp_path: Path
+) -> None:
+    """What the core layer's build wrote down is compared before anything else is loaded."""
+    core = shutil.copytree(ROOT / "layers/core/src", tmp_path / "core")
+    (core / "lambent/built-for").write_text("riscv64\n")
+    said, log = first_invocation(function, NOWHERE, core=str(core))
+    assert_one_line(said, log, "another processor (riscv64; this one is", "the same Architecture")

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import psycopg
 import pytest
 
 from lambent.admission.decisions import AdmissionConfig, AdmissionRequest, Decision
@@ -103,3 +104,13 @@ async def test_a_call_that_is_cancelled_while_it_takes_its_slot_leaves_none(
     await asyncio.wait({calling})
     await asyncio.sleep(0.6)  # in flight, it may have been granted: then it is given back by then
     await gate.until(0)
+
+
+async def test_a_call_without_guard_says_why_and_what_to_do(
+    steps: StepModel, gate: Counting, postgres_dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with await psycopg.AsyncConnection.connect(postgres_dsn, autocommit=True) as connection:
+        await connection.execute("DROP SCHEMA IF EXISTS lambent, public CASCADE")
+    made = await steps.generate(ASKED, client="ann")
+    assert made.value["text"] == "Well."
+    assert "Invoke the setup function, or deploy again" in caplog.text

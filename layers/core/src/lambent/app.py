@@ -399,7 +399,7 @@ async def advance_runs(
 
     parts = platform()
     ends_s = parts.clock.monotonic_s() + left_s
-    async with reporting():
+    async with reporting(), parts.mongo.expecting_indexes("runs"):
         with correlated(invocation=invocation):
             verdicts = await parts.engine.advance(run_ids, ends_s=ends_s, early=early)
         taken = [one for one in verdicts.values() if one.did is not Did.NOTHING]
@@ -425,7 +425,7 @@ async def deliver_due(work: Mapping[str, Sequence[str]], *, left_s: float) -> di
 
     parts = platform()
     deadline_s = parts.clock.monotonic_s() + left_s - _DELIVER_RESERVE_S
-    async with reporting():
+    async with reporting(), parts.mongo.expecting_indexes("events"):
         events, webhooks, ticks = await asyncio.gather(
             parts.deliverer.deliver_due(work.get(Work.EVENTS, ()), deadline_s=deadline_s),
             parts.sender.send_due(work.get(Work.WEBHOOKS, ()), deadline_s=deadline_s),
@@ -439,7 +439,7 @@ async def poll_due(*, left_s: float) -> str:
     """Watch over due documents until nothing is due soon; answers why the poller ended."""
     parts = platform()
     deadline_s = parts.clock.monotonic_s() + left_s - _POLL_RESERVE_S
-    async with reporting():
+    async with reporting(), parts.mongo.expecting_indexes("runs"):
         return await parts.poller.watch(deadline_s=deadline_s)
 
 

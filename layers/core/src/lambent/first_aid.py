@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
-from functools import wraps
+from functools import cache, wraps
+from pathlib import Path
 from typing import Final, ParamSpec, TypeVar
 
 from lambent.errors import ConfigError, LambentError, NotSetUp, StoreUnavailable
@@ -14,6 +16,10 @@ T = TypeVar("T")
 
 # CloudFormation takes 4 KB for its whole answer.
 _LENGTH: Final = 900
+# Written into the core layer when it is built: the processor of its compiled files.
+_BUILT_FOR: Final = Path(__file__).with_name("built-for")
+_SAME: Final = "Give `sam build` and `sam deploy` the same Architecture."
+_OTHER: Final = "The layers were built for another processor ({}; this one is {}). {}"
 
 
 class Misdeployed(LambentError):
@@ -38,10 +44,7 @@ def explain(error: BaseException) -> str:
         case TimeoutError():
             said = "It took too long. Check that MongoDB and Postgres are reached from here."
         case ImportError():
-            said = (
-                f"{error}. Were the layers built for another processor? Give `sam build` and "
-                "`sam deploy` the same Architecture."
-            )
+            said = f"{error}. Were the layers built for another processor? {_SAME}"
         case _:
             said = f"{type(error).__name__}: {error}"
     return redact(" ".join(said.split()))[:_LENGTH]
@@ -52,6 +55,7 @@ def started_plainly(start: Callable[P, T]) -> Callable[P, T]:
 
     @wraps(start)
     def starting(*args: P.args, **kwargs: P.kwargs) -> T:
+        _check_processor()
         try:
             return start(*args, **kwargs)
         except (ConfigError, ImportError) as error:
@@ -65,12 +69,27 @@ def plainly(work: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
 
     @wraps(work)
     async def working(*args: P.args, **kwargs: P.kwargs) -> T:
+        _check_processor()
         try:
             return await work(*args, **kwargs)
         except (ConfigError, ImportError, StoreUnavailable) as error:
             raise _told(error) from error
 
     return working
+
+
+def _check_processor() -> None:
+    """Most drivers do without their compiled files, slowly: nothing would fail, or only later."""
+    if (built_for := _built_for()) and built_for != (here := os.uname().machine):
+        raise _told(Misdeployed(_OTHER.format(built_for, here, _SAME)))
+
+
+@cache
+def _built_for() -> str:
+    try:
+        return _BUILT_FOR.read_text().strip()
+    except FileNotFoundError:  # no layer: the source itself
+        return ""
 
 
 def _told(error: BaseException) -> Misdeployed:

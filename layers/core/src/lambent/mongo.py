@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 from weakref import WeakSet
@@ -24,12 +24,17 @@ from pymongo.errors import (
 from lambent.clock import Clock
 from lambent.errors import StoreUnavailable
 from lambent.rotation import RotatingSecret
+from lambent.telemetry import logger
 from lambent.tls import mongo_options
 
 Document = dict[str, Any]
 T = TypeVar("T")
 _DUPLICATE_KEY: Final = 11000
 
+_NOT_SET_UP: Final = (
+    "MongoDB lacks the indexes that this version needs (of %s in the database %s). "
+    "Invoke the setup function, or deploy again."
+)
 # AuthenticationFailed; and what Atlas calls it.
 _REFUSALS: Final = (18, 8000)
 # Idle sockets do not outlive the NAT and load balancer tables on the way.
@@ -70,6 +75,7 @@ class Mongo:
         self._client: AsyncMongoClient[Document] | None = None
         self._used_at: datetime = clock.now()
         self._closing: set[asyncio.Task[None]] = set()
+        self._set_up = False
         _CONNECTED.add(self)
 
     @property
@@ -88,6 +94,28 @@ class Mongo:
     async def ping(self) -> None:
         """Raises `StoreUnavailable` unless the server answers a command."""
         await guarded(self.db.command("ping"))
+
+    @asynccontextmanager
+    async def expecting_indexes(self, collection: str) -> AsyncIterator[None]:
+        """Look, beside the block and until they were seen once, for what setup makes there.
+
+        Collections come by themselves: without setup nothing fails, and what the unique indexes
+        promise does not hold. So it is said.
+        """
+        look = None if self._set_up else asyncio.create_task(self._look_for_indexes(collection))
+        try:
+            yield
+        finally:
+            if look is not None:
+                await look
+
+    async def _look_for_indexes(self, collection: str) -> None:
+        # A store that does not answer, or forbids this question, is for the work itself to meet.
+        with suppress(StoreUnavailable, PyMongoError):
+            kept = await guarded(self.db[collection].index_information())
+            self._set_up = any(one.get("unique") for name, one in kept.items() if name != "_id_")
+            if not self._set_up:
+                logger().critical(_NOT_SET_UP, collection, self._db_name)
 
     async def renew(self) -> None:
         """After a refusal: take up the rotated credentials, if there are any."""

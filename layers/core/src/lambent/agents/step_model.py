@@ -17,6 +17,7 @@ from lambent.agents.model_access import ModelAccess
 from lambent.agents.model_hosts import ModelHosts
 from lambent.engine.config import Generated, Listener
 from lambent.errors import BudgetExceeded, StoreUnavailable
+from lambent.first_aid import explain
 from lambent.models.manager import ModelManager
 from lambent.models.values import Embeddings, Message, ModelRequest, Role, ToolCall, Usage
 from lambent.telemetry import logger
@@ -85,8 +86,9 @@ class StepModel:
     async def _admitted(self, client: str, among: Candidates) -> Grant:
         try:
             return await self._gate.granted(AdmissionRequest.for_client(client, among))
-        except StoreUnavailable:
+        except StoreUnavailable as error:
             # Without Postgres a step goes on unguarded: nothing would ever finish else.
+            logger().warning("A model is called without breaker and slot: %s", explain(error))
             return Grant(host=None, token="")
         except BudgetExceeded as error:
             # Looked at again well before the period ends: the budget may have been raised.

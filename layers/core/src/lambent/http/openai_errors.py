@@ -22,6 +22,7 @@ from lambent.errors import (
     UnknownModel,
     Unprocessable,
 )
+from lambent.first_aid import explain
 from lambent.http.key_header import KeyReused
 from lambent.http.problems import as_lambent, error_headers, request_id_of, send_json
 from lambent.telemetry import log_fields, logger, redact
@@ -144,5 +145,5 @@ def _log(error: Exception, failure: LambentError, request_id: str) -> None:
     if failure.status == 500:
         logger().error("A request failed", exc_info=error, **log_fields(request_id=request_id))
     elif isinstance(failure, RetryLater) and failure.status >= 503:
-        why = log_fields(request_id=request_id, code=failure.code, detail=failure.detail)
+        why = log_fields(request_id=request_id, code=failure.code, detail=explain(failure))
         logger().warning("A request was turned away", **why)

@@ -21,6 +21,7 @@ from lambent.errors import (
     RetryLater,
     Unauthenticated,
 )
+from lambent.first_aid import explain
 from lambent.ids import new_ulid
 from lambent.telemetry import correlated, log_fields, logger, redact
 
@@ -181,10 +182,10 @@ class ProblemsMiddleware:
         if type(failure) is LambentError or failure.status == 500:
             logger().error("A request failed", exc_info=error, **log_fields(request_id=request_id))
         elif isinstance(failure, RetryLater) and failure.status >= 503:
-            # A client is told that a store is away; why it is (refused, wrong password) is here.
+            # A client is told that a store is away; why, and what to do about it, stands here.
             cause = failure.__cause__
             said = f"{type(cause).__name__}: {cause}"[:_CAUSE_LENGTH] if cause else None
             why = log_fields(
-                request_id=request_id, code=failure.code, detail=failure.detail, cause=said
+                request_id=request_id, code=failure.code, detail=explain(failure), cause=said
             )
             logger().warning("A request was turned away", **why)
