@@ -10,6 +10,11 @@ import pytest
 from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionChunk
 
+from lambent.agents.agent import Chunk, Source
+from lambent.chat.values import Finished
+from lambent.http.openai_answers import ChunkEncoder, Naming
+from lambent.http.openai_tools import ToolPlan
+from lambent.models.values import Usage
 from local.services import Reply, ScriptedModel
 from tests.unit.chat_site import ChatSite, chat_site, frames
 from tests.unit.openai_site import ASKED, MODEL, WHY, generation, openai_client
@@ -195,17 +200,19 @@ async def test_the_place_in_the_queue_is_a_comment(
     assert texts[1].endswith("data: [DONE]\n\n")
 
 
-async def test_sources_of_an_agent_become_annotations() -> None:
-    from lambent.agents.agent import Chunk, Source
-    from lambent.chat.values import Finished
-    from lambent.http.openai_answers import ChunkEncoder, Naming
-    from lambent.http.openai_tools import ToolPlan
-    from lambent.models.values import Usage
+SKY = Source("Sky", "https://x/")
 
+
+@pytest.mark.parametrize(
+    "told",
+    [[Chunk(delta="Blue."), Chunk(sources=(SKY,))], [Chunk(delta="Blue.", sources=(SKY,))]],
+    ids=["after the text", "with the text"],
+)
+async def test_sources_of_an_agent_become_annotations(told: list[Chunk]) -> None:
     encoder = ChunkEncoder(Naming("x", "agent:news", 0), ToolPlan(), include_usage=False)
-    told = [Chunk(delta="Blue."), Chunk(sources=(Source("Sky", "https://x/"),))]
     data = (await encoder.encode([*told, Finished("stop", Usage(), ())])).decode()
     chunks = [ChatCompletionChunk.model_validate(one) for one in frames(data)[:-1]]
+    assert chunks[1].choices[0].delta.content == "Blue."
     cited = json.loads(chunks[2].model_dump_json())["choices"][0]["delta"]["annotations"]
     assert cited[0]["url_citation"] == {
         "start_index": 5, "end_index": 5, "title": "Sky", "url": "https://x/",

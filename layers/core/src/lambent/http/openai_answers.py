@@ -181,7 +181,8 @@ class ChunkEncoder:
             yield self._chunk({"role": "assistant", "content": ""})
 
     def _chunks(self, chunk: Chunk) -> Iterator[str]:
-        if chunk.delta and self._choice.plain and not (chunk.thinking or chunk.tool_calls):
+        more = chunk.thinking or chunk.tool_calls or chunk.sources
+        if chunk.delta and self._choice.plain and not more:
             # The frequent chunk, without the price of a JSON encoder for each.
             self._choice.note_text(chunk.delta)
             text = encode_basestring(chunk.delta)  # type: ignore[no-untyped-call,unused-ignore]
