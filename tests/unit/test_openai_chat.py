@@ -22,6 +22,8 @@ from tests.unit.openai_site import ASKED, MODEL, WHY, generation, openai_client
 PIXEL = (
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJg"
 )
+# What Ollama keeps in sight; 8192 tokens are the most that a request may ask for, by default.
+WINDOW = {"num_ctx": 8192, "num_keep": 4, "repeat_last_n": 64}
 
 
 @pytest.fixture
@@ -97,7 +99,7 @@ async def test_parameters_reach_the_model_under_its_own_names(
         temperature=0.5, top_p=0.9, frequency_penalty=1, presence_penalty=-1, seed=2**40 + 5,
         stop="END", max_completion_tokens=9, n=1, reasoning_effort="minimal", logprobs=False,
         user="me", metadata={"a": "b"}, store=False, service_tier="auto",
-        extra_body={"top_k": 7, "min_p": 0.1, "repeat_penalty": 1.1},
+        extra_body={"top_k": 7, "min_p": 0.1, "repeat_penalty": 1.1, **WINDOW},
     )  # fmt: skip
     made = generation(scripted_model)
     assert made["model"] == "hf.co/team/some-model:Q4_K_M"
@@ -105,7 +107,7 @@ async def test_parameters_reach_the_model_under_its_own_names(
     assert made["options"] == {
         "temperature": 0.5, "top_p": 0.9, "top_k": 7, "min_p": 0.1, "repeat_penalty": 1.1,
         "frequency_penalty": 1, "presence_penalty": -1, "seed": 5, "num_predict": 9,
-        "stop": ["END"],
+        "stop": ["END"], **WINDOW,
     }  # fmt: skip
 
 

@@ -177,6 +177,7 @@ async def test_other_paths_and_methods_are_told_in_the_same_shape(
         ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
         ({"reasoning_effort": "utmost"}, "reasoning_effort", "invalid_value"),
         ({"invented": 1}, "invented", "unknown_parameter"),
+        ({"num_ctx": 8193}, "num_ctx", "invalid_value"),
         ({"n": 2}, "n", "unsupported_value"),
         ({"logprobs": True}, "logprobs", "unsupported_value"),
         ({"store": True}, "store", "unsupported_value"),
@@ -240,8 +241,8 @@ def test_the_readme_lists_what_has_no_effect_and_nothing_else() -> None:
     listed = readme.partition("Accepted without effect: ")[2].partition("Refused, with")[0]
     idle = {*IDLE_CHAT, *IDLE_RESPONSES, *IDLE_EMBEDDINGS, IDLE_ITEM, IDLE_INCLUDE}
     within = {name for fields in IDLE_WITHIN.values() for name in fields}
-    # Where the others stand, and one that has an effect now and then.
-    around = {"include", "strict"}
+    # Where the others stand, and two that have an effect now and then.
+    around = {"include", "strict", "tools"}
     assert set(re.findall(r"`(.+?)`", listed)) == idle | within | around
 
 

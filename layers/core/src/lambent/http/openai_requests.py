@@ -34,7 +34,7 @@ _Tokens = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
 class CompletionBody(BaseModel):
-    """The fields with an effect. `top_k`, `min_p` and `repeat_penalty` are Ollama's own."""
+    """The fields with an effect. The last ones, from `top_k` on, are Ollama's own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -58,6 +58,9 @@ class CompletionBody(BaseModel):
     top_k: Annotated[int, Field(ge=0, le=100_000)] | None = None
     min_p: _Share | None = None
     repeat_penalty: Annotated[float, Field(ge=0, le=10)] | None = None
+    repeat_last_n: Annotated[int, Field(ge=-1, le=1_048_576)] | None = None
+    num_ctx: Annotated[int, Field(ge=1, le=1_048_576)] | None = None
+    num_keep: Annotated[int, Field(ge=-1, le=1_048_576)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +74,16 @@ class Asked:
     include_usage: bool
 
 
-def parse_completion(value: Any) -> Asked:
-    """Raises `BadParam` and its kin, each with the place in `param`."""
+def parse_completion(value: Any, *, max_num_ctx: int) -> Asked:
+    """Raises `BadParam` and its kin, each with the place in `param`.
+
+    `max_num_ctx`: the largest window in tokens that may be asked for.
+    """
     record = an_object(value, "body")
     body = checked(CompletionBody, settle(record, idle=IDLE_CHAT, refused=REFUSED_CHAT))
+    if (body.num_ctx or 0) > max_num_ctx:
+        said = f"num_ctx is at most {max_num_ctx} here: the operator's MAX_NUM_CTX."
+        raise BadParam(said, param="num_ctx")
     tools = () if body.tools is None else read_tools(body.tools)
     plan = plan_tools(tools, read_choice(body.tool_choice), parallel=body.parallel_tool_calls)
     format = _read_format(body.response_format)
@@ -190,6 +199,9 @@ def _options(body: CompletionBody) -> dict[str, Any]:
         "top_k": body.top_k,
         "min_p": body.min_p,
         "repeat_penalty": body.repeat_penalty,
+        "repeat_last_n": body.repeat_last_n,
+        "num_ctx": body.num_ctx,
+        "num_keep": body.num_keep,
         "frequency_penalty": body.frequency_penalty,
         "presence_penalty": body.presence_penalty,
         # Below zero would mean "by chance" to the model server, and it has 32 bits for it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -76,10 +77,9 @@ class OpenAiRoutes:
 
     async def completions(self, request: Request) -> Any:
         from lambent.http.openai_answers import COMPLETION, CompletionBodyOf, Naming
-        from lambent.http.openai_requests import parse_completion
 
         caller = self._caller(request)
-        asked = await caller.asked(parse_completion)
+        asked = await self._completion(caller)
         wish = await caller.wish()
         made = replace(asked.request, patient=asked.stream)
         live = await caller.start(made, wish=wish if asked.stream else None)
@@ -92,9 +92,7 @@ class OpenAiRoutes:
 
     async def completion_words(self, request: Request, began: Began) -> Words:
         """Those of a stream that the same request has begun."""
-        from lambent.http.openai_requests import parse_completion
-
-        asked = await self._caller(request).asked(parse_completion)
+        asked = await self._completion(self._caller(request))
         return Words(_chunk_encoder(asked, began.turn), Dialect.COMPLETIONS)
 
     async def embeddings(self, request: Request) -> Any:
@@ -185,6 +183,12 @@ class OpenAiRoutes:
             )
         turn = self._service.stream(live, encoder, dialect=dialect, wish=wish)
         return StreamAnswer(turn, headers=headers, keep_alive_s=keep_alive_s, clock=clock)
+
+    async def _completion(self, caller: Caller) -> CompletionAsked:
+        from lambent.http.openai_requests import parse_completion
+
+        most = self._service.settings.max_num_ctx
+        return await caller.asked(partial(parse_completion, max_num_ctx=most))
 
     async def _models(self, headers: Mapping[str, str]) -> tuple[ModelInfo, ...]:
         try:
