@@ -116,11 +116,18 @@ class _Encoder:
 
 def decode(form: Any) -> Any:
     """The value that a stored form stands for. Raises `Unserialisable` where a class is gone."""
+    kind = type(form)
+    if kind in _AS_IS:
+        return form
+    if kind is dict and TAG not in form:
+        return {
+            key: value if type(value) in _AS_IS else decode(value) for key, value in form.items()
+        }
     if isinstance(form, list):
         return [decode(item) for item in form]
     if not isinstance(form, dict):
         # The driver gives numbers beyond 32 bits a class of its own.
-        return int(form) if isinstance(form, int) and type(form) is not bool else form
+        return int(form) if isinstance(form, int) else form
     if TAG not in form:
         return {key: decode(value) for key, value in form.items()}
     tag, inner = form[TAG], form["v"]
@@ -223,6 +230,8 @@ def _aware(text: str) -> datetime:
     return found.astimezone(UTC) if found.tzinfo is not None and not found.utcoffset() else found
 
 
+# These stand for themselves; asked first, as most of what a replay decodes is of them.
+_AS_IS: Final = frozenset({str, int, bool, float, bytes, type(None)})
 # UTC is by far the commonest zone, and must come back as UTC itself.
 _SIMPLE: Final[Mapping[type, tuple[str, Callable[[Any], Any]]]] = {
     datetime: ("datetime", _instant),

@@ -74,7 +74,7 @@ class _Try:
         self.plan = plan
         self.record = record
         self.order = record["order"] if record else context.journal.next_order()
-        self.started_at: datetime | None = record["started_at"] if record else None
+        self.started_at: datetime | None = None  # of one that is on record: it stands there
         self.attempts = int(record["attempts"]) if record else 0
         self._own_mark = secrets.token_hex(8)
         self._begun: tuple[datetime, float] | None = None  # the attempt that goes on
@@ -204,18 +204,21 @@ class _Try:
         self, error: StepFailed, *, attempts: int, raised: Exception | None = None
     ) -> Document:
         error.step, error.attempts = self.key, attempts
-        kept, tried = error_document(error), None
+        fields: Document = {"error": error_document(error)}
+        tried = None
         if raised is not None:
-            kept["traceback"] = traceback_of(raised, words=not self._hides(raised))
+            # Beside the error, not in it: a replay reads the one without the other.
+            fields["traceback"] = traceback_of(raised, words=not self._hides(raised))
             tried = self._tried(raised) if attempts > 1 else None
-        return await self._write(StepStatus.FAILED, tried, attempts=attempts, error=kept)
+        return await self._write(StepStatus.FAILED, tried, attempts=attempts, **fields)
 
     async def _write(
         self, status: StepStatus, tried: Document | None = None, **fields: Any
     ) -> Document:
         """The record, moved on to `status`; or what another owner made of it."""
         context, now = self.context, self.context.clock.now()
-        fields["started_at"] = self.started_at or now
+        if self.record is None:
+            fields["started_at"] = self.started_at or now
         fields["finished_at"] = now if status in FINAL else None
         if self.plan.redact:
             fields["redact"] = True

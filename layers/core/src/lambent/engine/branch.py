@@ -22,7 +22,8 @@ class Branch:
         self.path = path
         self.parent = parent
         self.abandoned = False
-        self._counts: dict[str, int] = {}
+        # By name: what its keys begin with, and how many there are.
+        self._named: dict[str, tuple[str, int]] = {}
         self.busy: str | None = None  # the key of the step that goes on
         self.entered = 0  # steps so far
         self.lines = 0  # lines logged since the last of them
@@ -45,14 +46,18 @@ class Branch:
 
     def key(self, name: str) -> str:
         """The next key under this name in this branch."""
+        if (known := self._named.get(name)) is not None:
+            first, count = known[0], known[1] + 1
+            self._named[name] = first, count
+            return f"{first}#{count}"
         if not name or len(name) > _LONGEST_NAME:
             raise WorkflowError(
                 f"A step's name has 1 to {_LONGEST_NAME} characters: {name[:40]!r}."
             )
-        count = self._counts[name] = self._counts.get(name, 0) + 1
-        plain = "".join(f"%{ord(c):02X}" if c in "/#[]%" or c < " " else c for c in name)
-        own = plain if count == 1 else f"{plain}#{count}"
-        return f"{self.path}/{own}" if self.path else own
+        own = "".join(f"%{ord(c):02X}" if c in "/#[]%" or c < " " else c for c in name)
+        first = f"{self.path}/{own}" if self.path else own
+        self._named[name] = first, 1
+        return first
 
     def given_up(self) -> bool:
         """Whether this branch, or one around it, was abandoned."""

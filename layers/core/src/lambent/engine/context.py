@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
 
 from lambent.clock import Clock
-from lambent.engine.branch import CURRENT
+from lambent.codec import decode
+from lambent.engine.branch import CURRENT, Branch
 from lambent.engine.config import EngineConfig, EventPort, ModelPort
 from lambent.engine.execution import Execution
 from lambent.engine.journal import Journal
 from lambent.engine.model import FINAL, ErrorRecord, Kind, StepStatus
 from lambent.engine.registry import Workflow
 from lambent.engine.run_log import Said
-from lambent.engine.values import Values
+from lambent.engine.values import Values, at_hand
 from lambent.errors import (
     CallbackFailed,
     Cancelled,
@@ -73,6 +74,26 @@ class Undo:
     redact: bool = False
 
 
+class Entered:
+    """A step that goes on in its branch, from `RunContext.step` to the end of the `with`.
+
+    A class of its own: a context manager made of a generator costs a replayed step a third more.
+    """
+
+    __slots__ = ("_branch", "_key", "_record")
+
+    def __init__(self, branch: Branch, key: str, record: Document | None) -> None:
+        self._branch = branch
+        self._key = key
+        self._record = record
+
+    def __enter__(self) -> tuple[str, Document | None]:
+        return self._key, self._record
+
+    def __exit__(self, *_: object) -> None:
+        self._branch.leave()
+
+
 @dataclass(slots=True, kw_only=True)
 class RunContext:
     """Everything a step needs; one for each pass."""
@@ -100,18 +121,16 @@ class RunContext:
         """Whether the code that asks does what an earlier slice has done already."""
         return self.execution.unwinding or self.journal.replaying(CURRENT.get().path)
 
-    @contextmanager
-    def step(
-        self, name: str, kind: Kind, *, recorded: bool = True
-    ) -> Iterator[tuple[str, Document | None]]:
+    def step(self, name: str, kind: Kind, *, recorded: bool = True) -> Entered:
         """Enter a step: its key, and what is on record under it; `recorded`: whether it ever is."""
         branch = CURRENT.get()
         key = branch.enter(name)
         try:
             self.execution.check()
-            yield key, self.ask(key, kind) if recorded else None
-        finally:
+            return Entered(branch, key, self.ask(key, kind) if recorded else None)
+        except BaseException:
             branch.leave()
+            raise
 
     def ask(self, key: str, kind: Kind) -> Document | None:
         """What is on record under the key; another kind of step unwinds the whole run."""
@@ -192,10 +211,19 @@ class RunContext:
         place, shown = (record["epoch"], record["order"]), self.run["progress"]
         if shown is not None and place <= (shown.get("epoch", -1), shown["order"]):
             return
-        told = {"value": record["output"], "order": record["order"], "at": record["finished_at"]}
+        at = await self.recorded_at(record)
+        told = {"value": record["output"], "order": record["order"], "at": at}
         told["epoch"] = record["epoch"]
         if not await self.execution.persist(lambda: self.report(told)):
             raise self.execution.unwind(LeaseLost())
+
+    async def recorded_at(self, record: Document) -> datetime:
+        """When the step was done: asked of the store where its journal did not bring it along."""
+        for name in ("at", "finished_at"):
+            if name in record:
+                at: datetime = record[name]
+                return at
+        return await self.execution.persist(lambda: self.journal.finished_at(record))
 
     async def bury(self, key: str, kind: Kind, record: Document | None) -> Document:
         """While unwinding: make sure that nothing is recorded under the key any more.
@@ -219,7 +247,10 @@ class RunContext:
         """The value of a final record, or its error raised."""
         if record["status"] == StepStatus.FAILED:
             raise failure_of(record)
-        return await self.execution.persist(lambda: self.values.fetch(record.get("output")))
+        form = record.get("output")
+        if at_hand(form):
+            return decode(form)
+        return await self.execution.persist(lambda: self.values.fetch(form))
 
 
 _CLASSES: dict[str, type[StepFailed]] = {

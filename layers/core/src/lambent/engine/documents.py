@@ -106,6 +106,8 @@ def visible(run: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
     """
     if record["epoch"] < run["base_epoch"]:
         return False
+    if not run["cuts"]:
+        return True
     return all(
         record["order"] < cut["order"] or _beside(branch_of(record["key"]), tuple(cut["path"]))
         for cut in run["cuts"]

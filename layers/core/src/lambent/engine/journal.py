@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import Any, Final
 
 from pymongo.asynchronous.collection import AsyncCollection
@@ -20,8 +21,16 @@ from lambent.mongo import Document, guarded
 from lambent.waits import WAITS, Waits, WaitStatus
 
 MOST_TRIES: Final = 10
-# Only people look at these: they do not travel with a replay.
-_UNREAD: Final = {"log": 0, "tries": 0, "error.traceback": 0}
+# What a replay goes by. The rest, which only people look at, does not travel with it: decoding two
+# instants a step would cost more than all else of a step that is replayed.
+_READ: Final = {"_id": 0} | dict.fromkeys(
+    (
+        *("epoch", "key", "kind", "status", "order", "output", "error", "spent", "undo"),
+        *("attempts", "retry_at", "deadline_at"),  # of one that goes on
+        *("at", "until", "branch", "child"),  # of one kind each
+    ),
+    1,
+)
 
 
 class Journal:
@@ -61,12 +70,18 @@ class Journal:
             # Never "$lte": of a field that is not the last of its index, a server that is only
             # compatible with MongoDB leaves that very value out.
             of_run["epoch"] = {"$gte": run["base_epoch"], "$lt": run["epoch"] + 1}
-        found = durable(self._collection).find(of_run, _UNREAD, batch_size=10_000).to_list()
+        found = durable(self._collection).find(of_run, _READ, batch_size=10_000).to_list()
         steps, waiting = await asyncio.gather(guarded(found), waits.of_run(run["_id"]))
         self.steps, self.waits = {}, {}
-        self.spent = int(run["spent_before"]) + sum(int(one.get("spent", 0)) for one in steps)
-        for step in steps:
-            self._take_in(self.steps, step)
+        spent = sum(int(one["spent"]) for one in steps if "spent" in one)
+        self.spent = int(run["spent_before"]) + spent
+        if run["base_epoch"] == run["epoch"]:
+            # One epoch, so that no cut is later than any of them.
+            self.steps = {one["key"]: one for one in steps}
+            self._next_order = max((one["order"] + 1 for one in steps), default=0)
+        else:
+            for step in steps:
+                self._take_in(self.steps, step)
         for wait in waiting:
             if not self._take_in(self.waits, wait) and wait["status"] == WaitStatus.OPEN:
                 await self._give_up(waits, wait)
@@ -237,7 +252,7 @@ class Journal:
         try:
             await guarded(self._collection.insert_one(document))
         except DuplicateKeyError:
-            document = await self._winner(document)
+            document = await self._winner(document["_id"])
         except StoreUnavailable:
             self.lines.give_back(lines)
             raise
@@ -247,7 +262,8 @@ class Journal:
         self, record: Document, changes: Mapping[str, Any], *, tried: Document | None = None
     ) -> Document:
         """Move a record that is not final on by compare-and-set; the loser gets the winner's."""
-        guard = {name: record[name] for name in ("_id", "status")}
+        own_id = step_id(self.run["_id"], record["epoch"], record["key"])
+        guard = {"_id": own_id, "status": record["status"]}
         guard["attempts"] = record.get("attempts", 0)
         update: Document = {"$set": dict(changes)}
         lines = self.lines.take()
@@ -265,12 +281,18 @@ class Journal:
             raise
         if answer.matched_count == 1:
             return self._keep({**record, **changes})
-        return self._keep(await self._winner(record))
+        return self._keep(await self._winner(own_id))
 
-    async def _winner(self, document: Document) -> Document:
-        found = await read_winner(self._collection, document["_id"])
+    async def finished_at(self, record: Document) -> datetime:
+        """When the step was done, which `load` does not read."""
+        own_id = step_id(self.run["_id"], record["epoch"], record["key"])
+        at: datetime = (await self._winner(own_id))["finished_at"]
+        return at
+
+    async def _winner(self, own_id: str) -> Document:
+        found = await read_winner(self._collection, own_id)
         if found is None:
-            raise LookupError(f"the step {document['_id']} was deleted under its run")
+            raise LookupError(f"the step {own_id} was deleted under its run")
         return found
 
     def _keep(self, record: Document) -> Document:

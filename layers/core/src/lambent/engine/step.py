@@ -23,7 +23,7 @@ from lambent.engine.branch import CURRENT
 from lambent.engine.children import Child, start_child
 from lambent.engine.config import Listener
 from lambent.engine.context import RunContext, Undo
-from lambent.engine.model import Kind, Level, StepStatus
+from lambent.engine.model import FINAL, Kind, Level, StepStatus
 from lambent.engine.options import NO_RETRY, Retry
 from lambent.engine.run_log import ReplayAwareLog
 from lambent.engine.waiting import Callback, Duration, Event, seconds
@@ -89,33 +89,32 @@ class Step:
         if undo is not None:
             self._context.undoable = True
 
-        async def produce() -> Product:
-            return Product(await call(fn, *args))
-
-        plan = Plan(
-            kind=Kind.DO,
-            produce=produce,
-            retry=retry or (NO_RETRY if at_most_once else self._context.workflow.retry),
-            timeout_s=self._timeout_s(timeout),
-            at_most_once=at_most_once,
-            redact=redact,
-            undoable=undo is not None,
-        )
-        return await self._attempted(name, plan, undo)
-
-    async def _attempted(
-        self, name: str, plan: Plan, undo: Callable[[Any], Any] | None = None
-    ) -> Any:
+        limit_s = None if timeout is None else self._timeout_s(timeout)
         context = self._context
-        with context.step(name, plan.kind) as (key, known):
-            record = await attempted(context, key, plan, known)
+        with context.step(name, Kind.DO) as (key, known):
+            record = known
+            # A replay needs no plan, and is most of what is asked here.
+            if record is None or record["status"] not in FINAL:
+                plan = Plan(
+                    kind=Kind.DO,
+                    produce=_calling(fn, args),
+                    retry=retry or (NO_RETRY if at_most_once else context.workflow.retry),
+                    timeout_s=self._timeout_s(None) if limit_s is None else limit_s,
+                    at_most_once=at_most_once,
+                    redact=redact,
+                    undoable=undo is not None,
+                )
+                record = await attempted(context, key, plan, record)
             output = await context.outcome(record)
         if undo is not None:
-            undone = Undo(
-                order=record["order"], key=key, fn=undo, output=output, redact=plan.redact
-            )
+            undone = Undo(order=record["order"], key=key, fn=undo, output=output, redact=redact)
             context.undos.append(undone)
         return output
+
+    async def _attempted(self, name: str, plan: Plan) -> Any:
+        context = self._context
+        with context.step(name, plan.kind) as (key, known):
+            return await context.outcome(await attempted(context, key, plan, known))
 
     def _timeout_s(self, timeout: Duration | None) -> float:
         config, workflow = self._context.config, self._context.workflow
@@ -410,10 +409,9 @@ class Step:
                     raise Cancelled
                 order, now = context.journal.next_order(), context.clock.now()
                 record = await context.record(
-                    key, Kind.NOW, StepStatus.COMPLETED, order, finished_at=now
+                    key, Kind.NOW, StepStatus.COMPLETED, order, at=now, finished_at=now
                 )
-            found: datetime = record["finished_at"]
-            return found
+            return await context.recorded_at(record)
 
     async def uuid(self) -> UUID:
         """A UUID of this place in this run; the same at each replay, so good as an idempotency
@@ -428,6 +426,13 @@ class Step:
         run = self._context.run
         place = f"{run['_id']}/{run['base_epoch']}/{CURRENT.get().key(name)}"
         return hashlib.sha256(place.encode()).digest()
+
+
+def _calling(fn: Callable[..., Any], args: tuple[Any, ...]) -> Callable[[], Awaitable[Product]]:
+    async def produce() -> Product:
+        return Product(await call(fn, *args))
+
+    return produce
 
 
 def _as_is(branch: Awaitable[Any]) -> branches.Start:

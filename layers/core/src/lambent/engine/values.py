@@ -113,10 +113,10 @@ class Values:
 
     async def form(self, form: Any) -> Any:
         """The stored form itself, put together again if it, or an item of it, lies in chunks."""
-        if isinstance(form, list) and any(map(is_chunked, form)):
-            return [await self.form(item) for item in form]  # the inputs of a batch
-        if not is_chunked(form):
+        if at_hand(form):
             return form
+        if isinstance(form, list):
+            return [await self.form(item) for item in form]  # the inputs of a batch
         wanted = form["v"]
         found = self._mongo.db[CHUNKS].find({"set": wanted["set"]})
         pieces = sorted(await guarded(found.to_list()), key=lambda piece: int(piece["n"]))
@@ -127,6 +127,13 @@ class Values:
     async def fetch(self, form: Any) -> Any:
         """The value that a stored form stands for."""
         return decode(await self.form(form))
+
+
+def at_hand(form: Any) -> bool:
+    """Whether `decode` alone gives the value: nothing of it lies in chunks."""
+    if isinstance(form, dict):
+        return form.get(TAG) != _CHUNKED
+    return not (isinstance(form, list) and any(map(is_chunked, form)))
 
 
 def is_chunked(form: Any) -> bool:

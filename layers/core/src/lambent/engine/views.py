@@ -193,6 +193,9 @@ async def step_view(step: Document, values: Values, *, inside: bool = False) -> 
     """The step; `inside`: for operators, who also see where the code failed, and what it said."""
     redacted = bool(step.get("redact", False))
     output = None if redacted else plain(await values.form(step.get("output")))
+    error = step.get("error")
+    if error is not None and "traceback" in step:
+        error = {**error, "traceback": step["traceback"]}
     return StepView(
         key=step["key"],
         kind=step["kind"],
@@ -202,7 +205,7 @@ async def step_view(step: Document, values: Values, *, inside: bool = False) -> 
         attempts=int(step.get("attempts", 1)),
         output=output,
         redacted=redacted,
-        error=_error(step.get("error"), inside),
+        error=_error(error, inside),
         child=step.get("child"),
         started_at=step.get("started_at"),
         finished_at=step.get("finished_at"),

@@ -253,8 +253,8 @@ async def _check_once(
     except Exception as error:
         execution.check()
         failed = StepFailed(str(error), step=key, type=type(error).__name__)
-        kept = {**error_document(failed), "traceback": traceback_of(error)}
-        return await _close(context, record, StepStatus.FAILED, error=kept)
+        kept: Document = {"error": error_document(failed), "traceback": traceback_of(error)}
+        return await _close(context, record, StepStatus.FAILED, **kept)
     if found:
         store = partial(context.values.store, context.run["_id"], found, what=f"What {key!r} found")
         try:
