@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 
@@ -72,7 +73,9 @@ class Site:
                 runs_router(self.engine, authorize),
                 events_router(self.bus, authorize),
                 webhooks_router(Webhooks(self.mongo, clock=clock), nudges, authorize),
-                schedules_router(self.schedules, clock, authorize),
+                schedules_router(
+                    self.schedules, clock, authorize, check_input=self.engine.check_input
+                ),
                 callbacks_router(self.engine.callbacks),
             ],
         )
@@ -99,6 +102,12 @@ class Site:
         await self.store.close()
 
 
+@dataclass(frozen=True)
+class _Order:
+    title: str
+    pieces: int = 1
+
+
 def _workflows() -> Registry:
     made = Registry()
 
@@ -120,6 +129,15 @@ def _workflows() -> Registry:
     @made.workflow("fragile", version=2)
     async def still_fragile(step: Any, input: Any) -> Any:
         raise ValueError("broken again")
+
+    @made.workflow("order", on="order.wanted", input=_Order)
+    async def order(step: Any, input: Any) -> Any:
+        """Gives back what was ordered."""
+        return input
+
+    @made.workflow("orders")
+    async def orders(step: Any, input: Any) -> Any:
+        return await (await step.start("order", input, name="first"))
 
     @made.workflow("asks")
     async def asks(step: Any, input: Any) -> Any:
@@ -164,6 +182,67 @@ async def test_a_run_is_started_once_for_its_idempotency_key(site: Site) -> None
     wrong = await acme.post("/runs", json=body, headers={"idempotency-key": "a b"})
     assert {one.json()["id"] for one in (*started, named)} == {started[0].json()["id"]}
     assert [one.status_code for one in (other, both, wrong)] == [422, 422, 422]
+
+
+async def test_an_input_that_does_not_fit_starts_nothing_and_is_told_by_field(site: Site) -> None:
+    acme = await site.caller("acme", "runs")
+    wrong = {"workflow": "order", "input": {"pieces": "2"}}
+    plan = {"cron": "0 0 1 1 *", "workflow": "order"}
+    refused = [
+        await acme.post("/runs", json=wrong),
+        await acme.post("/schedules", json={"name": "n", **plan, "input": {"pieces": "2"}}),
+    ]
+    for said in refused:
+        assert said.status_code == 422, said.text
+        told = {one["field"]: one["message"] for one in said.json()["errors"]}
+        assert told.keys() == {"input.title", "input.pieces"}
+        assert told["input.pieces"] == "Input should be a valid integer"
+    made = await acme.post("/schedules", json={"name": "n", **plan, "input": {"title": "nut"}})
+    assert made.status_code == 201, made.text
+    said = await acme.put(f"/schedules/{made.json()['id']}", json={**plan, "input": 3})
+    assert (said.status_code, said.json()["errors"][0]["field"]) == (422, "input")
+    later = {"name": "later", "cron": "0 0 1 1 *", "workflow": "not.yet", "input": 3}
+    assert (await acme.post("/schedules", json=later)).status_code == 201
+    assert (await acme.get("/runs")).json()["runs"] == []
+
+
+async def test_what_fits_reaches_the_workflow_as_it_was_sent(site: Site) -> None:
+    acme = await site.caller("acme", "runs")
+    sent = {"title": "nut", "more": [1, 2.5, None]}
+    run = (await acme.post("/runs", json={"workflow": "order", "input": sent})).json()["id"]
+    await site.advance(run)
+    assert (await acme.get(f"/runs/{run}")).json()["output"] == sent
+
+
+async def test_an_event_starts_its_workflow_with_what_events_bring(site: Site) -> None:
+    acme = await site.caller("acme", "runs", "events")
+    event = {"specversion": "1.0", "id": "e", "source": "/s", "type": "order.wanted"}
+    kind = {"content-type": "application/cloudevents+json"}
+    said = await acme.post("/events", json=event, headers=kind)
+    assert said.status_code == 202, said.text
+    runs = (await acme.get("/runs")).json()["runs"]
+    assert [(one["workflow"], one["input"]["type"]) for one in runs] == [("order", "order.wanted")]
+
+
+async def test_a_start_that_is_sent_once_more_is_told_of_its_run_whatever_the_schema_became(
+    site: Site,
+) -> None:
+    acme = await site.caller("acme", "runs")
+    body = {"workflow": "order", "input": {"title": 3}, "key": "k"}
+    assert (await acme.post("/runs", json=body)).status_code == 422
+    before = await site.engine.start("order", {"title": 3}, client="acme", key="k")
+    again = await acme.post("/runs", json=body)
+    assert (again.status_code, again.json()["id"]) == (202, before.run["_id"])
+
+
+async def test_a_child_whose_input_does_not_fit_fails_its_parent_by_name(site: Site) -> None:
+    acme = await site.caller("acme", "runs")
+    run = (await acme.post("/runs", json={"workflow": "orders", "input": {}})).json()["id"]
+    await site.advance(run)
+    failed = (await acme.get(f"/runs/{run}")).json()
+    assert failed["status"] == "failed"
+    assert "The child 'first': The input is not what order" in failed["error"]["message"]
+    assert "input.title: Field required." in failed["error"]["message"]
 
 
 async def test_what_goes_on_of_one_version_is_listed_and_cancelled_alone(site: Site) -> None:

@@ -122,7 +122,7 @@ async def start_child(
             try:
                 run = await context.execution.persist(lambda: context.children.start_child(spec))
             except Unprocessable as error:
-                raise Unprocessable(f"The child {key!r}: {error.detail}") from None
+                raise Unprocessable(f"The child {key!r}: {_told(error)}") from None
             record = await context.record(
                 key,
                 Kind.CHILD,
@@ -134,6 +134,11 @@ async def start_child(
         if context.execution.unwinding:
             await _cancel(context, record["child"])
         return Child(context, record["child"], key)
+
+
+def _told(error: Unprocessable) -> str:
+    named = (f"{one['field']}: {one['message']}." for one in error.fields.get("errors", ()))
+    return " ".join([error.detail, *named])
 
 
 async def _bury(context: RunContext, spec: ChildSpec) -> None:

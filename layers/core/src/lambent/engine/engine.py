@@ -15,6 +15,7 @@ from lambent.engine.context import ChildSpec
 from lambent.engine.control import RunControl
 from lambent.engine.debts import Debts
 from lambent.engine.flow import Gates
+from lambent.engine.inputs import check_input
 from lambent.engine.model import ENDED, RUNS, Status
 from lambent.engine.options import event_input
 from lambent.engine.registry import Registry, registry
@@ -148,6 +149,7 @@ class WorkflowEngine:
         version: int | None = None,
         priority: int | None = None,
         budget: int | None = None,
+        checked: bool = False,
     ) -> Started:
         """Start a run, or find the one that `key` has started before. See `Starter.start`."""
         return await self._starter.start(
@@ -159,8 +161,13 @@ class WorkflowEngine:
                 version=version,
                 priority=priority,
                 budget=budget,
+                checked=checked,
             )
         )
+
+    def check_input(self, workflow: str, version: int | None, input: Any) -> None:
+        """Raises `Unprocessable` where a deployed workflow declares another input."""
+        check_input(self.workflows, workflow, version, input)
 
     async def start_internal(
         self,
@@ -354,4 +361,5 @@ def _start_of(spec: ChildSpec) -> Start:
         priority=parent["priority"] if spec.priority is None else spec.priority,
         budget=spec.budget,
         parent=place,
+        checked=True,
     )

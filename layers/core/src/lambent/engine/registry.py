@@ -30,7 +30,7 @@ class Workflow:
     """One version of a workflow: `fn(step, input)` and what its author said about it.
 
     `on`: event types that start it. `input`: a dataclass or pydantic model that says what the input
-    looks like, for forms and descriptions; the function still gets what was sent.
+    looks like, for forms, descriptions and the check of what is sent; the function still gets that.
     `step_timeout_s` and `retry` hold for steps that say nothing.
     `internal`: only the platform starts it, because its input says what the run may do.
     """

@@ -17,6 +17,7 @@ from lambent.engine import marks, slice_history
 from lambent.engine.config import Nudger
 from lambent.engine.documents import new_run
 from lambent.engine.flow import slot_group
+from lambent.engine.inputs import misfit
 from lambent.engine.model import ACTIVE, CHUNKS, PARKED, Control, Level, Status
 from lambent.engine.options import Batch, Debounce, Flow, Singleton, group_of
 from lambent.engine.registry import Registry, Workflow
@@ -44,7 +45,8 @@ class Start:
     """A run that someone asks for. `key`: its identity for this client; none: always a new run.
 
     `parent`: `{"run", "epoch", "key"}` of the step that asks, for a child. `internal`: the
-    platform itself asks, and may start what nobody else may.
+    platform itself asks, and may start what nobody else may. `checked`: the input has to fit what
+    the workflow declares; that of an event or a tick is not for whoever sends it now to mend.
     """
 
     workflow: str
@@ -56,6 +58,7 @@ class Start:
     budget: int | None = None
     parent: Document | None = None
     internal: bool = False
+    checked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +100,20 @@ class Starter:
         """The run under that key, now or earlier started.
 
         Raises `NotFound` (no such workflow or version), `Conflict` (the key stands for another
-        input), `Unprocessable` (an input that cannot be kept, a priority that does not exist).
+        input), `Unprocessable` (an input that does not fit or cannot be kept, a priority that does
+        not exist).
         """
         workflow = self._registry.named(wanted.workflow, wanted.version)
         if workflow.internal and not wanted.internal:
             raise NotFound(f"The workflow {workflow.name!r} is started by the platform alone.")
+        problem = misfit(workflow, wanted.input) if wanted.checked else None
         run = await self._new(workflow, wanted)
         form = run["input"]
         try:
-            started = await self._by_flow(run, wanted, workflow.flow)
+            if problem is not None:
+                started = await self._began_before(run, wanted, problem)
+            else:
+                started = await self._by_flow(run, wanted, workflow.flow)
         except RequestError:
             await self._values.discard(form)
             raise
@@ -223,6 +231,14 @@ class Starter:
         except DuplicateKeyError:
             return None
         return Started(run, created=True)
+
+    async def _began_before(self, run: Document, wanted: Start, problem: Unprocessable) -> Started:
+        """The run that the key started before: what is sent once more is told of it, although the
+        schema was changed since."""
+        found = await self._by_key(run) if wanted.key is not None else None
+        if found is None:
+            raise problem
+        return found
 
     async def _known(self, run: Document) -> Started:
         found = await self._by_key(run)

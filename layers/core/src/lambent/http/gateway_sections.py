@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fastapi import APIRouter
 
@@ -95,7 +95,11 @@ def gateway_sections(parts: Parts) -> list[Section]:
     def schedules() -> APIRouter:
         from lambent.http.schedules import schedules_router
 
-        return schedules_router(parts.schedules, parts.clock, authorize)
+        def check_input(workflow: str, version: int | None, input: Any) -> None:
+            # Loads the workflows, so not before there is an input to be checked.
+            parts.engine.check_input(workflow, version, input)
+
+        return schedules_router(parts.schedules, parts.clock, authorize, check_input=check_input)
 
     def webhooks() -> APIRouter:
         from lambent.http.webhooks import webhooks_router

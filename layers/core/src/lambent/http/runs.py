@@ -192,7 +192,8 @@ def _add_starting(router: APIRouter, engine: WorkflowEngine, authorize: Authoriz
             ),
         ] = None,
     ) -> RunView:
-        """Start a run, or find the one that the key started before."""
+        """Start a run, or find the one that the key started before. An input that does not fit
+        the workflow's `input_schema` is 422, with each field in `errors`."""
         try:
             started = await engine.start(
                 body.workflow,
@@ -202,6 +203,7 @@ def _add_starting(router: APIRouter, engine: WorkflowEngine, authorize: Authoriz
                 version=body.version,
                 priority=body.priority,
                 budget=body.budget,
+                checked=True,
             )
         except Conflict as error:
             if idempotency_key is None:

@@ -3,6 +3,7 @@
 # No postponed annotations here: FastAPI has to see the dependencies made inside the function.
 
 import json
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -93,8 +94,15 @@ class Preview(BaseModel):
     ticks: list[datetime]
 
 
-def schedules_router(schedules: Schedules, clock: Clock, authorize: Authorize) -> APIRouter:
-    """`/schedules`; needs the scope `runs`."""
+def schedules_router(
+    schedules: Schedules,
+    clock: Clock,
+    authorize: Authorize,
+    *,
+    check_input: Callable[[str, int | None, Any], None],
+) -> APIRouter:
+    """`/schedules`; needs the scope `runs`. `check_input` raises where a workflow, of a version or
+    the newest, declares another input."""
     router = APIRouter(prefix="/schedules", tags=["schedules"])
     reader = Annotated[Reach, Depends(reading(authorize, Scope.RUNS))]
     writer = Annotated[Reach, Depends(changing(authorize, Scope.RUNS))]
@@ -103,7 +111,9 @@ def schedules_router(schedules: Schedules, clock: Clock, authorize: Authorize) -
     async def create_schedule(
         request: Request, body: ScheduleRequest, reach: writer
     ) -> ScheduleView:
-        """Make a schedule. Its name is unique among the client's."""
+        """Make a schedule. Its name is unique among the client's. An input that does not fit the
+        schema of a deployed workflow is 422."""
+        check_input(body.workflow, body.version, body.input)
         made = _view(await schedules.create(reach.own, Plan(**body.model_dump())))
         note_audit(request, target=made.id)
         return made
@@ -137,6 +147,7 @@ def schedules_router(schedules: Schedules, clock: Clock, authorize: Authorize) -
     @router.put("/{schedule_id}")
     async def change_schedule(schedule_id: str, body: PlanRequest, reach: writer) -> ScheduleView:
         """Put another plan in its place; its ticks are counted from now."""
+        check_input(body.workflow, body.version, body.input)
         plan = Plan(name="", **body.model_dump())
         return _view(await schedules.change(schedule_id, plan, client=reach.client))
 

@@ -40,7 +40,8 @@ def refusal_of(error: Failed | LambentError) -> Refusal:
 def _fields(said: Mapping[str, Any]) -> frozenset[str]:
     names = {str(one.get("field", "")) for one in said.get("errors", ())}
     # A form asks for the first part of a field such as `input.feeds.0`, or for the last of one.
-    return frozenset(names | {name.partition(".")[0] for name in names} | _last(names))
+    inside = {name.split(".")[1] for name in names if name.startswith("input.")}
+    return frozenset(names | {name.partition(".")[0] for name in names} | inside | _last(names))
 
 
 def _last(names: set[str]) -> set[str]:
@@ -66,8 +67,17 @@ async def redrawn(
     if not isinstance(drawn, HTMLResponse):
         return None
     text = bytes(drawn.body).decode()
-    filled = refill(text, action, form, reason=refusal.detail, wrong=refusal.fields, back=back)
+    wrong = _entered(refusal.fields, form)
+    filled = refill(text, action, form, reason=refusal.detail, wrong=wrong, back=back)
     return None if filled is None else HTMLResponse(filled, status_code=refusal.status)
+
+
+def _entered(wrong: frozenset[str], form: Mapping[str, str]) -> frozenset[str]:
+    """Where an input is at fault: the fields that it was made of, or the text of the whole."""
+    if form.get("input", "").strip():
+        return wrong & {"input"} or wrong
+    fields = {name.removeprefix("kind.") for name in form if name.startswith("kind.")}
+    return wrong & fields or wrong
 
 
 def _page(path: str) -> tuple[PageFunction | None, dict[str, Any]]:
