@@ -335,6 +335,7 @@ ALARMS = {
     **{f"{name}Throttles": ("AWS/Lambda", "Throttles") for name in NAMES if name != "Setup"},
     "PollerSilent": ("AWS/Lambda", "Invocations"),
     "DueLag": ("Lambent", "DueLagSeconds"),
+    "Unavailable": ("Lambent", "RequestsUnavailable"),
     "BreakerOpen": ("Lambent", "BreakerOpened"),
     "StuckRuns": ("Lambent", "SlicesWithoutProgress"),
     "DeliveriesDead": ("Lambent", "DeliveriesDeadLettered"),
@@ -342,10 +343,19 @@ ALARMS = {
 }
 
 
+def watched(alarm: dict[str, Any]) -> tuple[str, str]:
+    """The namespace and the name of what it watches; of a share, of what is counted."""
+    of = alarm["Metrics"][0]["MetricStat"]["Metric"] if "Metrics" in alarm else alarm
+    return of["Namespace"], of["MetricName"]
+
+
 def test_alarms_watch_what_an_operator_must_know() -> None:
     alarms = resources("AWS::CloudWatch::Alarm")
-    assert {n: (a["Namespace"], a["MetricName"]) for n, a in alarms.items()} == ALARMS
-    assert alarms["PollerSilent"]["TreatMissingData"] == "breaching"
+    assert {n: watched(a) for n, a in alarms.items()} == ALARMS
+    # No value means that no poller was there, or that none saw the store.
+    blind = {n for n, a in alarms.items() if a["TreatMissingData"] == "breaching"}
+    assert blind == {"PollerSilent", "DueLag"}
+    assert all("Poller" in transformed()["Resources"][name]["DependsOn"] for name in blind)
     assert alarms["PollerSilent"]["ComparisonOperator"] == "LessThanThreshold"
     for alarm in alarms.values():
         assert alarm["AlarmDescription"]

@@ -320,7 +320,7 @@ async def test_a_store_that_is_away_for_a_while_is_waited_for(world: PollerWorld
 def lags(capsys: pytest.CaptureFixture[str]) -> list[float]:
     flush()
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    return [line["DueLagSeconds"][0] for line in lines]
+    return [line["DueLagSeconds"][0] for line in lines if "DueLagSeconds" in line]
 
 
 async def test_the_lag_of_the_oldest_rises_while_no_step_function_runs(
@@ -339,3 +339,24 @@ async def test_the_lag_of_the_oldest_rises_while_no_step_function_runs(
     lags(capsys)
     assert await world.watch() is Left.IDLE
     assert lags(capsys) == [0]
+
+
+@pytest.mark.parametrize("due", [{}, {"in_s": 20.0}, {"in_s": -1.0}], ids=["idle", "soon", "late"])
+async def test_every_tick_that_reaches_the_store_says_how_late_it_is(
+    world: PollerWorld, capsys: pytest.CaptureFixture[str], due: dict[str, float]
+) -> None:
+    lags(capsys)
+    if due:
+        await world.add("due", **due)
+    assert await world.watch() is Left.IDLE
+    assert lags(capsys), "a tick without a value is taken for one that saw no store"
+
+
+async def test_a_tick_that_reaches_no_store_says_nothing_so_that_the_alarm_rings(
+    world: PollerWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lags(capsys)
+    nowhere = Mongo("mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=50", "x", clock=world.clock)
+    assert await world.watch(world.poller(nowhere), for_s=5) is Left.DEADLINE
+    assert lags(capsys) == []
+    await nowhere.close()
