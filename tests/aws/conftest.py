@@ -242,26 +242,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="session")
 def target(request: pytest.FixtureRequest) -> Iterator[Target]:
     """The platform at the place that the parameter names, with a key of every scope."""
-    with contextlib.ExitStack() as stack:
-        match request.param:
-            case "local":
-                plain = stack.enter_context(local_target(request))
-            case "localstack":
-                plain = cloud_target(request.getfixturevalue("cloud"))
-            case _:
-                plain = aws_target()
-        # A key without much of a limit: the tests ask more often than people do.
-        scopes = ["chat", "runs", "events", "admin"]
-        yield replace(plain, admin_key=plain.new_key(scopes=scopes, limit=100_000))
+    match request.param:
+        case "local":
+            plain: Target = request.getfixturevalue("local_target")
+        case "localstack":
+            plain = cloud_target(request.getfixturevalue("cloud"))
+        case _:
+            plain = aws_target()
+    # A key without much of a limit: the tests ask more often than people do.
+    scopes = ["chat", "runs", "events", "admin"]
+    yield replace(plain, admin_key=plain.new_key(scopes=scopes, limit=100_000))
+    plain.end_keys()
 
 
-@contextlib.contextmanager
-def local_target(request: pytest.FixtureRequest) -> Iterator[Target]:
-    model: ModelHost = request.getfixturevalue("model_server")
-    folder: Path = request.getfixturevalue("tmp_path_factory").mktemp("acceptance")
+@pytest.fixture(scope="session")
+def local_target(
+    model_server: ModelHost, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Target]:
     with forwarding("127.0.0.1", called="127.0.0.1") as line:
-        environ = {"OLLAMA_HOST": line.reachable(model.host), "BREAKER_OPEN_S": "1"}
-        with running_stack(folder / "data", environ) as stack:
+        environ = {"OLLAMA_HOST": line.reachable(model_server.host), "BREAKER_OPEN_S": "1"}
+        with running_stack(tmp_path_factory.mktemp("acceptance") / "data", environ) as stack:
             place = Place(stack.url)
             yield Target("local", place, place, stack.admin_key, line)
 

@@ -1,18 +1,25 @@
 """What users are promised, asked from outside: the same tests locally, in LocalStack and at AWS.
 
 `./local/test --target local|localstack|aws` runs them there. For AWS the environment names the
-deployment: LAMBENT_CHAT_URL, LAMBENT_GATEWAY_URL, LAMBENT_ADMIN_KEY.
+deployment: LAMBENT_CHAT_URL, LAMBENT_GATEWAY_URL, LAMBENT_ADMIN_KEY. Its agents `chat` and
+`news.digest` are asked; what the suite makes there, it ends.
 """
 
 from __future__ import annotations
 
+import os
 import secrets
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.aws.target import Target, frames
+from tests.functions.function_url import function_url
+from tests.functions.stack import ROOT
+from tests.store.secure_services import Certificate
 
 CHAT = {"agent": "chat", "input": "Say hello.", "options": {"num_predict": 12}}
 # Nothing listens there: a feed that cannot be read ends nothing, and no model is asked.
@@ -40,7 +47,10 @@ def test_every_store_and_the_model_server_answer(target: Target) -> None:
 
 
 def test_a_chat_is_answered(target: Target) -> None:
-    answer = target.ask(target.chat, "POST", "/chat", json=CHAT)
+    # Elsewhere the model may have to be loaded, which takes longer than a first token may.
+    answer = target.until(
+        lambda: target.ask(target.chat, "POST", "/chat", json=CHAT), lambda a: a.status_code != 503
+    )
     assert answer.status_code == 200, answer.text
     assert "ratelimit" in answer.headers
 
@@ -150,8 +160,42 @@ def test_a_timer_fires(target: Target) -> None:
     )
     assert made.status_code == 201, made.text
     path = f"/schedules/{made.json()['id']}"
-    ticked = target.until(
-        lambda: target.ask(target.gateway, "GET", path).json(), lambda one: one["last_run"]
-    )
-    assert target.ask(target.gateway, "DELETE", path).status_code == 204
+    try:
+        ticked = target.until(
+            lambda: target.ask(target.gateway, "GET", path).json(), lambda one: one["last_run"]
+        )
+    finally:  # else it ticks for ever, on somebody's account
+        assert target.ask(target.gateway, "DELETE", path).status_code == 204
     target.until(lambda: target.run(ticked["last_run"]), lambda run: run["status"] == "completed")
+
+
+def left_behind(target: Target) -> tuple[list[str], list[str]]:
+    """What lets somebody in, and what goes on by itself."""
+    keys = target.ask(target.gateway, "GET", "/keys").json()["keys"]
+    schedules = target.ask(target.gateway, "GET", "/schedules").json()["schedules"]
+    good = [one["id"] for one in keys if not one["revoked_at"]]
+    return sorted(good), [one["id"] for one in schedules]
+
+
+def test_a_deployment_that_the_environment_names_is_asked_at_two_addresses_over_tls(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """The command of the README for AWS, with the local functions standing for those there."""
+    if request.config.getoption("--target"):
+        pytest.skip("this suite is what that test runs")
+    local: Target = request.getfixturevalue("local_target")
+    before = left_behind(local)
+    certificate = Certificate.make(tmp_path)
+    with function_url(certificate) as chat, function_url(certificate) as gateway:
+        for one, function in ((chat, "chat"), (gateway, "gateway")):
+            one.behind, one.function = local.gateway.url, function
+        kept = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()}
+        done = subprocess.run(
+            [ROOT / "local/test", "--target", "aws", "-rs"],
+            env={**kept, "SSL_CERT_FILE": str(certificate.path), "LAMBENT_CHAT_URL": chat.url,
+                 "LAMBENT_GATEWAY_URL": f"{gateway.url}/", "LAMBENT_ADMIN_KEY": local.admin_key},
+            capture_output=True, text=True, check=False, timeout=600,
+        )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "11 passed, 2 skipped" in done.stdout
+    assert left_behind(local) == before

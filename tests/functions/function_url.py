@@ -1,4 +1,4 @@
-"""The chat function's own address, with the CORS that its URL has on AWS, as the template says."""
+"""A function's own address, with the CORS that the chat's URL has on AWS, as the template says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from typing import Any
 import httpx
 
 from local.emulator.intrinsics import load_yaml
+from local.front import route
 from tests.functions.stack import ROOT
+from tests.store.secure_services import Certificate
 
 # Hop by hop, and what the server writes itself.
 _OWN = {"transfer-encoding", "connection", "content-length", "date", "server", "content-encoding"}
@@ -27,20 +29,24 @@ def chat_cors() -> dict[str, Any]:
 class FunctionUrl(ThreadingHTTPServer):
     """Answers preflights itself, and hands everything else on to `behind`.
 
-    `origin` stands for what the template's `AllowOrigins` comes to.
+    `origin` stands for what the template's `AllowOrigins` comes to; `function` is the one whose
+    paths it knows, and no other's, where it is named.
     """
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.behind, self.origin, self.cors = "", "", chat_cors()
+        self.behind, self.origin, self.cors, self.function = "", "", chat_cors(), ""
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
 
 @contextmanager
-def function_url() -> Iterator[FunctionUrl]:
+def function_url(certificate: Certificate | None = None) -> Iterator[FunctionUrl]:
     with FunctionUrl() as server:
+        if certificate is not None:
+            server.socket = certificate.context().wrap_socket(server.socket, server_side=True)
+            server.url = server.url.replace("http:", "https:")
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
         server.shutdown()
@@ -62,6 +68,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        if self.server.function not in ("", route(self.path.partition("?")[0])):
+            self.send_error(404)
+            return
         headers = {k: v for k, v in self.headers.items() if k.lower() not in {"host", *_OWN}}
         sent: dict[str, Any] = {"headers": headers, "content": body, "timeout": 60}
         with httpx.stream(self.command, self.server.behind + self.path, **sent) as answer:
