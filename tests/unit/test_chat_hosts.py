@@ -76,6 +76,18 @@ async def test_a_host_that_does_not_hold_the_model_is_not_asked(
     assert not pair[0].generations
 
 
+@pytest.mark.parametrize("called", ["library/{}", "Registry.Ollama.ai/library/{}", "SMOLLM2:135M"])
+async def test_whatever_the_model_is_called_it_is_asked_where_it_is_held(
+    site: ChatSite, pair: tuple[ScriptedModel, ScriptedModel], called: str
+) -> None:
+    pair[0].held_models, pair[0].loaded_models = ["other:latest"], []
+    pair[1].loaded_models = []
+    async with site.client() as client:
+        answer = await client.post("/chat/stream", json={**CHAT, "model": called.format(MODEL)})
+    assert said(answer.text) == "from two"
+    assert not pair[0].generations
+
+
 async def test_a_host_with_its_slots_taken_is_passed_over(
     site: ChatSite, pair: tuple[ScriptedModel, ScriptedModel]
 ) -> None:

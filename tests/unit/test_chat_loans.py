@@ -63,7 +63,7 @@ async def test_another_model_is_asked_at_the_host_that_holds_it_and_the_turn_goe
     await site.until_no_slot_is_taken()
     rows = await UsageReports(site.postgres).rows(UsageFilter(), by=("model", "agent"))
     assert {(row.model, row.agent, row.requests) for row in rows} == {
-        (MODEL, "two-minds", 1), (OTHER, "two-minds", 2),
+        (MODEL, "two-minds", 1), ("other", "two-minds", 2),
     }  # fmt: skip
     told = frames(answer.text)[-2]["usage"]
     assert told["completion_tokens"] == sum(row.completion_tokens for row in rows)

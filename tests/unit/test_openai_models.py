@@ -33,7 +33,7 @@ async def test_models_are_listed_with_the_agents(openai: AsyncOpenAI) -> None:
     assert listed[MODEL].created > 1_700_000_000
 
 
-@pytest.mark.parametrize("name", [MODEL, "agent:news"])
+@pytest.mark.parametrize("name", [MODEL, f"library/{MODEL.upper()}", "agent:news"])
 async def test_one_model_is_found_by_its_name(openai: AsyncOpenAI, name: str) -> None:
     assert (await openai.models.retrieve(name)).id == name
 

@@ -77,6 +77,13 @@ def test_a_model_host_is_read_as_ollama_reads_it(given_host: str, meant: str) ->
     assert load_settings({**REQUIRED, "OLLAMA_HOST": given_host}).ollama_host == meant
 
 
+def test_a_model_has_one_price_whatever_it_is_called() -> None:
+    price = '{"prompt": 1, "completion": 1}'
+    prices = f'{{"llama3.2": {price}, "library/Llama3.2:latest": {price}}}'
+    with pytest.raises(ConfigError, match=r"MODEL_PRICES.*llama3\.2 under two names"):
+        load_settings({**REQUIRED, "MODEL_PRICES": prices})
+
+
 @given(st.dictionaries(st.sampled_from(sorted(names())), st.text(max_size=40)))
 def test_any_environment_gives_settings_or_a_list_of_problems(environ: dict[str, str]) -> None:
     try:

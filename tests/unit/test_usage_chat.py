@@ -7,9 +7,10 @@ import pytest
 
 from lambent.admission.budgets import BudgetEdges, BudgetStore, Kind, Period, Unit
 from lambent.admission.reports import GroupBy, UsageFilter, UsageReports
+from lambent.setting_values import ModelPrice
 from local.services import Reply, ScriptedModel
 from tests.unit.chat_site import CHAT, ChatSite, chat_site
-from tests.unit.openai_site import ASKED, openai_client
+from tests.unit.openai_site import ASKED, WHY, openai_client
 
 
 @pytest.fixture
@@ -34,6 +35,34 @@ async def test_a_turn_is_booked_on_its_key_agent_and_model(site: ChatSite) -> No
     assert (row.client, row.key, row.agent, row.model) == ("tests", key, "chat", "smollm2:135m")
     assert (row.requests, row.prompt_tokens, row.completion_tokens) == (1, 7, 13)
     assert row.model_s > 0
+
+
+SPELLINGS = (
+    "fake", "FAKE", "Fake:Latest", "library/fake", "registry.ollama.ai/library/fake:latest",
+    "https://registry.ollama.ai/library/fake",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("priced", ["fake", "fake:latest", "Library/Fake"])
+async def test_a_models_price_holds_however_its_name_is_spelled(
+    postgres_dsn: str, scripted_model: ScriptedModel, priced: str
+) -> None:
+    scripted_model.default = Reply.many(13, prompt_tokens=7)
+    prices = (ModelPrice(priced, 1_000_000.0, 1_000_000.0),)
+    async with chat_site(postgres_dsn, scripted_model.host, model_prices=prices) as site:
+        async with openai_client(site) as client:
+            for spelled in SPELLINGS:
+                answer = await client.chat.completions.create(model=spelled, messages=WHY)
+                assert answer.model == spelled
+        await site.until_no_slot_is_taken()
+        reports = UsageReports(site.postgres)
+        (row,) = await reports.rows(UsageFilter(model="Fake:latest"), by=[GroupBy.MODEL])
+        assert (row.model, row.requests, row.cost) == ("fake", 6, 120.0)
+        edges = BudgetEdges(period=Period.DAY, unit=Unit.MONEY, hard=120)
+        await BudgetStore(site.postgres).put(Kind.CLIENT, "tests", [edges])
+        async with openai_client(site) as client:
+            with pytest.raises(openai.RateLimitError):
+                await client.chat.completions.create(model="library/fake", messages=WHY)
 
 
 async def test_a_soft_budget_warns_and_a_hard_one_refuses(site: ChatSite) -> None:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
+from lambent.model_names import canonical
+
 _SERVER: Final = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
 _SERVER_LENGTH: Final = 24
 # User and password of an address, as every driver reads them alike.
@@ -61,6 +63,9 @@ def model_prices(value: str) -> tuple[ModelPrice, ...]:
         raise ValueError(wanted) from None
     if any(not 0 <= part < 1e9 for one in prices for part in (one.prompt, one.completion)):
         raise ValueError(f"{wanted}, without negative prices")
+    names = [canonical(one.model) for one in prices]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"must price a model once, and prices {min(twice)} under two names")
     return prices
 
 

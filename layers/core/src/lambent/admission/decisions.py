@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from lambent.errors import LambentError
+from lambent.model_names import canonical
 from lambent.setting_values import ModelPrice
 from lambent.settings import Settings
 
@@ -60,7 +61,7 @@ class AdmissionConfig:
             breaker_successes=settings.breaker_successes,
             max_inflight=settings.ollama_max_inflight,
             slot_wait_s=settings.slot_wait_s,
-            prices={price.model: price for price in settings.model_prices},
+            prices={canonical(price.model): price for price in settings.model_prices},
         )
 
 

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Final
 
 from lambent.admission.statements import statement
+from lambent.model_names import canonical
 from lambent.postgres import Postgres
 
 MOST_ROWS: Final = 10_000
@@ -83,7 +84,7 @@ class UsageReports:
             "client": wanted.client,
             "key": wanted.key,
             "agent": wanted.agent,
-            "model": wanted.model,
+            "model": None if wanted.model is None else canonical(wanted.model),
             "limit": limit,
         }
         rows = await self._postgres.fetch(statement("usage_report"), params)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from lambent.model_names import canonical
 from lambent.setting_values import ModelPrice
 
 _MILLION: Final = 1_000_000
@@ -13,7 +14,7 @@ _MILLION: Final = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelUse:
-    """All that one turn has had of one model so far.
+    """All that one turn has had of one model so far; `model` is its canonical name.
 
     `requests` are calls that the model answered; `broken` of them ended before the server told
     their tokens: then `completion_tokens` are the pieces that came, and `estimated_tokens` stand
@@ -27,6 +28,10 @@ class ModelUse:
     completion_tokens: int
     estimated_tokens: int
     model_s: float
+
+    def __post_init__(self) -> None:
+        # Here, so that no spelling of a request gets past the price or splits a report.
+        object.__setattr__(self, "model", canonical(self.model))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,9 +54,8 @@ class TurnUse:
 
 
 def cost_of(use: ModelUse, prices: Mapping[str, ModelPrice]) -> float:
-    """What it costs; nothing where the model has no price."""
-    price = prices.get(use.model) or prices.get(use.model.removesuffix(":latest"))
-    price = price or prices.get("*")
+    """What it costs, by prices under canonical names; nothing where the model has none."""
+    price = prices.get(use.model) or prices.get("*")
     if price is None:
         return 0.0
     prompt = use.prompt_tokens + use.estimated_tokens

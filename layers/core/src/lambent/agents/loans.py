@@ -11,6 +11,7 @@ from lambent.admission.usage import Payer
 from lambent.agents.booking import Booking
 from lambent.agents.model_access import ModelAccess
 from lambent.agents.model_hosts import ModelHosts
+from lambent.model_names import canonical
 from lambent.models.manager import ModelManager
 
 
@@ -28,7 +29,11 @@ class Loans:
         self._hosts = hosts
         self._models = models
         self._payer = payer
-        self.model = model
+        self._model = canonical(model)
+
+    def owns(self, model: str) -> bool:
+        """Whether it is the turn's own, which its host is known to hold."""
+        return canonical(model) == self._model
 
     @asynccontextmanager
     async def access_to(self, model: str, *, host: str | None) -> AsyncIterator[ModelAccess | None]:
@@ -36,7 +41,7 @@ class Loans:
 
         Raises whatever refuses the grant.
         """
-        if host is None or model == self.model:
+        if host is None or self.owns(model):
             yield None
             return
         among = await self._hosts.for_model(model)

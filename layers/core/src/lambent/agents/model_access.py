@@ -86,7 +86,7 @@ class ModelAccess:
     def stream(self, request: ModelRequest) -> AsyncGenerator[ModelChunk, None]:
         """One generation; the slot of the turn is one, so it first sees the one before ended."""
         opened = _Open(request)
-        own = self.loans is None or request.model == self.loans.model
+        own = self.loans is None or self.loans.owns(request.model)
         # A turn's own tokens pass through one generator less.
         stream = self._stream if own else self._stream_elsewhere
         opened.stream = stream(request, opened)

@@ -9,6 +9,7 @@ from typing import Final
 
 from lambent.admission.decisions import Candidates
 from lambent.errors import LambentError
+from lambent.model_names import canonical
 from lambent.models.manager import ModelManager
 from lambent.models.values import ModelInfo
 
@@ -54,7 +55,7 @@ class ModelHosts:
         if len(hosts) == 1:
             return Candidates(hosts)
         looks = await self._looked_at(hosts)
-        name = _whole(model)
+        name = canonical(model)
         holding = tuple(host for host in hosts if name in (looks[host].held or ()))
         silent = tuple(host for host in hosts if looks[host].held is None)
         may = holding + silent if holding else hosts
@@ -108,15 +109,10 @@ class ModelHosts:
                 self._models.list_models(host=host, limit_s=limit_s),
                 self._models.list_running(host=host, limit_s=limit_s),
             )
-            held = frozenset(_whole(one.name) for one in holds)
-            loaded = frozenset(_whole(one.name) for one in runs)
+            held = frozenset(canonical(one.name) for one in holds)
+            loaded = frozenset(canonical(one.name) for one in runs)
         except LambentError:
             pass
         finally:
             del self._looking[host]
         self._looks[host] = _Look(asyncio.get_running_loop().time(), held, loaded)
-
-
-def _whole(model: str) -> str:
-    """With its tag, as the servers tell it."""
-    return model if ":" in model.rpartition("/")[2] else f"{model}:latest"

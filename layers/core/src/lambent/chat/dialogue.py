@@ -14,6 +14,7 @@ from lambent.chat.conversations import BUSY, Conversation, ConversationStore
 from lambent.chat.messages import check_readable
 from lambent.clock import Clock
 from lambent.errors import LambentError, ModelUnavailable, StoreUnavailable
+from lambent.model_names import canonical
 from lambent.models.manager import ModelManager
 from lambent.models.values import Message, Role, Usage
 
@@ -151,12 +152,13 @@ class Windows:
         """The window of one turn at the host; a silent one is not asked again for a while."""
         asked = int(options.get("num_ctx") or self._loaded_tokens)
         now_s = self._clock.monotonic_s()
-        if model not in self._known and self._silent_until_s.get(host, now_s) <= now_s:
+        name = canonical(model)
+        if name not in self._known and self._silent_until_s.get(host, now_s) <= now_s:
             try:
                 made_for = (await self._models.show(model, host=host)).context_tokens
-                self._known[model] = made_for or 1 << 30
+                self._known[name] = made_for or 1 << 30
             except ModelUnavailable:
                 self._silent_until_s[host] = self._clock.monotonic_s() + _ASK_AGAIN_S
             except LambentError:  # the turn itself will tell what is wrong, if anything is
                 pass
-        return min(asked, self._known.get(model, asked))
+        return min(asked, self._known.get(name, asked))

@@ -9,6 +9,7 @@ from typing import Any
 from lambent.agents.agent import AgentInfo
 from lambent.errors import UnknownModel
 from lambent.http.openai_requests import AGENT_PREFIX
+from lambent.model_names import canonical
 from lambent.models.values import ModelInfo
 
 
@@ -20,11 +21,12 @@ def list_of(models: Sequence[ModelInfo], agents: Sequence[AgentInfo]) -> dict[st
 
 def one_of_all(id: str, models: Sequence[ModelInfo], agents: Sequence[AgentInfo]) -> dict[str, Any]:
     """The answer of `GET /v1/models/{id}`; raises `UnknownModel`."""
-    listed: list[dict[str, Any]] = list_of(models, agents)["data"]
-    for name in (id, f"{id}:latest"):
-        for one in listed:
-            if one["id"] == name:
-                return {**one, "id": id}
+    for agent in agents:
+        if id == f"{AGENT_PREFIX}{agent.name}":
+            return _agent(agent)
+    for model in models:
+        if canonical(model.name) == canonical(id):
+            return {**_model(model), "id": id}
     raise UnknownModel(f"The model {id[:200]!r} does not exist.")
 
 
