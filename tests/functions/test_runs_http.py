@@ -18,6 +18,7 @@ from lambent.admission.migrate import migrate
 from lambent.bus.delivery import Deliverer
 from lambent.bus.events import EventBus, StepEvents, ensure_event_indexes
 from lambent.bus.webhooks import WebhookQueue, Webhooks, ensure_webhook_indexes
+from lambent.chat.idempotency import IdempotencyKeys
 from lambent.clock import SystemClock
 from lambent.engine.config import EngineConfig
 from lambent.engine.engine import MongoStore, WorkflowEngine
@@ -65,12 +66,13 @@ class Site:
         self.bus = EventBus(self.mongo, clock=clock, deliverer=deliverer)
         self.keys = KeyStore(self.postgres, clock=clock)
         self.schedules = Schedules(self.mongo, clock=clock)
+        self.idempotency = IdempotencyKeys(lambda: self.mongo, clock=clock)
         app = build_gateway_app(
             gate=Gate(self.postgres, clock=clock, config=AdmissionConfig(limit=10_000)),
             clock=clock,
             pings={},
             routers=[
-                runs_router(self.engine, authorize),
+                runs_router(self.engine, authorize, keys=self.idempotency),
                 events_router(self.bus, authorize),
                 webhooks_router(Webhooks(self.mongo, clock=clock), nudges, authorize),
                 schedules_router(
@@ -96,6 +98,11 @@ class Site:
     async def advance(self, run_id: str, times: int = 1) -> None:
         for _ in range(times):
             await self.engine.advance([run_id])
+
+    async def run(self, run_id: str) -> dict[str, Any]:
+        found = await self.store.due.collection.find_one({"_id": run_id})
+        assert found is not None
+        return found
 
     async def close(self) -> None:
         await self.postgres.close()
@@ -307,6 +314,54 @@ async def test_a_failed_run_is_retried_and_restarted(site: Site) -> None:
     assert (await acme.post(f"/runs/{run['id']}/restart", json={})).status_code == 202
     counted = await acme.post("/runs/cancel", json={"workflow": "fragile"})
     assert counted.json() == {"count": 1}
+
+
+async def test_a_command_with_a_key_is_done_once(site: Site) -> None:
+    acme = await site.caller("acme", "runs")
+    run = (await acme.post("/runs", json={"workflow": "fragile"})).json()
+    await site.advance(run["id"])
+    place, key = f"/runs/{run['id']}/restart", {"idempotency-key": "again"}
+    told = await asyncio.gather(*[acme.post(place, json={}, headers=key) for _ in range(8)])
+    assert {one.status_code for one in told} == {202}
+    assert len({one.text for one in told}) == 1
+    assert sum("idempotency-replayed" in one.headers for one in told) == 7
+    assert (await site.run(run["id"]))["epoch"] == 1
+    await site.advance(run["id"])
+    late = await acme.post(place, json={}, headers=key)
+    assert (late.status_code, late.text) == (202, told[0].text)
+    assert (await site.run(run["id"]))["epoch"] == 1
+    other = await acme.post(place, json={"step": "call"}, headers=key)
+    assert other.status_code == 422
+    elsewhere = await acme.post(f"/runs/{run['id']}/retry", headers=key)
+    assert elsewhere.status_code == 422
+    for verb, body in (("retry", {"workflow": "fragile"}), ("cancel", {"workflow": "fragile"})):
+        many = [
+            await acme.post(f"/runs/{verb}", json=body, headers={"idempotency-key": verb})
+            for _ in range(2)
+        ]
+        assert [one.json() for one in many] == [{"count": 1}] * 2
+        assert "idempotency-replayed" in many[1].headers
+
+
+@pytest.mark.parametrize("verb", ["cancel", "pause", "resume", "retry", "restart"])
+async def test_a_command_whose_asker_died_before_it_was_told_is_done_once(
+    site: Site, verb: str
+) -> None:
+    acme = await site.caller("acme", "runs")
+    run = (await acme.post("/runs", json={"workflow": "fragile"})).json()["id"]
+    if verb in ("retry", "restart"):
+        await site.advance(run)
+    if verb == "resume":
+        await acme.post(f"/runs/{run}/pause")
+    command = getattr(site.engine.control, verb)
+    await command(run, client="acme", by="token")
+    before = await site.run(run)
+    if verb in ("retry", "restart"):
+        await site.advance(run)  # it goes on, and fails again
+        before = await site.run(run)
+        assert before["status"] == "failed"
+    await command(run, client="acme", by="token")
+    assert await site.run(run) == before
 
 
 async def test_runs_belong_to_their_client_and_admins_see_all(site: Site) -> None:

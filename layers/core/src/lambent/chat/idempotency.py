@@ -183,12 +183,17 @@ class IdempotencyKeys:
         changes = {"status": KeyStatus.STREAMING.value, "stream": stream}
         await self._change(_owned(record), changes)
 
-    async def answered(self, record: KeyRecord, answer: KeptAnswer | None = None) -> None:
-        """running | streaming -> answered; a stream's answer is the stream."""
+    async def answered(
+        self, record: KeyRecord, answer: KeptAnswer | None = None, *, goes_on: bool = False
+    ) -> None:
+        """running | streaming -> answered; a stream's answer is the stream.
+
+        `goes_on`: one that is too large to keep may be made again with the same turn (`failed`).
+        """
         changes: dict[str, Any] = {"status": KeyStatus.ANSWERED.value}
         if answer is not None:
             if len(answer.body) > _LARGEST_BYTES:
-                await self.failed(record, None)
+                await self.failed(record, None, goes_on=goes_on)
                 return
             headers = [[name, value] for name, value in answer.headers.items()]
             changes["answer"] = {

@@ -23,7 +23,7 @@ from lambent.engine.model import (
     Status,
 )
 from lambent.engine.retries import Retries
-from lambent.engine.transitions import Transitions
+from lambent.engine.transitions import Transitions, has_obeyed
 from lambent.engine.values import Values
 from lambent.engine.views import RunView, StepView, run_view, step_view, wait_as_step
 from lambent.errors import Conflict, NotFound, RequestError
@@ -43,7 +43,10 @@ class RunPage:
 
 
 class RunControl:
-    """Every method is scoped: `client` is whose runs may be touched, None (an admin) all."""
+    """Every method is scoped: `client` is whose runs may be touched, None (an admin) all.
+
+    `by`: the token of a request that may come again: a run does what it asks once.
+    """
 
     def __init__(
         self,
@@ -114,7 +117,7 @@ class RunControl:
         now = self._clock.now()
         return await count_newest(self._due.collection, query_of(wanted), most=most, now=now)
 
-    async def cancel(self, run_id: str, *, client: str | None) -> RunView:
+    async def cancel(self, run_id: str, *, client: str | None, by: str | None = None) -> RunView:
         """Ask for the run to be undone and ended; one that is stuck in its undoing just ends, with
         `undo_skipped` in its error. One whose code is not deployed waits for it, `blocked`, if it
         has something to undo.
@@ -127,18 +130,26 @@ class RunControl:
                 if run["ending"]["status"] == Status.CANCELLED:
                     asked = await self._transitions.ask_cancel_children(run_id)
                     await self._nudger.nudge(asked)
-                return await self._transitions.end_stuck(run)
-            return await self._transitions.ask_cancel(run_id)
+                return await self._transitions.end_stuck(run, by=by)
+            return await self._transitions.ask_cancel(run_id, by=by)
 
-        return await self._command(run_id, client, "cancelled", (*ACTIVE, *PARKED), ask)
+        return await self._command(run_id, client, "cancelled", (*ACTIVE, *PARKED), ask, by)
 
-    async def pause(self, run_id: str, *, client: str | None) -> RunView:
+    async def pause(self, run_id: str, *, client: str | None, by: str | None = None) -> RunView:
         """Let what is under way finish and begin nothing new. Raises `Conflict`."""
-        ask = self._transitions.ask_pause
-        return await self._command(run_id, client, "paused", ACTIVE, lambda _: ask(run_id))
+
+        async def ask(_: Document) -> bool:
+            return await self._transitions.ask_pause(run_id, by=by)
+
+        return await self._command(run_id, client, "paused", ACTIVE, ask, by)
 
     async def resume(
-        self, run_id: str, *, client: str | None, budget: int | None = None
+        self,
+        run_id: str,
+        *,
+        client: str | None,
+        budget: int | None = None,
+        by: str | None = None,
     ) -> RunView:
         """Go on with a paused or blocked run (its version may be fixed by now), or take back a
         pause; `budget`: the new one of a run that has spent its own. Raises `Conflict`."""
@@ -151,19 +162,30 @@ class RunControl:
                     f"The run has spent {run['spent']} of {limit} tokens: give it a larger budget.",
                     fields={"status": run["status"], "spent": run["spent"]},
                 )
-            return await self._transitions.resume(run_id, budget=budget)
+            return await self._transitions.resume(run_id, budget=budget, by=by)
 
         asked_to_pause = (*PARKED, *ACTIVE)
-        return await self._command(run_id, client, "resumed", asked_to_pause, ask)
+        return await self._command(run_id, client, "resumed", asked_to_pause, ask, by)
 
-    async def retry(self, run_id: str, *, client: str | None) -> RunView:
+    async def retry(self, run_id: str, *, client: str | None, by: str | None = None) -> RunView:
         """Go on with a failed run from the step that failed; what completed is kept, unless it
         was undone: then nothing is. Where that step was a child run that failed, the child is
         retried first, in the same way. Raises `Conflict` for a run in any other state."""
         statuses = (Status.FAILED, Status.CANCELLED)
-        return await self._command(run_id, client, "retried", statuses, self._retries.retry)
 
-    async def restart(self, run_id: str, *, client: str | None, step: str | None = None) -> RunView:
+        async def ask(run: Document) -> bool:
+            return await self._retries.retry(run, by=by)
+
+        return await self._command(run_id, client, "retried", statuses, ask, by)
+
+    async def restart(
+        self,
+        run_id: str,
+        *,
+        client: str | None,
+        step: str | None = None,
+        by: str | None = None,
+    ) -> RunView:
         """Run again from `step` on (its key), or from the start; steps begun before it are kept.
 
         Raises `Conflict` for an active run, `NotFound` for a step that is not on record.
@@ -171,9 +193,9 @@ class RunControl:
         statuses = (*ENDED, *PARKED)
 
         async def ask(run: Document) -> bool:
-            return await self._retries.restart(run, step)
+            return await self._retries.restart(run, step, by=by)
 
-        return await self._command(run_id, client, "restarted", statuses, ask)
+        return await self._command(run_id, client, "restarted", statuses, ask, by)
 
     async def delete(self, run_id: str, *, client: str | None) -> None:
         """Forget an ended run and all it left. Raises `Conflict` while it goes on."""
@@ -190,19 +212,20 @@ class RunControl:
         for name in (STEPS, WAITS, CHUNKS):
             await guarded(self._mongo.db[name].delete_many({"run": run_id}))
 
-    async def cancel_all(self, wanted: RunFilter) -> int:
+    async def cancel_all(self, wanted: RunFilter, *, by: str | None = None) -> int:
         """Cancel every run that fits (at most 1,000 a call); how many were."""
-        return await self._bulk(wanted, (*ACTIVE, *PARKED), self.cancel)
+        return await self._bulk(wanted, (*ACTIVE, *PARKED), self.cancel, by)
 
-    async def retry_all(self, wanted: RunFilter) -> int:
+    async def retry_all(self, wanted: RunFilter, *, by: str | None = None) -> int:
         """Retry every failed run that fits (at most 1,000 a call); how many were."""
-        return await self._bulk(wanted, (Status.FAILED,), self.retry)
+        return await self._bulk(wanted, (Status.FAILED,), self.retry, by)
 
     async def _bulk(
         self,
         wanted: RunFilter,
         statuses: Sequence[Status],
         command: Callable[..., Awaitable[RunView]],
+        by: str | None,
     ) -> int:
         fitting = [one for one in statuses if one in wanted.statuses]
         if not fitting:
@@ -214,7 +237,7 @@ class RunControl:
             found = self._due.collection.find(query, {"client": 1}).limit(_BULK - done)
             for run in await guarded(found.to_list()):
                 try:
-                    await command(run["_id"], client=run["client"])
+                    await command(run["_id"], client=run["client"], by=by)
                 except (Conflict, NotFound):
                     continue  # it changed since it was found
                 done += 1
@@ -229,10 +252,14 @@ class RunControl:
         verb: str,
         allowed: Sequence[Status],
         ask: Callable[[Document], Awaitable[bool]],
+        by: str | None,
     ) -> RunView:
         run = await self._read(run_id, client)
-        if run["status"] not in allowed or not await ask(run):
-            raise _refused(await self._read(run_id, client), verb)
+        done = has_obeyed(run, by) or (run["status"] in allowed and await ask(run))
+        if not done:
+            found = await self._read(run_id, client)
+            if not has_obeyed(found, by):
+                raise _refused(found, verb)
         await self._nudger.nudge([run_id])
         return await self.get(run_id, client=client)
 

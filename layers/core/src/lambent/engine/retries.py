@@ -23,25 +23,25 @@ class Retries:
         self._due = due
         self._transitions = transitions
 
-    async def retry(self, run: Document) -> bool:
+    async def retry(self, run: Document, *, by: str | None = None) -> bool:
         """Failed or cancelled → waiting in the next epoch; False: it has changed since.
 
         Raises `Conflict` if it is a singleton and another run has its place.
         """
         if run["ending"] is not None or run["status"] == Status.CANCELLED:
-            return await self._take_on(run, cut=None, afresh=True)
+            return await self._take_on(run, cut=None, afresh=True, by=by)
         step = (run["error"] or {}).get("step")
         cut = None if step is None else await self._cut(run, step)
-        return await self._take_on(run, cut=cut, afresh=False)
+        return await self._take_on(run, cut=cut, afresh=False, by=by)
 
-    async def restart(self, run: Document, step: str | None) -> bool:
+    async def restart(self, run: Document, step: str | None, *, by: str | None = None) -> bool:
         """Ended or parked → waiting in the next epoch; False: it has changed since.
 
         Raises `NotFound` for a step that is not on record, `Conflict` if all was undone, or if
         it is a singleton and another run has its place.
         """
         if step is None:
-            return await self._take_on(run, cut=None, afresh=True)
+            return await self._take_on(run, cut=None, afresh=True, by=by)
         cut = await self._cut(run, step)
         if cut is None:
             raise NotFound(f"The run has no step {step!r} on record.")
@@ -50,7 +50,7 @@ class Retries:
                 "The run was undone: it can only be restarted from its start.",
                 fields={"status": run["status"]},
             )
-        return await self._take_on(run, cut=cut, afresh=False)
+        return await self._take_on(run, cut=cut, afresh=False, by=by)
 
     async def retry_child(self, run_id: str, *, parent: str, epoch: int) -> bool:
         """Retry a child that ended in this epoch, or an earlier one; False: it has gone on since

@@ -266,14 +266,17 @@ class Transitions:
 
     # By commands, from anywhere
 
-    async def ask_cancel(self, run_id: str) -> bool:
+    # `by`: the token of a request that may come again; written with what it does (`has_obeyed`).
+
+    async def ask_cancel(self, run_id: str, *, by: str | None = None) -> bool:
         """Active: `control` is set and the run woken. Parked: waiting, due at once."""
-        if await self._due.wake(run_id, set={"control": Control.CANCEL.value}):
+        noted = _obeyed(by)
+        if await self._due.wake(run_id, set={"control": Control.CANCEL.value}, also=noted):
             return True
         changes = {"control": Control.CANCEL.value, "status": Status.WAITING.value}
         # A run that was ending already when it got stuck is only let end, in `end_stuck`.
         where = {"status": {"$in": [status.value for status in PARKED]}, "ending": None}
-        return await self._due.wake(run_id, set=changes, where=where)
+        return await self._due.wake(run_id, set=changes, where=where, also=noted)
 
     async def ask_cancel_children(self, parent: str) -> list[str]:
         """Ask every run that this one started for a cancel; those that are not over yet."""
@@ -283,7 +286,7 @@ class Transitions:
         found = await guarded(self._due.collection.find(query, {"_id": 1}).to_list())
         return [child["_id"] for child in found if await self.ask_cancel(child["_id"])]
 
-    async def end_stuck(self, run: Document) -> bool:
+    async def end_stuck(self, run: Document, *, by: str | None = None) -> bool:
         """blocked while it was being undone → what it was to end as, without the rest of it."""
         now = self._clock.now()
         why = run["ending"]["error"] or {"type": "Cancelled", "message": "It was cancelled."}
@@ -298,30 +301,34 @@ class Transitions:
             "left": [STEPS, WAITS, CHUNKS, OPEN_WAITS],
         }
         where = {"_id": run["_id"], "status": Status.BLOCKED.value, "epoch": run["epoch"]}
-        update = {"$set": changes, "$inc": {"signals": 1}, **_let_go(run)}
+        update = {"$set": changes, "$inc": {"signals": 1}, **_let_go(run), **_obeyed(by)}
         answer = await guarded(self._due.collection.update_one(where, update))
         return answer.matched_count == 1
 
-    async def ask_pause(self, run_id: str) -> bool:
+    async def ask_pause(self, run_id: str, *, by: str | None = None) -> bool:
         """Active, and not being cancelled: `control` is set and the run woken."""
         where = {
             "status": {"$in": _ACTIVE},
             "control": {"$ne": Control.CANCEL.value},
             "ending": None,
         }
-        return await self._due.wake(run_id, set={"control": Control.PAUSE.value}, where=where)
+        changes = {"control": Control.PAUSE.value}
+        return await self._due.wake(run_id, set=changes, where=where, also=_obeyed(by))
 
-    async def resume(self, run_id: str, *, budget: int | None = None) -> bool:
+    async def resume(
+        self, run_id: str, *, budget: int | None = None, by: str | None = None
+    ) -> bool:
         """Parked → waiting, due at once; active with a pause asked for → the pause is off."""
         changes: Document = {"control": None}
+        noted = _obeyed(by)
         if budget is not None:
             changes["budget"] = budget
         asked = {"status": {"$in": _ACTIVE}, "control": Control.PAUSE.value}
-        if await self._due.wake(run_id, set=changes, where=asked):
+        if await self._due.wake(run_id, set=changes, where=asked, also=noted):
             return True
         changes |= {"status": Status.WAITING.value, "blocked": None, "idle": 0}
         parked = {"status": {"$in": [status.value for status in PARKED]}}
-        return await self._due.wake(run_id, set=changes, where=parked)
+        return await self._due.wake(run_id, set=changes, where=parked, also=noted)
 
     async def raise_epoch(
         self,
@@ -329,6 +336,7 @@ class Transitions:
         *,
         cut: Cut | None,
         afresh: bool,
+        by: str | None = None,
     ) -> bool:
         """Ended or parked → waiting in the next epoch: one guarded update, nothing deleted.
 
@@ -372,6 +380,7 @@ class Transitions:
             "$set": changes,
             "$inc": {"signals": 1},
             "$unset": {"expire_at": ""},
+            **_obeyed(by),
         }
         added: Document = {}
         if run.get("slot_group"):
@@ -402,6 +411,16 @@ def _replace(run: Document, found: Document) -> None:
     """Make the run what was found, also where a field is gone."""
     run.clear()
     run.update(found)
+
+
+def has_obeyed(run: Mapping[str, Any], by: str | None) -> bool:
+    """Whether a command with this token was done to the run; none is never."""
+    return by is not None and by in run.get("obeyed", ())
+
+
+def _obeyed(by: str | None) -> Document:
+    # As many as retries of one caller might cross each other.
+    return {} if by is None else {"$push": {"obeyed": {"$each": [by], "$slice": -8}}}
 
 
 def _let_go(run: Mapping[str, Any]) -> Document:

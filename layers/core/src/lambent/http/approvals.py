@@ -6,12 +6,14 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from lambent.admission.decisions import Scope
 from lambent.agents.approvals import awaited_calls, decide
+from lambent.chat.idempotency import IdempotencyKeys
 from lambent.engine.engine import WorkflowEngine
+from lambent.http.keyed_making import ACCEPTED, KeyedMaking, keyed_making
 from lambent.http.reach import Authorize, Reach, changing, reading
 
 
@@ -41,10 +43,13 @@ class ApprovalList(BaseModel):
     approvals: list[ApprovalView]
 
 
-def add_approvals(router: APIRouter, engine: WorkflowEngine, authorize: Authorize) -> None:
+def add_approvals(
+    router: APIRouter, engine: WorkflowEngine, authorize: Authorize, *, keys: IdempotencyKeys
+) -> None:
     """`/runs/{run_id}/approvals`; needs the scope `runs`, or to look `admin:read`."""
     reader = Annotated[Reach, Depends(reading(authorize, Scope.RUNS))]
     writer = Annotated[Reach, Depends(changing(authorize, Scope.RUNS))]
+    once = Annotated[KeyedMaking, Depends(keyed_making(keys))]
 
     @router.get("/runs/{run_id}/approvals")
     async def list_approvals(run_id: str, reach: reader) -> ApprovalList:
@@ -54,16 +59,24 @@ def add_approvals(router: APIRouter, engine: WorkflowEngine, authorize: Authoriz
 
     @router.post(
         "/runs/{run_id}/approvals/{call_id}",
-        status_code=202,
+        status_code=ACCEPTED,
+        response_model=None,
         responses={410: {"description": "It has been decided, or its time is over."}},
     )
-    async def decide_call(run_id: str, call_id: str, body: Decision, reach: writer) -> None:
+    async def decide_call(
+        run_id: str, call_id: str, body: Decision, reach: writer, done_once: once
+    ) -> Response:
         """Decide on a tool call that an agent's run waits with; the first decision counts."""
-        await decide(
-            engine,
-            run_id,
-            call_id,
-            client=reach.client,
-            approve=body.approve,
-            note=body.note,
-        )
+
+        async def make(_: str | None) -> tuple[None, dict[str, str]]:
+            await decide(
+                engine,
+                run_id,
+                call_id,
+                client=reach.client,
+                approve=body.approve,
+                note=body.note,
+            )
+            return None, {}
+
+        return await done_once.made(reach.own, body, make, status=ACCEPTED)

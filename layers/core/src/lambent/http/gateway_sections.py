@@ -83,8 +83,8 @@ def gateway_sections(parts: Parts) -> list[Section]:
         from lambent.http.approvals import add_approvals
         from lambent.http.runs import runs_router
 
-        router = runs_router(parts.engine, authorize)
-        add_approvals(router, parts.engine, authorize)
+        router = runs_router(parts.engine, authorize, keys=parts.chats.keys)
+        add_approvals(router, parts.engine, authorize, keys=parts.chats.keys)
         return router
 
     def events() -> APIRouter:

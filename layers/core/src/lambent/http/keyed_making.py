@@ -1,13 +1,14 @@
-"""`KeyedMaking`: `Idempotency-Key` on a route that makes one small thing."""
+"""`KeyedMaking`: `Idempotency-Key` on a route that makes, or does, one small thing."""
 
 # No postponed annotations here: FastAPI has to see the dependency made inside the function.
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
 from typing import Annotated, Any, Final
 
 from fastapi import Header, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from lambent.chat.idempotency import IdempotencyKeys, KeptAnswer, KeyRecord, quietly
 from lambent.errors import LambentError, Unavailable, Unprocessable, revived
@@ -16,9 +17,11 @@ from lambent.http.key_header import KeyReused, checked_key
 from lambent.http.problems import as_lambent
 
 CREATED: Final = 201
+ACCEPTED: Final = 202
+DONE: Final = 200
 _JSON: Final = "application/json"
 # Makes it, once for each token; None: no key was sent.
-Make = Callable[[str | None], Awaitable[tuple[BaseModel, Mapping[str, str]]]]
+Make = Callable[[str | None], Awaitable[tuple[Any, Mapping[str, str]]]]
 
 
 class KeyedMaking:
@@ -34,20 +37,23 @@ class KeyedMaking:
         self._path = request.url.path
         self._key = None if key is None else checked_key(key)
 
-    async def made(self, client: str, asked: BaseModel, make: Make) -> Response:
-        """The answer, of this request or of the first one with its key.
+    async def made(
+        self, client: str, asked: BaseModel | None, make: Make, *, status: int = CREATED
+    ) -> Response:
+        """The answer, of this request or of the first one with its key; `status` is its own.
 
         Raises what `make` raises, `KeyReused`, and `StoreUnavailable`.
         """
         if self._key is None:
-            return self._response(_answer(*await make(None)))
-        sent = json.dumps([self._path, asked.model_dump(mode="json")], sort_keys=True).encode()
+            return self._response(_answer(status, *await make(None)))
+        said = None if asked is None else asked.model_dump(mode="json")
+        sent = json.dumps([self._path, said], sort_keys=True).encode()
         try:
             record, owned = await self._keys.settled(self._key, sent, client=client)
         except Unprocessable as error:
             raise KeyReused(error.detail) from None
         if owned:
-            return self._response(await self._make(record, make))
+            return self._response(await self._make(record, make, status))
         if record.answer is not None:
             return self._response(record.answer, replayed=True)
         if (kept := record.error) is not None:
@@ -62,11 +68,11 @@ class KeyedMaking:
             headers["idempotency-replayed"] = "true"
         return Response(answer.body, status_code=answer.status, headers=headers)
 
-    async def _make(self, record: KeyRecord, make: Make) -> KeptAnswer:
+    async def _make(self, record: KeyRecord, make: Make, status: int) -> KeptAnswer:
         assert self._key is not None
         keeping = self._keys.keep(record)
         try:
-            answer = _answer(*await make(record.turn))
+            answer = _answer(status, *await make(record.turn))
         except Exception as error:
             failure, _ = as_lambent(error)
             # Its token stays where what was made may be there after all.
@@ -77,7 +83,7 @@ class KeyedMaking:
         finally:
             keeping.cancel()
         # Before it is told: a crash in between must not let a retry be answered anew.
-        await quietly(self._keys.answered(record, answer), key=self._key)
+        await quietly(self._keys.answered(record, answer, goes_on=True), key=self._key)
         return answer
 
 
@@ -99,6 +105,12 @@ def keyed_making(keys: IdempotencyKeys) -> Callable[..., KeyedMaking]:
     return dependency
 
 
-def _answer(made: BaseModel, headers: Mapping[str, str]) -> KeptAnswer:
-    body = made.model_dump_json().encode()
-    return KeptAnswer(CREATED, {"content-type": _JSON, **headers}, body)
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _answer(status: int, made: Any, headers: Mapping[str, str]) -> KeptAnswer:
+    kind: Any = type(made)
+    body = _adapter(kind).dump_json(made)
+    return KeptAnswer(status, {"content-type": _JSON, **headers}, body)

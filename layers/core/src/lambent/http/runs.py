@@ -2,7 +2,6 @@
 
 # No postponed annotations here: FastAPI has to see the dependencies made inside the function.
 
-from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -10,16 +9,18 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from lambent.admission.decisions import Principal, Scope
+from lambent.chat.idempotency import IdempotencyKeys
 from lambent.engine.engine import WorkflowEngine
 from lambent.engine.listing import RunFilter, StatusAsked
 from lambent.engine.model import Level
 from lambent.engine.registry import Workflow
 from lambent.engine.views import LineView, RunView, SliceView, StepView
-from lambent.errors import Conflict, RequestError, Unprocessable
+from lambent.errors import Conflict, Unprocessable
 from lambent.http.audited import note_audit
 from lambent.http.bodies import finite
 from lambent.http.key_header import checked_key
 from lambent.http.reach import Authorize, Reach, changing, reading
+from lambent.http.run_commands import GOING_ON, add_commands
 
 _EXAMPLE: JsonDict = {
     "workflow": "news.digest",
@@ -50,8 +51,6 @@ _HISTORY: JsonDict = {
     "pace": ["2026-03-01T07:00:01Z"],
 }
 
-_GOING_ON = "`going_on`: pending, running, waiting, paused or blocked."
-
 
 class RunRequest(BaseModel):
     """A run to start."""
@@ -70,46 +69,6 @@ class RunRequest(BaseModel):
     version: int | None = Field(default=None, ge=1, description="None: the newest deployed.")
     priority: Level | None = Field(default=None, description="0 high, 1 normal, 2 low.")
     budget: int | None = Field(default=None, ge=1, description="Model tokens it may spend.")
-
-
-class ResumeRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"budget": 200000}]})
-
-    budget: int | None = Field(default=None, ge=1, description="The new budget of the run.")
-
-
-class RestartRequest(BaseModel):
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"step": "fetch"}]})
-
-    step: str | None = Field(
-        default=None, max_length=1000, description="The step's key; none: from the start."
-    )
-
-
-class BulkRequest(BaseModel):
-    """Which runs, at most 1,000 a call. At least one condition is asked for."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {
-                    "workflow": "news.digest",
-                    "created_from": "2026-03-01T00:00:00Z",
-                }
-            ]
-        },
-    )
-
-    status: StatusAsked | None = Field(default=None, description=_GOING_ON)
-    workflow: str | None = Field(default=None, max_length=100)
-    version: int | None = Field(default=None, ge=1, description="Of the workflow.")
-    created_from: AwareDatetime | None = None
-    created_to: AwareDatetime | None = None
-
-
-class BulkAnswer(BaseModel):
-    count: int = Field(description="How many runs obeyed. Ask again until it is 0.")
 
 
 class RunList(BaseModel):
@@ -166,12 +125,14 @@ class WorkflowList(BaseModel):
     workflows: list[WorkflowView]
 
 
-def runs_router(engine: WorkflowEngine, authorize: Authorize) -> APIRouter:
+def runs_router(
+    engine: WorkflowEngine, authorize: Authorize, *, keys: IdempotencyKeys
+) -> APIRouter:
     """`/runs` and `/workflows`; needs the scope `runs`."""
     router = APIRouter(tags=["runs"])
     _add_reading(router, engine, authorize)
     _add_starting(router, engine, authorize)
-    _add_commands(router, engine, authorize)
+    add_commands(router, engine, authorize, keys=keys)
     return router
 
 
@@ -214,16 +175,6 @@ def _add_starting(router: APIRouter, engine: WorkflowEngine, authorize: Authoriz
         response.headers["location"] = f"/runs/{run_id}"
         return await engine.control.get(run_id, client=reach.own)
 
-    @router.post("/runs/cancel")
-    async def cancel_runs(request: Request, body: BulkRequest, reach: writer) -> BulkAnswer:
-        """Cancel every run that fits."""
-        return await _all(request, body, reach, engine.control.cancel_all)
-
-    @router.post("/runs/retry")
-    async def retry_runs(request: Request, body: BulkRequest, reach: writer) -> BulkAnswer:
-        """Retry every failed run that fits."""
-        return await _all(request, body, reach, engine.control.retry_all)
-
 
 def _add_reading(router: APIRouter, engine: WorkflowEngine, authorize: Authorize) -> None:
     reader = Annotated[Reach, Depends(reading(authorize, Scope.RUNS))]
@@ -237,7 +188,7 @@ def _add_reading(router: APIRouter, engine: WorkflowEngine, authorize: Authorize
     @router.get("/runs")
     async def list_runs(
         reach: reader,
-        status: Annotated[StatusAsked | None, Query(description=_GOING_ON)] = None,
+        status: Annotated[StatusAsked | None, Query(description=GOING_ON)] = None,
         workflow: Annotated[str | None, Query(max_length=100)] = None,
         version: Annotated[int | None, Query(ge=1, description="Of the workflow.")] = None,
         client: Annotated[str | None, Query(max_length=100)] = None,
@@ -304,79 +255,12 @@ def _add_reading(router: APIRouter, engine: WorkflowEngine, authorize: Authorize
         return HistoryView(slices=list(found.slices), log=list(found.log), pace=list(found.pace))
 
 
-def _add_commands(router: APIRouter, engine: WorkflowEngine, authorize: Authorize) -> None:
-    writer = Annotated[Reach, Depends(changing(authorize, Scope.RUNS))]
-    refusals: Mapping[int | str, dict[str, Any]] = {
-        409: {"description": "Its state does not allow that; `status` says which it is."}
-    }
-
-    @router.post("/runs/{run_id}/cancel", status_code=202, responses={**refusals})
-    async def cancel_run(run_id: str, reach: writer) -> RunView:
-        """Undo what it did, then end it."""
-        return await engine.control.cancel(run_id, client=reach.client)
-
-    @router.post("/runs/{run_id}/pause", status_code=202, responses={**refusals})
-    async def pause_run(run_id: str, reach: writer) -> RunView:
-        """Let what is under way finish, and begin nothing new."""
-        return await engine.control.pause(run_id, client=reach.client)
-
-    @router.post("/runs/{run_id}/resume", status_code=202, responses={**refusals})
-    async def resume_run(run_id: str, reach: writer, body: ResumeRequest | None = None) -> RunView:
-        """Go on with a paused or blocked run."""
-        budget = body.budget if body is not None else None
-        return await engine.control.resume(run_id, client=reach.client, budget=budget)
-
-    @router.post("/runs/{run_id}/retry", status_code=202, responses={**refusals})
-    async def retry_run(run_id: str, reach: writer) -> RunView:
-        """Go on with a failed run from the step that failed."""
-        return await engine.control.retry(run_id, client=reach.client)
-
-    @router.post("/runs/{run_id}/restart", status_code=202, responses={**refusals})
-    async def restart_run(
-        run_id: str, reach: writer, body: RestartRequest | None = None
-    ) -> RunView:
-        """Run again from a step on; what was begun before it is kept."""
-        step = body.step if body is not None else None
-        return await engine.control.restart(run_id, client=reach.client, step=step)
-
-    @router.delete("/runs/{run_id}", status_code=204, responses={**refusals})
-    async def delete_run(run_id: str, reach: writer) -> None:
-        """Forget an ended run and all it left."""
-        await engine.control.delete(run_id, client=reach.client)
-
-
 def _key_of(body: RunRequest, header: str | None) -> str | None:
     if header is None:
         return body.key
     if body.key not in (None, checked_key(header)):
         raise Unprocessable("The Idempotency-Key and the body's key are two different ones.")
     return header
-
-
-def _filter(body: BulkRequest, reach: Reach) -> RunFilter:
-    asked = body.model_dump(exclude_none=True)
-    if not asked:
-        raise RequestError("Say which runs: by status, workflow or time.")
-    return RunFilter(client=reach.client, **asked)
-
-
-async def _all(
-    request: Request,
-    body: BulkRequest,
-    reach: Reach,
-    command: Callable[[RunFilter], Awaitable[int]],
-) -> BulkAnswer:
-    """Do it to every run that fits, on record before and, with their number, after."""
-    note_audit(request, target=_told(body))
-    count = await command(_filter(body, reach))
-    note_audit(request, target=f"{_told(body)} runs={count}")
-    return BulkAnswer(count=count)
-
-
-def _told(body: BulkRequest) -> str:
-    """The filter, for the record."""
-    asked = body.model_dump(mode="json", exclude_none=True)
-    return " ".join(f"{name}={value}" for name, value in asked.items()) or "/runs"
 
 
 def _workflow(one: Workflow) -> WorkflowView:
