@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -20,6 +21,7 @@ class Kept(ThreadingHTTPServer):
         self.reads: list[str] = []
         self.writes: list[str] = []
         self.refuses = False
+        self.meanwhile: Callable[[], object] = lambda: None  # what happens while it writes
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def be_asked(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,6 +52,7 @@ class _Answering(BaseHTTPRequestHandler):
     def _put(self, asked: dict[str, str]) -> tuple[int, object]:
         if self.server.refuses:
             return 400, {"__type": "AccessDeniedException", "message": "not authorized"}
+        self.server.meanwhile()
         name = asked["SecretId"]
         self.server.writes.append(name)
         self.server.values[name] = asked["SecretString"]

@@ -30,6 +30,13 @@ NOWHERE = {
 }
 
 
+# Another stack over the same stores, with a secret of its own.
+OTHER = {
+    "StackId": "arn:aws:cloudformation:us-east-1:123456789012:stack/other/0f0f0f0f-c90c-11f0",
+    "AdminKeySecret": "arn:aws:secretsmanager:us-east-1:123456789012:secret:other/admin-key-x",
+}
+
+
 class Context:
     """What Lambda tells a function about its invocation, as far as setup asks."""
 
@@ -66,11 +73,13 @@ class Deployment:
         platform.cache_clear()
 
     def told(
-        self, name: str, *, left_s: float = 300, RequestType: str = "", **properties: Any
-    ) -> dict[str, Any]:
+        self, name: str, *, left_s: float = 300, RequestType: str = "", StackId: str = "",
+        **properties: Any,
+    ) -> dict[str, Any]:  # fmt: skip
         """What CloudFormation hears of the recorded event `name`."""
         given = json.loads((EVENTS / f"setup_{name}.json").read_text())
         given["RequestType"] = RequestType or given["RequestType"]
+        given["StackId"] = StackId or given["StackId"]
         given["ResourceProperties"] |= properties
         self.inbox.answers.clear()
         self.function.handler({**given, "ResponseURL": self.inbox.url}, Context(left_s))
@@ -168,6 +177,49 @@ def test_an_update_to_empty_stores_makes_no_key_good_that_nobody_has(
     assert admin_hashes(postgres_dsn) == []
     deployment.secrets.refuses = False
     assert deployment.told("update")["Status"] == "SUCCESS"
+    assert admin_hashes(postgres_dsn) == [hash_of(deployment.kept_key)]
+
+
+@pytest.mark.parametrize("ends", ["delete", "update"])
+def test_another_stack_over_the_same_stores_leaves_the_first_one_s_key_good(
+    deployment: Deployment, postgres_dsn: str, ends: str
+) -> None:
+    deployment.told("create")
+    kept = deployment.kept_key
+    told = deployment.told("create", **OTHER)
+    assert (told["Status"], "admin key" in told["Reason"]) == ("SUCCESS", True)
+    told_instead = deployment.secrets.values[OTHER["AdminKeySecret"]]
+    assert "lam_" not in told_instead
+    assert told_instead == told["Reason"]
+    # As a rollback does, or as its later deploys.
+    assert deployment.told(ends, **OTHER)["Status"] == "SUCCESS"
+    assert admin_hashes(postgres_dsn) == [hash_of(kept)]
+    assert deployment.told("update")["Reason"] == "Done"
+
+
+def test_a_key_that_somebody_else_makes_meanwhile_is_not_replaced(
+    deployment: Deployment, postgres_dsn: str
+) -> None:
+    theirs = hash_of("Meanwhile0" * 4)
+
+    def make_one() -> None:
+        with psycopg.connect(postgres_dsn) as connection:
+            made = "('admin', %s, 'theirs', 'admin', '{admin}') ON CONFLICT DO NOTHING"
+            into = "INSERT INTO lambent.api_key (id, secret_hash, name, client, scopes) VALUES "
+            connection.execute(into + made, (theirs,))
+
+    deployment.secrets.meanwhile = make_one
+    told = deployment.told("create")
+    assert (told["Status"], "admin key" in told["Reason"]) == ("SUCCESS", True)
+    assert admin_hashes(postgres_dsn) == [theirs]
+    assert deployment.kept_key == told["Reason"]
+
+
+def test_a_create_that_is_told_twice_leaves_the_key_that_it_made(
+    deployment: Deployment, postgres_dsn: str
+) -> None:
+    deployment.told("create")
+    assert deployment.told("create")["Reason"] == "Done"
     assert admin_hashes(postgres_dsn) == [hash_of(deployment.kept_key)]
 
 

@@ -198,6 +198,16 @@ async def test_a_secret_from_outside_becomes_the_first_admin_key(postgres_dsn: s
             await place.keys.ensure_admin(secret="short")
 
 
+async def test_a_secret_that_replaces_none_is_good_only_where_there_is_no_admin_key(
+    postgres_dsn: str,
+) -> None:
+    async with stand(postgres_dsn) as place:
+        for secret in ("First000" * 4, "Second00" * 4):
+            made = await place.keys.ensure_admin(secret=secret, replaces=False)
+            assert (made.text is not None) == secret.startswith("First")
+            assert await good(place, f"lam_admin_{'First000' * 4}", Scope.ADMIN)
+
+
 async def test_a_revoked_first_admin_key_comes_back_only_with_a_new_secret(
     postgres_dsn: str,
 ) -> None:

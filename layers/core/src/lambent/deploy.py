@@ -3,7 +3,8 @@ digest of the settings.
 
 Rollback safe: creating and updating are the same idempotent act, expand-only, so going back to
 the code before needs no undoing; the physical id never changes, so no update ends in a delete;
-and a delete keeps the data unless the stack was told otherwise.
+an admin key that is there is left alone, so another stack's stays good whatever becomes of this
+one; and a delete keeps the data unless the stack was told otherwise.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ _SETTINGS: Final = "Custom::LambentSettings"
 _ANSWER_TIMEOUT_S: Final = 10.0
 _ANSWER_ATTEMPTS: Final = 4
 _SECRET_LENGTH: Final = 43
+_NOT_OURS: Final = (
+    "These stores had an admin key that this stack did not make, and it was left as it is: use "
+    'that one, or replace it as the README says under "The admin key".'
+)
 
 
 class RequestType(StrEnum):
@@ -97,8 +102,9 @@ async def serve(
     """Do what CloudFormation asks with `run`, and tell it how that went; never raises for `run`.
 
     `run` is given `{"action": "setup" | "delete"}`, `admin_secret` where this call made one,
-    `makes_admin_key` where it is to say only whether there is one, as `maker` the stack, where
-    data is made or deleted, and as `reserved_steps` what is reserved for the step function.
+    `makes_admin_key` where it is to say only whether there is one and who made the stores,
+    `replaces_admin_key` where it is not to, as `maker` the stack, where data is made or deleted,
+    and as `reserved_steps` what is reserved for the step function.
     Without an answer CloudFormation would wait for its whole service timeout.
     """
     request = parse(event)
@@ -122,10 +128,8 @@ async def serve(
 async def _carry_out(request: Request, run: Run) -> str:
     """What there is to say about a success: nothing, mostly."""
     match request.type:
-        case RequestType.CREATE:
-            await _create(request, run)
-        case RequestType.UPDATE:
-            await _update(request, run)
+        case RequestType.CREATE | RequestType.UPDATE:
+            return await _set_up(request, run)
         case RequestType.DELETE:
             # Also what follows a failed create: with data to keep, no store need be reached.
             if request.deletes_data:
@@ -137,36 +141,38 @@ async def _carry_out(request: Request, run: Run) -> str:
     return ""
 
 
-def _asked(request: Request) -> dict[str, Any]:
-    return {
+async def _set_up(request: Request, run: Run) -> str:
+    asked = {
         "action": "setup",
         "maker": request.stack_id,
         "reserved_steps": request.reserved_steps,
     }
-
-
-async def _create(request: Request, run: Run) -> None:
-    asked = _asked(request)
     if not request.admin_key_secret:
         await run(asked)
-        return
+        return ""
+    found = await run({**asked, "makes_admin_key": False})
+    if found["has_admin_key"]:
+        return await _leave_key(request, maker=found["maker"])
     secret = random_base62(_SECRET_LENGTH)
     # Kept before it is made good: a key in Postgres whose text nobody has would lock everyone
     # out, a text without its key is replaced by the next attempt.
-    await asyncio.to_thread(_put_secret, request.admin_key_secret, f"lam_admin_{secret}")
-    await run({**asked, "admin_secret": secret})
+    await _put(request, f"lam_admin_{secret}")
+    # Never in place of another: someone else may have made one since.
+    made = await run({**asked, "admin_secret": secret, "replaces_admin_key": False})
+    return "" if made["admin_key"] else await _leave_key(request, maker=None)
 
 
-async def _update(request: Request, run: Run) -> None:
-    asked = _asked(request)
-    if not request.admin_key_secret:
-        await run(asked)
-        return
-    # A key that is there is left alone. Stores that were changed for empty ones have none: it is
-    # then kept before it is made good, as at a create.
-    done = await run({**asked, "makes_admin_key": False})
-    if not done["has_admin_key"]:
-        await _create(request, run)
+async def _leave_key(request: Request, *, maker: str | None) -> str:
+    """A key that is there is good to somebody, and stays so whatever becomes of this stack."""
+    if maker == request.stack_id:
+        return ""
+    if request.type is RequestType.CREATE:  # later the secret may hold what an operator has put
+        await _put(request, _NOT_OURS)
+    return _NOT_OURS
+
+
+async def _put(request: Request, text: str) -> None:
+    await asyncio.to_thread(_put_secret, request.admin_key_secret, text)
 
 
 def _answer(request: Request, status: str, reason: str, **data: str) -> dict[str, Any]:

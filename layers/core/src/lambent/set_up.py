@@ -19,9 +19,10 @@ async def run_setup(event: dict[str, Any]) -> dict[str, Any]:
     """Create or update tables and indexes, and the first admin key. Safe to run twice or at once.
 
     Answers `{"applied": [names of SQL files], "admin_key": text or None}`: the key's text only
-    where this call made it, or was given it as `admin_secret`. With `makes_admin_key` false none is
-    made, and `has_admin_key` says whether there is one. A `maker` is noted as the one who made the
-    tables, if this call did. `reserved_steps`: what is reserved for the step function, if it is.
+    where this call made it, or was given it as `admin_secret` (which replaces one that is there,
+    unless `replaces_admin_key` is false). With `makes_admin_key` false none is made, and
+    `has_admin_key` says whether there is one, `maker` who made the tables. A `maker` is noted as
+    that, if this call did. `reserved_steps`: what is reserved for the step function, if it is.
     """
     from lambent import wipe
     from lambent.admission.migrate import FIRST, migrate
@@ -33,8 +34,10 @@ async def run_setup(event: dict[str, Any]) -> dict[str, Any]:
         await wipe.note_maker(parts.postgres, maker)
     await _ensure_indexes(parts)
     if event.get("makes_admin_key") is False:
-        return {"applied": applied, "has_admin_key": await parts.keys.has_admin()}
-    admin = await parts.keys.ensure_admin(secret=event.get("admin_secret"))
+        has_key, maker = await parts.keys.has_admin(), await wipe.maker_of(parts.postgres)
+        return {"applied": applied, "has_admin_key": has_key, "maker": maker}
+    replaces = event.get("replaces_admin_key") is not False
+    admin = await parts.keys.ensure_admin(secret=event.get("admin_secret"), replaces=replaces)
     logger().info("Setup is done", extra={"applied": applied, "admin_key_made": bool(admin.text)})
     return {"applied": applied, "admin_key": admin.text}
 

@@ -201,12 +201,12 @@ class KeyStore:
         """From now on the key is unknown to the gate; revoking twice is the same as once."""
         return await self._one("key_revoke", key_id)
 
-    async def ensure_admin(self, *, secret: str | None = None) -> AdminKey:
+    async def ensure_admin(self, *, secret: str | None = None, replaces: bool = True) -> AdminKey:
         """The first admin key, made once however many ask at once; it holds every scope.
 
         `secret` is the secret part, or all of `lam_admin_<secret>`, kept elsewhere (Secrets
-        Manager): its hash is stored in place of the present one. Raises `ConfigError` for one that
-        is too weak to be a key.
+        Manager): its hash is stored, in place of the present one if it `replaces` that. Raises
+        `ConfigError` for one that is too weak to be a key.
         """
         match = _GIVEN_SECRET.fullmatch(secret) if secret is not None else None
         if secret is not None and match is None:
@@ -218,7 +218,7 @@ class KeyStore:
             "name": "first admin key",
             "client": _ADMIN_ID,
             "scopes": [scope.value for scope in Scope],
-            "given": match is not None,
+            "given": match is not None and replaces,
         }
         row = await self._postgres.fetch_one(statement("key_ensure_admin"), values)
         return AdminKey(_ADMIN_ID, f"lam_{_ADMIN_ID}_{plain}" if row is not None else None)
