@@ -152,6 +152,22 @@ async def test_a_tool_is_called_and_answered_across_responses(
     assert scripted_model.generations[1].json["messages"][-1]["tool_name"] == "weather"
 
 
+async def test_schemas_that_say_nothing_are_kept_all_the_same(
+    openai: AsyncOpenAI, scripted_model: ScriptedModel
+) -> None:
+    scripted_model.default = Reply.text("{}")
+    ping: Any = {"type": "function", "name": "ping", "parameters": {}, "strict": False}
+    made = await openai.responses.create(
+        model=MODEL, input="Ping.", tools=[ping], tool_choice="required"
+    )
+    assert isinstance(made.output[0], ResponseFunctionToolCall)
+    form: Any = {"type": "json_schema", "name": "any", "schema": {}}
+    await openai.responses.create(model=MODEL, input="Hi", text={"format": form})
+    assert [one.json.get("format") for one in scripted_model.generations] == [
+        {"type": "object", "properties": {}}, {},
+    ]  # fmt: skip
+
+
 async def test_a_whole_conversation_may_come_as_items(
     openai: AsyncOpenAI, scripted_model: ScriptedModel
 ) -> None:

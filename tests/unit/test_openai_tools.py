@@ -120,6 +120,16 @@ async def test_a_forced_tool_is_called_through_structured_output(
     assert "Tells the weather of a city." in made["messages"][0]["content"]
 
 
+async def test_a_forced_tool_without_parameters_is_called_all_the_same(
+    openai: AsyncOpenAI, scripted_model: ScriptedModel
+) -> None:
+    tool: Any = {"type": "function", "function": {"name": "ping", "parameters": {}}}
+    scripted_model.script(Reply.text("{}"))
+    calls, reason = await called(openai, tools=[tool], tool_choice="required")
+    assert (calls, reason) == ([("ping", {})], "tool_calls")
+    assert generation(scripted_model)["format"] == {"type": "object", "properties": {}}
+
+
 async def test_any_of_several_tools_can_be_required(
     openai: AsyncOpenAI, scripted_model: ScriptedModel
 ) -> None:
@@ -209,6 +219,14 @@ async def test_a_parsed_message_goes_back_as_it_is_and_as_a_dict(
         assert len(scripted_model.generations[-1].json["messages"]) == 3
 
 
+async def test_a_schema_that_lets_everything_through_still_asks_for_json(
+    openai: AsyncOpenAI, scripted_model: ScriptedModel
+) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "any", "schema": {}}}
+    await openai.chat.completions.create(model=MODEL, messages=WHY, response_format=form)
+    assert generation(scripted_model)["format"] == {}
+
+
 async def test_json_mode_asks_for_json(openai: AsyncOpenAI, scripted_model: ScriptedModel) -> None:
     form: Any = {"type": "json_object"}
     await openai.chat.completions.create(model=MODEL, messages=WHY, response_format=form)
@@ -232,6 +250,8 @@ async def test_a_pydantic_tool_is_parsed(
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"tools": [WEATHER], "response_format": {"type": "json_object"}}, "response_format"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"model": "agent:chat", "response_format":
+          {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}}, "response_format"),
         ({"tools": [TIME], "tool_choice": NAMED}, "tool_choice"),
         ({"tools": [WEATHER], "tool_choice": {"type": "custom"}}, "tool_choice.type"),
         ({"model": "agent:chat", "tools": [WEATHER], "tool_choice": "required"}, "tool_choice"),

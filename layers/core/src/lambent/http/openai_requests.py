@@ -103,7 +103,7 @@ def parse_completion(value: Any, *, max_num_ctx: int) -> Asked:
         messages=plan.told(messages),
         options=_options(body),
         tools=tuple(tool.offered() for tool in plan.offered),
-        format=format or plan.format(),
+        format=plan.format() if format is None else format,
         think=read_effort(body.reasoning_effort, "reasoning_effort"),
     )
     return Asked(request, body.model, plan, body.stream, _read_stream_options(body))
@@ -168,7 +168,7 @@ def plan_for_agent(plan: ToolPlan, format: object, *, format_name: str) -> ToolP
 
     Raises `Unsupported` for what only the model itself can be made to do.
     """
-    for name, asked in (("tool_choice", plan.forced), (format_name, format)):
+    for name, asked in (("tool_choice", plan.forced), (format_name, format is not None)):
         if asked:
             raise Unsupported(
                 f"{name} is not supported for an agent: it decides that itself.", param=name

@@ -85,7 +85,7 @@ def parse_response(value: Any) -> ResponseAsked:
         model=model,
         options=_options(body),
         tools=tuple(tool.offered() for tool in plan.offered),
-        format=format or plan.format(),
+        format=plan.format() if format is None else format,
         think=_read_reasoning(body.reasoning),
     )
     return ResponseAsked(

@@ -37,6 +37,14 @@ class Tool:
     description: str
     parameters: Mapping[str, Any]
 
+    @property
+    def schema(self) -> dict[str, Any]:
+        """What a forced call is read from: that of an object, also where the client's says nothing.
+
+        No `properties` beside an `allOf`: of the two, the model server would keep the former.
+        """
+        return {"type": "object", **(self.parameters or _NO_PARAMETERS)}
+
     def offered(self) -> dict[str, Any]:
         """As the model server takes it."""
         function = {
@@ -68,12 +76,12 @@ class ToolPlan:
     def format(self) -> Mapping[str, Any] | None:
         """The schema of the answer that a forced call is read from."""
         if len(self.forced) < 2:
-            return self.forced[0].parameters if self.forced else None
+            return self.forced[0].schema if self.forced else None
         calls = []
         definitions = {}
         for number, tool in enumerate(self.forced):
             # A schema that moves inside another one takes its own references along.
-            definitions[f"tool_{number}"] = _moved(tool.parameters, f"#/$defs/tool_{number}")
+            definitions[f"tool_{number}"] = _moved(tool.schema, f"#/$defs/tool_{number}")
             call = {
                 "name": {"const": tool.name},
                 "arguments": {"$ref": f"#/$defs/tool_{number}"},

@@ -33,11 +33,12 @@ def chat_body(request: ModelRequest) -> bytes:
     }
     optional = {
         "tools": [dict(tool) for tool in request.tools],
-        "format": request.format,
         "options": dict(request.options),
     }
     body.update({name: value for name, value in optional.items() if value})
-    # False and 0 mean something in these two.
+    # False, 0 and the schema {} mean something in these.
+    if request.format is not None:
+        body["format"] = request.format
     if request.think is not None:
         body["think"] = request.think
     if request.keep_alive is not None:
