@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lambent.engine.config import Generated
+from lambent.engine.listing import RunFilter
 from lambent.engine.options import Retry
 from lambent.engine.registry import Registry
 from lambent.engine.step import Step
@@ -198,6 +199,58 @@ async def test_a_run_over_its_budget_is_blocked_until_it_is_raised(
     await test.engine.control.resume(run_id, client=CLIENT, budget=500)
     assert await test.finish(run_id) == [0, 1, 2]
     assert (await test.run(run_id)).spent == 180
+
+
+async def test_a_restart_gives_back_nothing_of_what_was_spent(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    @workflows.workflow("w")
+    async def w(step: Step, input: Any) -> Any:
+        return [await step.generate("say", prompt=str(n)) for n in range(2)]
+
+    test.model.say(*[Generated(n, tokens=60) for n in range(4)])
+    run_id = await test.start("w", budget=50)
+    await test.settle()
+    for _ in range(2):
+        await test.engine.control.restart(run_id, client=CLIENT)
+        await test.settle()
+        run = await test.run(run_id)
+        assert (run.status, run.spent) == ("blocked", 60)
+    await test.engine.control.resume(run_id, client=CLIENT, budget=500)
+    assert await test.finish(run_id) == [1, 2]
+    assert (await test.run(run_id)).spent == 180
+
+
+async def test_children_spend_of_their_parents_budget(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    failing = [True]
+
+    @workflows.workflow("child")
+    async def child(step: Step, input: Any) -> Any:
+        said = await step.generate("say", prompt="x")
+        if failing and failing.pop():
+            raise ValueError("broken")
+        return said
+
+    @workflows.workflow("w")
+    async def w(step: Step, input: Any) -> Any:
+        first = await (await step.start("child"))
+        return [first, await (await step.start("child", name="second", budget=1_000))]
+
+    test.model.say(*[Generated(n, tokens=60) for n in range(4)])
+    run_id = await test.start("w", budget=100)
+    await test.settle()
+    run = await test.run(run_id)
+    assert (run.status, run.spent) == ("failed", 60)
+    await test.engine.control.retry(run_id, client=CLIENT)
+    await test.settle()
+    found = (await test.engine.control.list_runs(RunFilter(client=CLIENT, workflow="child"))).runs
+    second, first = found
+    assert (first.budget, first.spent, first.status) == (100, 60, "completed")
+    assert (second.budget, second.spent) == (40, 60)
+    assert await test.finish(run_id) == [0, 1]
+    assert (await test.run(run_id)).spent == 120
 
 
 async def test_progress_is_shown_and_told_once(test: WorkflowTest, workflows: Registry) -> None:

@@ -75,6 +75,9 @@ class Child:
     async def _record(self, key: str, run: Document | None) -> Document:
         context, order = self._context, self._context.journal.next_order()
         ended: Document = {"finished_at": context.clock.now(), "child": self.run_id}
+        if run is not None and (run["parent"] or {}).get("run") == context.run["_id"]:
+            # A child that was retried has spent more since; the rest was counted then.
+            ended["spent"] = run["spent"] - context.journal.spent_by[self.run_id]
         if run is not None and run["status"] == Status.COMPLETED:
             # Copied, chunks and all: the child may be forgotten before this run is.
             value = await context.execution.persist(lambda: context.values.fetch(run["output"]))
@@ -114,7 +117,7 @@ async def start_child(
                 input=input,
                 version=version,
                 priority=priority,
-                budget=budget,
+                budget=_allowed(context, budget),
             )
             if context.execution.unwinding:
                 await _bury(context, spec)
@@ -134,6 +137,15 @@ async def start_child(
         if context.execution.unwinding:
             await _cancel(context, record["child"])
         return Child(context, record["child"], key)
+
+
+def _allowed(context: RunContext, budget: int | None) -> int | None:
+    """A child may spend what it is given, and no more than its parent has left."""
+    own: int | None = context.run["budget"]
+    if own is None:
+        return budget
+    left = max(own - context.journal.spent, 0)
+    return left if budget is None else min(budget, left)
 
 
 def _told(error: Unprocessable) -> str:

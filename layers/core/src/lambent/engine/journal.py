@@ -43,6 +43,7 @@ class Journal:
         self.waits: dict[str, Document] = {}
         self.asked: set[str] = set()
         self.spent = int(run["spent_before"])
+        self.spent_by: Counter[str] = Counter()  # by child: what of it is in `spent`
         self.lines = Lines(int(run.get("lines", 0)))
         self.resting: dict[str, Document] = {}  # steps that are to be tried again later
         self.fresh = 0  # records written by this slice: what counts as progress
@@ -73,8 +74,12 @@ class Journal:
         found = durable(self._collection).find(of_run, _READ, batch_size=10_000).to_list()
         steps, waiting = await asyncio.gather(guarded(found), waits.of_run(run["_id"]))
         self.steps, self.waits = {}, {}
-        spent = sum(int(one["spent"]) for one in steps if "spent" in one)
-        self.spent = int(run["spent_before"]) + spent
+        paid = [one for one in steps if "spent" in one]
+        self.spent = int(run["spent_before"]) + sum(int(one["spent"]) for one in paid)
+        self.spent_by = Counter()
+        for one in paid:
+            if "child" in one:
+                self.spent_by[one["child"]] += int(one["spent"])
         if run["base_epoch"] == run["epoch"]:
             # One epoch, so that no cut is later than any of them.
             self.steps = {one["key"]: one for one in steps}

@@ -364,14 +364,15 @@ class Transitions:
             "untidy": True,  # what the last epoch left is put in order by the next slice
         }
         if afresh:
-            changes |= {"base_epoch": epoch, "cuts": []}
+            # The steps that are left behind are not read any more; what they spent was spent.
+            changes |= {"base_epoch": epoch, "cuts": [], "spent_before": run["spent"]}
         elif cut is not None:
             changes["cuts"] = [*run["cuts"], new_cut(run["epoch"], cut.order, cut.key)]
             if cut.child is not None:
                 child, of_epoch = cut.child
                 changes["again"] = {"run": child, "epoch": of_epoch}
         where: Document = {"_id": run["_id"], "epoch": run["epoch"], "status": run["status"]}
-        where["deleting"] = None
+        where |= {"deleting": None, "spent": run["spent"]}
         if run["status"] not in ENDED:
             # Whoever has a parked run in hand (its code may be there by now, or the owner died)
             # has begun nothing: it is taken from him, who knows the epoch, and writes no more.
