@@ -127,6 +127,43 @@ def test_child_parent_and_the_event_that_came_are_linked(page: Page, stack: Stac
     page.wait_for_url(f"**/admin/runs/{run}")
 
 
+def test_steps_are_seen_while_they_are_under_way_and_grow(
+    page: Page, stack: Stack, tmp_path: Path
+) -> None:
+    gates = {name: tmp_path / name for name in ("bake", "wash")}
+    run = started(stack, "trial.held", **{name: str(gate) for name, gate in gates.items()})
+    page.goto(f"/admin/runs/{run}")
+    bake, wash = lane(page, "bake"), lane(page, "wash")
+    expect(bake.locator(".badge")).to_have_text("under way")  # without a reload
+    expect(wash.locator(".badge")).to_have_text("under way")
+    expect(page.locator("#timeline > header")).to_contain_text("2 under way")
+    # Drawn to scale: side by side, to the right end, and what failed before is a bar of its own.
+    expect(bake.locator("rect.failed")).to_have_count(1)
+    expect(bake.get_by_text("×2")).to_be_visible()
+    boxes = [one.locator("rect.running").bounding_box() for one in (bake, wash)]
+    frame = wash.locator("svg").bounding_box()
+    assert frame is not None
+    for box in boxes:
+        assert box is not None
+        assert abs(box["x"] + box["width"] - frame["x"] - frame["width"]) < 4
+    bake.locator("summary").click()
+    expect(bake.get_by_text("Attempt 1, ")).to_be_visible()
+    wash.locator("summary").click()
+    expect(wash.get_by_text("under way since")).to_be_visible()
+    first = wash.locator("time.passing").inner_text()
+    expect(wash.locator("time.passing")).not_to_have_text(first)
+    mix = lane(page, "mix").locator("rect")
+    narrow = mix.get_attribute("width")
+    expect(mix).not_to_have_attribute("width", str(narrow))  # the scale is that of a longer run
+    gates["wash"].touch()
+    expect(wash.locator(".badge")).to_have_text("completed")
+    expect(wash).to_have_attribute("open", "")  # the same lane still
+    expect(bake.locator(".badge")).to_have_text("under way")
+    gates["bake"].touch()
+    expect(page.locator(".head .badge").first).to_have_text("completed")
+    expect(page.locator("time.passing")).to_have_count(0)
+
+
 def test_a_failed_run_shows_where_the_code_was(page: Page, stack: Stack) -> None:
     run = started(stack, "trial", fails=True)
     until(stack, run, lambda steps: any(one["kind"] == "wait" for one in steps))
@@ -144,15 +181,27 @@ def test_a_failed_run_shows_where_the_code_was(page: Page, stack: Stack) -> None
     expect(ship.locator("pre.code")).to_contain_text("in _ship")
 
 
+@pytest.fixture
+def held(stack: Stack, tmp_path: Path) -> Iterator[str]:
+    """A run of which two steps go on as long as anybody looks; it has the one environment."""
+    gates = {name: tmp_path / name for name in ("bake", "wash")}
+    run = started(stack, "trial.held", **{name: str(gate) for name, gate in gates.items()})
+    yield run
+    for gate in gates.values():
+        gate.touch()
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_pages_of_runs_are_sound_in_every_variant(
-    chromium: Browser, stack: Stack, killed: str, variant: str
+    chromium: Browser, stack: Stack, killed: str, held: str, variant: str
 ) -> None:
     who = Operator(chromium, stack, variant=variant)
     who.sign_in(stack.admin_key)
+    who.page.goto(f"/admin/runs/{held}")
+    expect(who.page.locator(".lane .running")).to_have_count(2)
+    found = [f"held: {one}" for one in problems_of(who, "run-held", variant)]
     addresses = {"run-killed": f"/admin/runs/{killed}", "trial": "/admin/workflows/trial"}
     addresses |= {"workflows-trial": "/admin/workflows"}
-    found: list[str] = []
     for name, path in addresses.items():
         answer = who.page.goto(path)
         assert answer is not None

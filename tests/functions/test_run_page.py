@@ -110,3 +110,28 @@ async def test_the_page_says_what_a_resting_run_waits_for(site: AdminSite) -> No
     # Only while it waits: the next settle takes it away.
     await runs.update_one({"_id": run}, {"$set": {"status": "running"}})
     assert "a budget is used up" not in (await browser.get(f"/admin/runs/{run}")).text
+
+
+async def test_a_step_under_way_is_shown_as_text_before_anything_of_it_is_on_record(
+    site: AdminSite,
+) -> None:
+    run = await site.run()
+    now = site.parts.clock.now()
+    step = {"key": HOSTILE, "kind": "do", "epoch": 0, "order": 7, "attempt": 1}
+    told = {"token": "t", "epoch": 0, "recorded": 0}
+    told["steps"] = [{**step, "at": now - timedelta(seconds=42)}]
+    held = {"status": "running", "lease": "t", "lease_until": now + timedelta(minutes=1)}
+    held["created_at"] = now - timedelta(seconds=84)
+    runs = site.parts.mongo.db["runs"]
+    await runs.update_one({"_id": run}, {"$set": {**held, "under_way": told}})
+    browser = await site.browser()
+    page = (await browser.get(f"/admin/runs/{run}")).text
+    assert "1 under way" in page
+    assert 'id="s-0-7"' in page
+    lane = page.partition('<ol class="steps">')[2].partition("</ol>")[0]
+    assert '<rect class="running" x="50.' in lane or '<rect class="running" x="49.' in lane
+    assert "&lt;img src=x" in lane
+    assert HOSTILE not in page
+    # Somebody else has it, or nobody: what was said then is not known now.
+    await runs.update_one({"_id": run}, {"$set": {"lease": "another"}})
+    assert "under way" not in (await browser.get(f"/admin/runs/{run}")).text

@@ -1,4 +1,8 @@
-"""Renews leases from a thread of its own, so that a blocking call of an author lapses none."""
+"""Renews leases from a thread of its own, so that a blocking call of an author lapses none.
+
+A renewal may say what its owner is at. Where that has changed it is brought forward, but never so
+that there is more than one in `LOOK_EVERY_S`: what is told costs a renewal more, and no more.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final, Protocol
 
@@ -20,6 +24,7 @@ from lambent.rotation import RotatingSecret
 from lambent.tls import mongo_options
 
 RENEW_EVERY_S: Final = 10.0
+LOOK_EVERY_S: Final = 2.0
 _RETRY_S: Final = 1.0
 # The thread ends when it had nothing to do for so long; the next lease starts another.
 _IDLE_S: Final = 30.0
@@ -27,10 +32,15 @@ _IDLE_S: Final = 30.0
 
 @dataclass(slots=True)
 class Held:
-    """A lease in use; the keeper replaces `lease` by the renewed one. `signals`: as last seen."""
+    """A lease in use; the keeper replaces `lease` by the renewed one. `signals`: as last seen.
+
+    `news`: what a renewal sets besides. It is called in the keeper's thread, so it neither waits
+    nor raises, and the store must be able to keep what it gives.
+    """
 
     lease: Lease
     signals: int
+    news: Callable[[], Document] = dict
 
 
 # Called on the event loop: with True if the lease is lost, with False if the document was woken.
@@ -49,11 +59,16 @@ class _Kept:
     told: Told
     loop: asyncio.AbstractEventLoop
     renew_at_s: float
+    look_at_s: float
+    said: Document = field(default_factory=dict)
 
 
 class LeaseKeeper:
-    """Renews every 10 s over its own connection. Only "matched nothing" means lost; any error is
-    retried: whether the lease has ended is then told by its owner's monotonic clock."""
+    """Renews every 10 s, and where there is news, over its own connection.
+
+    Only "matched nothing" means lost; any error is retried: whether the lease has ended is then
+    told by its owner's monotonic clock.
+    """
 
     def __init__(
         self,
@@ -62,6 +77,7 @@ class LeaseKeeper:
         *,
         clock: Clock,
         every_s: float = RENEW_EVERY_S,
+        look_every_s: float = LOOK_EVERY_S,
         ca: str = "",
     ) -> None:
         if not isinstance(uri, RotatingSecret):
@@ -72,6 +88,7 @@ class LeaseKeeper:
         self._db_name = db_name
         self._clock = clock
         self._every_s = every_s
+        self._look_every_s = look_every_s
         self._kept: dict[int, _Kept] = {}
         self._woken = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -80,7 +97,8 @@ class LeaseKeeper:
     @contextmanager
     def keep(self, held: Held, told: Told) -> Iterator[None]:
         loop = asyncio.get_running_loop()
-        kept = _Kept(held, told, loop, self._clock.monotonic_s() + self._every_s)
+        now_s = self._clock.monotonic_s()
+        kept = _Kept(held, told, loop, now_s + self._every_s, now_s + self._look_every_s)
         with self._woken:
             self._kept[id(held)] = kept
             if self._thread is None:
@@ -116,7 +134,7 @@ class LeaseKeeper:
                     if self._closed or (not self._kept and now_s - idle_since_s >= _IDLE_S):
                         self._thread = None
                         return
-                if kept is not None:
+                if kept is not None and self._has_to_renew(kept):
                     if client is not None and self._told != self._uri.value:
                         client.close()
                         client = None
@@ -128,10 +146,19 @@ class LeaseKeeper:
 
     def _next(self) -> tuple[_Kept | None, float]:
         now_s = self._clock.monotonic_s()
-        first = min(self._kept.values(), key=lambda kept: kept.renew_at_s, default=None)
+        first = min(self._kept.values(), key=_next_at_s, default=None)
         if first is None:
             return None, _IDLE_S
-        return (first, 0.0) if first.renew_at_s <= now_s else (None, first.renew_at_s - now_s)
+        rest_s = _next_at_s(first) - now_s
+        return (first, 0.0) if rest_s <= 0 else (None, rest_s)
+
+    def _has_to_renew(self, kept: _Kept) -> bool:
+        """Whether it is time, or there is something to say; then the next look is later."""
+        now_s = self._clock.monotonic_s()
+        if kept.renew_at_s <= now_s:
+            return True
+        kept.look_at_s = now_s + self._look_every_s
+        return kept.held.news() != kept.said
 
     def _connect(self) -> MongoClient[Document]:
         self._told = self._uri.value
@@ -153,8 +180,10 @@ class LeaseKeeper:
         collection = client[self._db_name][lease.kind.collection]
         mine = {"_id": lease.id, "lease": lease.token}
         until = self._clock.now() + timedelta(seconds=LEASE_S)
+        kept.look_at_s = begun_s + self._look_every_s
+        news = kept.held.news()
         try:
-            answer = collection.update_one(mine, {"$set": {"lease_until": until}})
+            answer = collection.update_one(mine, {"$set": {**news, "lease_until": until}})
             lost = answer.matched_count == 0
             seen = None if lost else collection.find_one(mine, {"signals": 1})
         except PyMongoError as error:
@@ -164,9 +193,10 @@ class LeaseKeeper:
             return
         kept.renew_at_s = begun_s + self._every_s
         if lost:
-            kept.renew_at_s = float("inf")
+            kept.renew_at_s = kept.look_at_s = float("inf")
             self._tell(kept, lost=True)
             return
+        kept.said = news
         kept.held.lease = replace(lease, ends_s=begun_s + LEASE_S)
         if seen is not None and seen["signals"] != kept.held.signals:
             self._tell(kept, lost=False)
@@ -179,7 +209,11 @@ class LeaseKeeper:
             kept.loop.call_soon_threadsafe(kept.told, lost)
         except RuntimeError:
             # The loop was closed: nobody is left to be told.
-            kept.renew_at_s = float("inf")
+            kept.renew_at_s = kept.look_at_s = float("inf")
+
+
+def _next_at_s(kept: _Kept) -> float:
+    return min(kept.renew_at_s, kept.look_at_s)
 
 
 class NoKeeper:

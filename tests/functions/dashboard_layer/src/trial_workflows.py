@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lambent.engine.options import Retry
@@ -54,6 +56,31 @@ async def many(step: Any, input: Any) -> Any:
     """As many steps as are asked for."""
     for number in range(int(input["steps"])):
         await step.do(f"n{number}", lambda n=number: {"number": n, "text": "x" * 200})
+
+
+def _gone(gate: str) -> None:
+    while not Path(gate).exists():
+        time.sleep(0.05)
+
+
+async def _hold(gate: str) -> None:
+    await asyncio.to_thread(_gone, gate)
+
+
+async def _jam(run: str, gate: str) -> None:
+    _tried[run] = _tried.get(run, 0) + 1
+    if _tried[run] == 1:
+        raise ConnectionError("the oven is cold")
+    await _hold(gate)
+
+
+@workflow("trial.held", retry=_TWO)
+async def held(step: Any, input: Any) -> Any:
+    """Two steps side by side that go on until their files are there."""
+    await step.do("mix", lambda: asyncio.sleep(0.5))
+    await step.gather(
+        step.do("bake", _jam, step.run_id, input["bake"]), step.do("wash", _hold, input["wash"])
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,9 @@ Ending
 For people who look
     A run keeps its last 50 slices (`slice_history.py`), a step its last ten attempts, each with
     where the code failed, and both what the code said (`run_log.py`). All of it goes into writes
-    that are made anyway, and none of it is read by a claim or a replay.
+    that are made anyway, and none of it is read by a claim or a replay. Which steps are under way,
+    of which nothing is on record yet, the renewals of the lease say (`under_way.py`): within two
+    seconds, and without a write for a shorter step.
 
 Limits
     A name has 256 characters; a value 64 MB (over 1 MB it goes into chunks beside its document); a

@@ -95,6 +95,15 @@ class _Try:
             if (final := await self._attempt()) is not None:
                 return final
 
+    async def _attempt(self) -> Document | None:
+        """One attempt; its final record, or None if there is to be another."""
+        now, going = self.context.execution.clock.now(), self.context.journal.under_way
+        # A record of an earlier epoch, which goes on in this one, stays where it is.
+        epoch = self.record["epoch"] if self.record else self.context.journal.epoch
+        told = {"kind": self.plan.kind.value, "epoch": epoch, "order": self.order}
+        with going.attempt(self.key, **told, attempt=self.attempts + 1, at=now):
+            return await self._run(now)
+
     async def _mark(self) -> Document | None:
         """Say that the step begins, before it does; a record that is not our mark comes back."""
         fields: Document = {"attempts": self.attempts + 1, "mark": self._own_mark}
@@ -106,10 +115,9 @@ class _Try:
         self.record, self.attempts = wanted, int(wanted["attempts"])
         return await self.to_the_end()
 
-    async def _attempt(self) -> Document | None:
-        """One attempt; its final record, or None if there is to be another."""
+    async def _run(self, began_at: datetime) -> Document | None:
         execution, plan = self.context.execution, self.plan
-        began_at, began_s = execution.clock.now(), execution.clock.monotonic_s()
+        began_s = execution.clock.monotonic_s()
         self._begun = began_at, began_s
         self.started_at = self.started_at or began_at
         try:

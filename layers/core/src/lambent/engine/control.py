@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from lambent.clock import Clock
 from lambent.due import Database, DueDocuments
+from lambent.engine import under_way
 from lambent.engine.config import Nudger
 from lambent.engine.debts import Debts
 from lambent.engine.listing import RunFilter, count_newest, lanes, newest, query_of
@@ -92,7 +94,20 @@ class RunControl:
         """Raises `NotFound`, also for a run of another client."""
         run = await self._read(run_id, client)
         waits = await self._waits.of_run(run_id)
-        return await run_view(run, self._values, waits, inside=client is None)
+        now = self._clock.now()
+        going = await self._going(run, now)
+        inside = client is None
+        return await run_view(run, self._values, waits, now=now, going=going, inside=inside)
+
+    async def _going(self, run: Document, now: datetime) -> list[Document]:
+        """What is under way; its records are read after the run, so that what has ended is not."""
+        told = under_way.told(run, now=now)
+        if not told or not (steps := told["steps"]):
+            return []
+        wanted = {"_id": {"$in": [under_way.record_id(run, one) for one in steps]}}
+        found = self._mongo.db[STEPS].find(wanted, {"status": 1, "retry_at": 1})
+        records = {one["_id"]: one for one in await guarded(found.to_list())}
+        return under_way.still(run, steps, records)
 
     async def steps(self, run_id: str, *, client: str | None) -> list[StepView]:
         """Everything on record of the run, in the order in which it was begun."""
@@ -110,7 +125,8 @@ class RunControl:
         found = await self._find(wanted, limit + 1, cursor)
         page = found[:limit]
         more = _cursor(page[-1]) if len(found) > limit else None
-        return RunPage([await run_view(run, self._values, []) for run in page], more)
+        now = self._clock.now()
+        return RunPage([await run_view(run, self._values, now=now) for run in page], more)
 
     async def count(self, wanted: RunFilter, *, most: int = 1000) -> int:
         """How many runs fit; counting stops at `most`, which stands for "and more"."""

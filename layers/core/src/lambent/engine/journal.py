@@ -16,6 +16,7 @@ from lambent.engine.branch import enclosing
 from lambent.engine.documents import visible
 from lambent.engine.model import OPEN_WAITS, STEPS, Kind, StepStatus, step_id
 from lambent.engine.run_log import MOST_LINES, Lines
+from lambent.engine.under_way import UnderWay
 from lambent.errors import NonDeterministic, StoreUnavailable
 from lambent.mongo import Document, guarded
 from lambent.waits import WAITS, Waits, WaitStatus
@@ -39,6 +40,7 @@ class Journal:
     def __init__(self, mongo: Database, run: Mapping[str, Any]) -> None:
         self._mongo = mongo
         self.run = run
+        self.epoch = int(run["epoch"])
         self.steps: dict[str, Document] = {}
         self.waits: dict[str, Document] = {}
         self.asked: set[str] = set()
@@ -46,6 +48,7 @@ class Journal:
         self.spent_by: Counter[str] = Counter()  # by child: what of it is in `spent`
         self.lines = Lines(int(run.get("lines", 0)))
         self.resting: dict[str, Document] = {}  # steps that are to be tried again later
+        self.under_way = UnderWay()
         self.fresh = 0  # records written by this slice: what counts as progress
         self._next_order = 0
         # See `_unasked`; None until it matters. Then `_keys_in` has the keys that it counts.

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 from lambent.due import Claimed, Settled
-from lambent.engine import slice_history
+from lambent.engine import slice_history, under_way
 from lambent.engine.context import RunContext
 from lambent.engine.execution import Ended, Execution, Outcome, Settling
 from lambent.engine.journal import Journal
@@ -213,10 +213,11 @@ class Slice:
         journal = await self._load()
         if journal.count > run["records"]:
             return None
-        return await tenure.block(
-            Reason.POISON,
-            f"{deaths} slices in a row died with it; last on record: {journal.last_key()}.",
-        )
+        detail = f"{deaths} slices in a row died with it; last on record: {journal.last_key()}"
+        there = run.get("slice")
+        if there is not None and (heard := under_way.heard(run, there["token"])):
+            detail += f"; under way when it was last heard of: {', '.join(heard)}"
+        return await tenure.block(Reason.POISON, f"{detail}.")
 
     async def _begin(self) -> bool:
         """Read the journal, after the run itself, and mark the run as running; False: look again.

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 from lambent.clock import FAR_FUTURE, Clock
 from lambent.due import Claimed, Database, DueDocuments, Settled
+from lambent.engine import under_way
 from lambent.engine.config import EngineConfig, EventPort, ModelPort, Nudger
 from lambent.engine.context import Children
 from lambent.engine.debts import Debts
@@ -89,13 +90,16 @@ class Tenure:
         self.parts = parts
         self.run: Document = claimed.document
         self.run_id: str = claimed.lease.id
-        self.held = Held(claimed.lease, claimed.document["signals"])
+        self.held = Held(claimed.lease, claimed.document["signals"], news=self._news)
         self.journal: Journal | None = None
         self._said: Said | None = None
         self._lines: list[Document] = []
         # Whoever had the run before lost it without a settle, and may still be writing.
         self._taken_over = claimed.document["claims"] > 1
         self.leaving = False  # SIGTERM: no store call is repeated any more
+
+    def _news(self) -> Document:
+        return under_way.news(self.journal, self.held.lease.token)
 
     async def hold(self, until: datetime) -> Verdict | None:
         """Give it back unbegun until then."""
@@ -219,6 +223,8 @@ class Tenure:
         lines: Sequence[Document] = ()
         if slices:
             fields["slice"] = None
+        # A renewal may have said something that this slice has not read.
+        fields["under_way"] = None
         if (journal := self.journal) is not None:
             fields |= {"spent": journal.spent, "records": journal.count}
             # No record follows these lines yet; with the marks that say so, they are kept here.

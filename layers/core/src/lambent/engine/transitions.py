@@ -84,6 +84,8 @@ class Transitions:
             "untidy": False,
             "slice": slice_history.begun(run, token=lease.token, now=now, invocation=invocation),
         }
+        if run.get("under_way"):
+            changes["under_way"] = None
         if run["started_at"] is None:
             changes["started_at"] = now
         if records is not None and records > run["records"]:

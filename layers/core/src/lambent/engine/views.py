@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from lambent.clock import FAR_FUTURE
 from lambent.codec import plain
+from lambent.engine import under_way
 from lambent.engine.model import Kind, SliceEnd, Status
 from lambent.engine.values import Values
 from lambent.mongo import Document
@@ -38,8 +39,26 @@ class RestView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnderWayView:
+    """A step of which an attempt goes on, begun at `started_at`; `epoch` and `order` are those
+    that its record has, or will have."""
+
+    step: str
+    kind: str
+    epoch: int
+    order: int
+    attempt: int
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunView:
-    """A run as it is shown. `input` and `output` are plain JSON; `blocked` says why it is."""
+    """A run as it is shown. `input` and `output` are plain JSON; `blocked` says why it is.
+
+    `under_way`: the steps that go on, up to 16, as the slice that has the run said within the last
+    two seconds; shorter ones are not seen. `recorded`: how many steps were on record then, or at
+    the last settle. A list of runs has no `under_way`, as it has no `waits`.
+    """
 
     id: str
     key: str
@@ -59,6 +78,8 @@ class RunView:
     spent: int
     parent: str | None
     waits: tuple[WaitView, ...]
+    under_way: tuple[UnderWayView, ...]
+    recorded: int
     rests: RestView | None
     due_at: datetime | None
     created_at: datetime
@@ -98,13 +119,15 @@ class LineView:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceView:
     """What one invocation had of the run. `ended_at` None: it goes on; that of a crashed one is
-    when it was found, after its lease had lapsed."""
+    when it was found, after its lease had lapsed; `heard` are then the steps that were under way
+    when it was last heard of."""
 
     started_at: datetime
     ended_at: datetime | None
     end: str | None
     invocation: str
     epoch: int
+    heard: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,12 +157,20 @@ class StepView:
 
 
 async def run_view(
-    run: Document, values: Values, waits: list[Document], *, inside: bool = False
+    run: Document,
+    values: Values,
+    waits: Sequence[Document] = (),
+    *,
+    now: datetime,
+    going: Sequence[Document] = (),
+    inside: bool = False,
 ) -> RunView:
-    """The run with its input and output put together; `waits`: its open wait documents.
+    """The run with its input and output put together; `waits`: its open wait documents; `going`:
+    what is under way in it.
 
     `inside`: for operators, who also see where the code failed.
     """
+    told = under_way.told(run, now=now)
     progress = run["progress"]
     if progress is not None:
         value = plain(await values.form(progress["value"]))
@@ -163,11 +194,24 @@ async def run_view(
         spent=run["spent"],
         parent=(run["parent"] or {}).get("run"),
         waits=tuple(_wait_view(one) for one in waits if one["status"] == WaitStatus.OPEN),
+        under_way=tuple(_under_way_view(one) for one in going),
+        recorded=told["recorded"] if told else run["records"],
         rests=_rest_view(run),
         due_at=_instant(run["due_at"]),
         created_at=run["created_at"],
         started_at=run["started_at"],
         finished_at=run["finished_at"],
+    )
+
+
+def _under_way_view(step: Document) -> UnderWayView:
+    return UnderWayView(
+        step=step["key"],
+        kind=step["kind"],
+        epoch=step["epoch"],
+        order=step["order"],
+        attempt=step["attempt"],
+        started_at=step["at"],
     )
 
 
@@ -246,7 +290,8 @@ def slice_views(run: Document, *, now: datetime) -> tuple[SliceView, ...]:
         shown += [_slice(one) for one in there["dead"]]
         lives = run["lease"] == there["token"] and run["lease_until"] > now
         end = None if lives else SliceEnd.CRASHED.value
-        shown.append(_slice({**there, "until": None, "end": end}))
+        heard = [] if lives else under_way.heard(run, there["token"])
+        shown.append(_slice({**there, "until": None, "end": end, "heard": heard}))
     return tuple(shown)
 
 
@@ -257,6 +302,7 @@ def _slice(kept: Document) -> SliceView:
         end=kept["end"],
         invocation=kept["by"],
         epoch=kept["epoch"],
+        heard=tuple(kept.get("heard", ())),
     )
 
 

@@ -20,7 +20,7 @@ from lambent.http.sse import DONE, HEADERS, KEEP_ALIVE
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 1.0
 _ENDED: Final = frozenset(status.value for status in ENDED)
-_SHOWN: Final = ("status", "control", "progress", "waits", "output", "error", "blocked")
+_SHOWN: Final = ("status", "control", "progress", "recorded", "output", "error", "blocked")
 
 
 class Stopping(Protocol):
@@ -106,6 +106,10 @@ def shown(run: RunView) -> tuple[str, str]:
     state["waits"] = [
         {"step": one.step, "kind": one.kind, "type": one.type, "subject": one.subject}
         for one in run.waits
+    ]
+    state["under_way"] = [
+        {"step": one.step, "attempt": one.attempt, "started_at": one.started_at.isoformat()}
+        for one in run.under_way
     ]
     data = json.dumps(state, ensure_ascii=False, default=str)
     return hashlib.sha256(data.encode()).hexdigest()[:16], data

@@ -21,7 +21,7 @@ _TONES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("blocked", "half_open", "retrying", "expired", "disabled"), "warn"),
     **dict.fromkeys(("terminated", "out of time", "warning", "timed out"), "warn"),
     **dict.fromkeys(("satisfied", "ended"), "good"),
-    **dict.fromkeys(("running", "pending", "marked"), "busy"),
+    **dict.fromkeys(("running", "under way", "pending", "marked"), "busy"),
 }
 
 
@@ -37,6 +37,7 @@ def formats(clock: Clock) -> dict[str, Callable[..., Any]]:
         "segment": lambda text: quote(str(text), safe=""),
         "took": took,
         "since": since,
+        "passed": lambda text: passed(text, now=clock.now()),
         "count": count,
         "minute": minute,
         "with": with_query,
@@ -67,6 +68,12 @@ def ago(text: str | None, *, now: datetime) -> str:
         return "now"
     size = span(abs(seconds))
     return f"{size} ago" if seconds > 0 else f"in {size}"
+
+
+def passed(text: str, *, now: datetime) -> str:
+    """How much time has passed since then; `live.js` goes on counting."""
+    at = instant(text)
+    return "" if at is None else span(max(0.0, (now - at).total_seconds()))
 
 
 def span(seconds: float) -> str:

@@ -1,4 +1,8 @@
-"""Draws a run to scale: its slices in one band, and a lane for each step, in percent."""
+"""Draws a run to scale: its slices in one band, and a lane for each step, in percent.
+
+A step that is under way has its lane before it has a record, and keeps it then: both are of the
+same epoch and order.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,12 @@ from lambent.http.admin.formats import instant, took
 _WAITS: Final = frozenset({"sleep", "wait", "callback", "until", "child", "result"})
 _ENDED: Final = frozenset({"completed", "failed", "cancelled"})
 _ENDED_STEPS: Final = frozenset({"completed", "failed", "tombstone", "closed", "satisfied"})
+_UNDER_WAY: Final = "under way"
+# What a recorded step has besides, and one that is not recorded has not.
+_UNRECORDED: Final[Mapping[str, Any]] = {
+    **dict.fromkeys(("output", "error", "child", "started_at", "event")),
+    **{"redacted": False, "tries": (), "log": ()},
+}
 _MARKS: Final = 5
 _NARROWEST: Final = 0.4
 # More would be a page of lines; the table of slices has them all.
@@ -29,7 +39,8 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One step: a bar for each attempt, and one from now to when it is due, if it waits."""
+    """One step: a bar for each attempt, and one from now to when it is due, if it waits. `since`:
+    when the attempt that is under way began."""
 
     step: Mapping[str, Any]
     name: str
@@ -38,6 +49,7 @@ class Lane:
     bars: tuple[Bar, ...]
     took_s: float | None
     old: bool
+    since: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +86,13 @@ def timeline(
     Where the page holds all of them they share the scale of the run; else they have their own,
     for a hundredth of a long run would be one line.
     """
-    steps: Sequence[Mapping[str, Any]] = page["steps"]
+    steps: Sequence[Mapping[str, Any]] = _with_those_under_way(run, page)
     begun = instant(run["created_at"]) or now
     last = instant(run["finished_at"]) if run["status"] in _ENDED else now
     ends = [one for step in steps if (one := instant(step["finished_at"]))]
     whole = _Scale.of(begun, [last or now, *ends])
     scale = whole
-    if page["total"] > len(steps) > 0:
+    if page["total"] > len(page["steps"]) > 0:
         begins = [one for step in steps if (one := _begun(step))]
         still = [last or now] if page["cursor"] is None else []
         scale = _Scale.of(min(begins, default=begun), [*ends, *still])
@@ -150,6 +162,28 @@ def _bar(one: Mapping[str, Any], scale: _Scale, tone: str, *, now: datetime) -> 
     return None if outside else scale.bar(begins, ends, tone)
 
 
+def _with_those_under_way(
+    run: Mapping[str, Any], page: Mapping[str, Any]
+) -> list[Mapping[str, Any]]:
+    """The steps of the page, and on the last page those that have no record yet."""
+    going = {(one["epoch"], one["order"]): one for one in run["under_way"]}
+    shown: list[Mapping[str, Any]] = []
+    for step in page["steps"]:
+        one = going.pop((step["epoch"], step["order"]), None)
+        over = step["status"] in _ENDED_STEPS  # meanwhile: it was read after the run
+        shown.append(step if one is None or over else {**step, **_going(one)})
+    if page["cursor"] is None:
+        shown += [{**_UNRECORDED, **_going(one)} for one in going.values()]
+    return sorted(shown, key=lambda step: (step["epoch"], step["order"]))
+
+
+def _going(one: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a step is known while an attempt of it goes on."""
+    told = {"key": one["step"], "attempts": one["attempt"], "since": one["started_at"]}
+    told |= {name: one[name] for name in ("kind", "epoch", "order")}
+    return {**told, "status": _UNDER_WAY, "finished_at": None, "wake_at": None}
+
+
 def _whole(step: Mapping[str, Any], awaited: Mapping[str, str]) -> Mapping[str, Any]:
     if step["kind"] == "result" and step["started_at"] is None and step["child"] in awaited:
         return {**step, "started_at": awaited[step["child"]]}
@@ -157,7 +191,12 @@ def _whole(step: Mapping[str, Any], awaited: Mapping[str, str]) -> Mapping[str, 
 
 
 def _begun(step: Mapping[str, Any]) -> datetime | None:
-    return instant(step["started_at"]) or instant(step["finished_at"])
+    return instant(step["started_at"]) or instant(step["finished_at"]) or instant(_since(step))
+
+
+def _since(step: Mapping[str, Any]) -> str | None:
+    since: str | None = step.get("since")
+    return since
 
 
 def _lane(run: Mapping[str, Any], step: Mapping[str, Any], scale: _Scale, *, now: datetime) -> Lane:
@@ -171,7 +210,11 @@ def _lane(run: Mapping[str, Any], step: Mapping[str, Any], scale: _Scale, *, now
         # On record when it begins; over when its time has come.
         until = min(woken, max(now, started)) if run["status"] not in _ENDED else woken
         finished, going = (woken, False) if woken <= now else (None, True)
-    bars = _attempts(step, scale) or [scale.bar(started, until, tone)]
+    since = instant(_since(step)) if going else None
+    tone = "running" if since is not None else tone
+    bars = _attempts(step, scale, since=since) or [scale.bar(started, until, tone)]
+    if since is not None and step["tries"]:
+        bars.append(scale.bar(since, now, tone))
     wake = instant(step["wake_at"])
     if going and wake is not None and wake > now and scale.place(now) < 100:
         bars.append(scale.bar(now, wake, "ahead"))
@@ -184,11 +227,14 @@ def _lane(run: Mapping[str, Any], step: Mapping[str, Any], scale: _Scale, *, now
         bars=tuple(bars),
         took_s=(until - started).total_seconds() if finished or going else None,
         old=step["epoch"] < run["epoch"],
+        since=_since(step) if going else None,
     )
 
 
-def _attempts(step: Mapping[str, Any], scale: _Scale) -> list[Bar]:
-    """A bar each, where there were several; what is between them is rest."""
+def _attempts(
+    step: Mapping[str, Any], scale: _Scale, *, since: datetime | None = None
+) -> list[Bar]:
+    """A bar each, where there were several; what is between them is rest, also up to `since`."""
     found: list[Bar] = []
     for one in step["tries"]:
         begins = instant(one["started_at"]) or scale.begun
@@ -198,6 +244,6 @@ def _attempts(step: Mapping[str, Any], scale: _Scale) -> list[Bar]:
         first = instant(step["tries"][0]["started_at"]) or scale.begun
         last = step["tries"][-1]
         ends = (instant(last["started_at"]) or first) + timedelta(seconds=last["took_s"])
-        ends = max(ends, instant(step["finished_at"]) or ends)
+        ends = max(ends, instant(step["finished_at"]) or ends, since or ends)
         found.insert(0, scale.bar(first, ends, "rest"))
     return found

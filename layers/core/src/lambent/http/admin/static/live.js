@@ -107,10 +107,13 @@
     return seconds > 0 ? span(seconds) + " ago" : "in " + span(-seconds);
   }
 
+  function passed(at) { return span(Math.max(0, (Date.now() - aheadMs - Date.parse(at)) / 1000)); }
+
   function tick() {
     for (const one of main.querySelectorAll("time")) {
-      if (!/^in | ago$|^now$/.test(one.textContent) || selected(one)) continue;
-      const said = ago(one.dateTime);
+      const goesOn = one.classList.contains("passing");
+      if ((!goesOn && !/^in | ago$|^now$/.test(one.textContent)) || selected(one)) continue;
+      const said = goesOn ? passed(one.dateTime) : ago(one.dateTime);
       if (one.textContent !== said) one.textContent = said;
     }
   }
@@ -147,6 +150,14 @@
   const shown = () => document.hidden
     ? new Promise((done) => document.addEventListener("visibilitychange", done, { once: true }))
     : Promise.resolve();
+
+  // What is under way grows though nobody says anything new.
+  async function grow() {
+    while (!over && main.dataset.live) {
+      await pause(pollMs); await shown();
+      if (main.querySelector("time.passing")) await redraw();
+    }
+  }
 
   async function poll() {
     while (!over) { await pause(pollMs); await shown(); await redraw(); }
@@ -194,5 +205,5 @@
 
   clock(main);
   setInterval(tick, 1000);
-  if (kind.startsWith("run:")) watch(kind.slice(4)); else poll();
+  if (kind.startsWith("run:")) { watch(kind.slice(4)); grow(); } else poll();
 })();
