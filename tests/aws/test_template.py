@@ -222,6 +222,18 @@ def test_only_chat_and_gateway_shift_traffic_slowly() -> None:
     assert not resources("AWS::CodeDeploy::DeploymentGroup")
 
 
+def test_a_rollout_goes_back_for_whatever_a_caller_sees_fail() -> None:
+    """An exception that was answered is none to Lambda: its own metric alone would miss a 500."""
+    groups = resources("AWS::CodeDeploy::DeploymentGroup", everything=True)
+    heard = {name.removesuffix("DeploymentGroup"): body["AlarmConfiguration"]["Alarms"]
+             for name, body in groups.items()}  # fmt: skip
+    named = {name: {one["Name"]["Ref"] for one in alarms} for name, alarms in heard.items()}
+    assert named == {
+        "Chat": {"ChatErrors", "ChatFailed", "StreamsBroken"},
+        "Gateway": {"GatewayErrors", "GatewayFailed"},
+    }
+
+
 def test_codedeploy_may_do_what_aws_s_own_policy_for_it_grants() -> None:
     """AWSCodeDeployRoleForLambdaLimited, without the packages that lie in S3 and hooks: none is."""
     granted = {action for owner, statement in statements() if owner == "DeploymentRole"
@@ -333,6 +345,9 @@ def test_every_function_logs_to_a_group_that_forgets() -> None:
 ALARMS = {
     **{f"{name}Errors": ("AWS/Lambda", "Errors") for name in NAMES},
     **{f"{name}Throttles": ("AWS/Lambda", "Throttles") for name in NAMES if name != "Setup"},
+    "ChatFailed": ("Lambent", "ChatRequestsFailed"),
+    "GatewayFailed": ("Lambent", "GatewayRequestsFailed"),
+    "StreamsBroken": ("Lambent", "StreamsBroken"),
     "PollerSilent": ("AWS/Lambda", "Invocations"),
     "DueLag": ("Lambent", "DueLagSeconds"),
     "Unavailable": ("Lambent", "RequestsUnavailable"),
@@ -375,7 +390,7 @@ def test_the_readme_says_what_each_alarm_means() -> None:
     readme = (ROOT / "README.md").read_text()
     for alarm in resources("AWS::CloudWatch::Alarm").values():
         name = alarm["AlarmName"]["Fn::Sub"].removeprefix("${AWS::StackName}-")
-        one_of_many = re.sub(r"^\w+-(errors|throttles)$", r"<function>-\1", name)
+        one_of_many = re.sub(r"^\w+-(errors|throttles|failed)$", r"<function>-\1", name)
         assert f"| `{one_of_many}` |" in readme
 
 

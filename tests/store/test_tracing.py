@@ -16,6 +16,7 @@ from lambent import tracing
 from lambent.engine.registry import Registry
 from lambent.http.observed import Observed
 from lambent.invocation import reporting
+from lambent.metrics import Metric
 from lambent.settings import load_settings
 from lambent.testing import WorkflowTest
 from lambent.x_ray import traceparent_of
@@ -114,7 +115,7 @@ async def test_x_ray_gets_a_document_a_span_under_lambdas_own(
         monkeypatch.setenv("_X_AMZN_TRACE_ID", LAMBDAS)
         tracing.configure(settings(TRACING="xray", AWS_XRAY_DAEMON_ADDRESS=address))
         try:
-            app: Any = Observed(answering)
+            app: Any = Observed(answering, failed=Metric.CHAT_FAILED)
             async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app)) as client:
                 await client.get("http://test/runs/1")
         finally:

@@ -146,6 +146,22 @@ async def test_an_agent_that_fails_late_ends_its_stream_with_an_error(site: Chat
     assert "no further" not in text
 
 
+@pytest.mark.parametrize(
+    ("path", "name", "metric"),
+    [("/chat", "raises", "ChatRequestsFailed"), ("/chat/stream", "late", "StreamsBroken")],
+)
+async def test_what_fails_is_counted_so_that_a_rollout_goes_back(
+    site: ChatSite, capsys: pytest.CaptureFixture[str], path: str, name: str, metric: str
+) -> None:
+    async with site.client() as client:
+        await client.post(path, json={"agent": name, "input": "x"})
+    told = ""
+    async with asyncio.timeout(30):  # the line follows the answer
+        while f'"{metric}":' not in told:
+            told += capsys.readouterr().out
+            await asyncio.sleep(0.01)
+
+
 async def test_generations_that_an_agent_forgot_are_closed(
     site: ChatSite, scripted_model: ScriptedModel
 ) -> None:

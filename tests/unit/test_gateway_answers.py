@@ -71,14 +71,15 @@ async def test_no_front_keeps_a_copy_of_an_answer(client: httpx.AsyncClient, pat
     assert answer.headers.get_list("cache-control") == ["no-store"]
 
 
-async def test_an_unexpected_error_is_answered_and_logged_once(
-    client: httpx.AsyncClient, lines: list[logging.LogRecord]
+async def test_an_unexpected_error_is_answered_and_logged_and_counted_once(
+    client: httpx.AsyncClient, lines: list[logging.LogRecord], capsys: pytest.CaptureFixture[str]
 ) -> None:
     answer = await client.get("/health/broken")
     assert answer.status_code == 500
     assert answer.json()["type"] == "urn:lambent:problem:internal"
     assert "on purpose" not in answer.text
     assert [line.getMessage() for line in lines] == ["A request failed"]
+    assert capsys.readouterr().out.count('"GatewayRequestsFailed":') == 1
 
 
 async def test_the_log_says_why_a_store_is_away_and_the_answer_does_not(

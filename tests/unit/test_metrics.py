@@ -10,6 +10,8 @@ from typing import Any, cast
 import httpx
 import pytest
 
+from lambent.agents.agent import Chunk
+from lambent.chat.live_turn import LiveTurn
 from lambent.http.observed import Observed
 from lambent.metrics import DIMENSION, NAMESPACE, Metric, Recorder, flush
 from local.emulator.template import read_template
@@ -36,7 +38,7 @@ def shown() -> set[tuple[str, str]]:
 
 
 def test_each_alarm_watches_a_metric_that_is_written_under_its_one_dimension() -> None:
-    assert len(alarms()) == 5
+    assert len(alarms()) == 8
     for alarm in alarms():
         names = re.findall(r"MetricName: (\w+)", alarm)
         assert set(names) <= set(Metric)
@@ -130,9 +132,31 @@ async def test_a_request_is_counted_by_its_outcome(
 
     flush()
     capsys.readouterr()
-    transport = httpx.ASGITransport(app=cast(Any, Observed(app)), raise_app_exceptions=False)
+    observed = cast(Any, Observed(app, failed=Metric.CHAT_FAILED))
+    transport = httpx.ASGITransport(app=observed, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         await client.get("/")
     line = json.loads(capsys.readouterr().out)
-    counted = {name for name in line if name.startswith("Requests")}
-    assert counted == {"Requests", *([outcome.value] if outcome else [])}
+    counted = {name for name in line if "Requests" in name}
+    ours = [Metric.CHAT_FAILED] if outcome is Metric.REQUESTS_FAILED else []
+    assert counted == {Metric.REQUESTS, *([outcome] if outcome else []), *ours}
+
+
+async def test_a_turn_that_ends_by_a_fault_of_ours_is_counted_though_its_reader_may_come_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def work(live: LiveTurn) -> None:
+        await live.put(Chunk(delta="so far"))
+        raise ValueError("unforeseen")
+
+    async def book() -> None:
+        """There is nothing to book."""
+
+    flush()
+    capsys.readouterr()
+    live = LiveTurn(id="turn", client="c", limit=None, work=work, book=book)
+    while not live.ended:
+        await live.take(within_s=10)
+    await live.close()
+    flush()
+    assert '"StreamsBroken":[1' in capsys.readouterr().out.replace(" ", "")

@@ -31,6 +31,9 @@ class Metric(StrEnum):
     REQUESTS_REFUSED = "RequestsRefused"  # 4xx and 501: the caller's
     REQUESTS_UNAVAILABLE = "RequestsUnavailable"  # 503: later
     REQUESTS_FAILED = "RequestsFailed"  # ours
+    # The same of one function: a deploy goes back by it.
+    CHAT_FAILED = "ChatRequestsFailed"
+    GATEWAY_FAILED = "GatewayRequestsFailed"
     STREAMS_BROKEN = "StreamsBroken"  # an answer that ended in the middle
     TIME_TO_FIRST = "TimeToFirstTokenMs"  # from the request's admission on
     ADMISSION_TIME = "AdmissionMs"

@@ -10,6 +10,7 @@ from typing import Any, Final
 from lambent.admission.decisions import LimitState
 from lambent.chat.values import Failed, Finished, Frame
 from lambent.errors import LambentError, Unavailable
+from lambent.metrics import Metric, note
 from lambent.telemetry import log_fields, logger
 
 # What a reader may lag behind before the model has to wait for it.
@@ -111,6 +112,8 @@ class LiveTurn:
 
     def _work_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()):
+            # A fault of ours, though its reader is told to come again.
+            note(Metric.STREAMS_BROKEN)
             logger().error("A turn ended with an error", exc_info=error, **log_fields(turn=self.id))
         # An author's code may have cancelled its own task: the reader must not wait for ever.
         self._put_now(Failed(Unavailable("The turn was stopped before its end.")))

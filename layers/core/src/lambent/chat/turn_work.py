@@ -15,7 +15,7 @@ from lambent.admission.usage import Payer
 from lambent.agents.agent import Agent, Chunk, Source, info_of
 from lambent.agents.booking import Booking
 from lambent.agents.loans import Loans
-from lambent.agents.model_access import Answered, ModelAccess
+from lambent.agents.model_access import ModelAccess
 from lambent.agents.model_hosts import ModelHosts
 from lambent.agents.runner import run_agent
 from lambent.agents.tool_context import Means
@@ -127,9 +127,10 @@ class TurnWork:
             async with self._booking.keeping():
                 await self._answer(live)
         except LambentError as error:
-            if self._access.answered is Answered.success:
+            parked = isinstance(error, TurnParked)  # it goes on once somebody lets it
+            if self._first_s is not None and not parked:
                 note(Metric.STREAMS_BROKEN)
-            if isinstance(error, TurnParked):  # it goes on once somebody lets it
+            if parked:
                 logger().info(error.detail, **log_fields(turn=live.id))
             elif error.status == 500:
                 logger().error("A turn failed", exc_info=error, **log_fields(turn=live.id))

@@ -25,6 +25,7 @@ from lambent.http.openai_errors import OpenAiErrors
 from lambent.http.openai_routes import openai_routes
 from lambent.http.problems import ProblemsMiddleware, request_id_of
 from lambent.http.stream_routes import stream_routes
+from lambent.metrics import Metric
 from lambent.streams.values import Dialect
 
 
@@ -46,7 +47,8 @@ def build_chat_app(service: ChatService, *, more: Sequence[Route] = ()) -> ASGIA
     )
     inner = through_front(_marked(router), service.settings.origin_secrets)
     openai = OpenAiErrors(inner, clock=service.clock)
-    return Observed(ProblemsMiddleware(openai, clock=service.clock), after=service.tell_tally)
+    outer = ProblemsMiddleware(openai, clock=service.clock)
+    return Observed(outer, failed=Metric.CHAT_FAILED, after=service.tell_tally)
 
 
 class ChatRoutes:

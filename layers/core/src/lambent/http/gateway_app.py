@@ -31,6 +31,7 @@ from lambent.http.problems import (
     request_id_of,
 )
 from lambent.http.sections import Section, Sections
+from lambent.metrics import Metric
 from lambent.telemetry import log_fields, logger
 
 _DESCRIPTION = (
@@ -89,7 +90,7 @@ def build_gateway_app(
         outer = PagesMount(outer, api, pages)
     outer = through_front(_head_as_get(outer), origin_secrets)
     outer = AdminHeaders(ProblemsMiddleware(outer, clock=clock), chat_base=chat_base)
-    return Observed(outer, after=gate.tell_tally)
+    return Observed(outer, failed=Metric.GATEWAY_FAILED, after=gate.tell_tally)
 
 
 def _head_as_get(app: ASGIApp) -> ASGIApp:

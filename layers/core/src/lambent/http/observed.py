@@ -18,9 +18,17 @@ class Observed:
     By then the answer is out, and what it held is given back; the next invocation has not come.
     """
 
-    def __init__(self, app: ASGIApp, *, after: Callable[[], Awaitable[None]] | None = None) -> None:
-        """`after`: what else is to be told then; it never fails."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        failed: Metric,
+        after: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """`failed` counts this function's own faults; `after`: what else is to be told then; it
+        never fails."""
         self._app = app
+        self._failed = failed
         self._after = after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -43,7 +51,10 @@ class Observed:
             finally:
                 note(Metric.REQUESTS)
                 if status >= 400:
-                    note(_outcome(status))
+                    outcome = _outcome(status)
+                    note(outcome)
+                    if outcome is Metric.REQUESTS_FAILED:
+                        note(self._failed)
                 if self._after is not None:
                     await self._after()
 
