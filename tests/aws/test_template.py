@@ -271,6 +271,18 @@ def test_the_front_s_secret_is_what_the_functions_ask_for() -> None:
     assert all(len(origin["OriginCustomHeaders"]) == 1 for origin in front["Origins"])
 
 
+@pytest.mark.parametrize("parameter", ["OriginSecret", "OriginSecretOther"])
+def test_the_front_s_secret_is_no_reference_which_cloudfront_would_send_as_it_stands(
+    parameter: str,
+) -> None:
+    body = read_template()["Parameters"][parameter]
+    for good in ("", "x" * 16, "not-a-secret-at:all"):
+        assert re.search(body["AllowedPattern"], good)
+    for wrong in ("short", "ssm:/lambent/origin-secret", "secretsmanager:lambent#origin"):
+        assert not re.search(body["AllowedPattern"], wrong)
+    assert "reference" in body["ConstraintDescription"]
+
+
 def test_a_firewall_stands_before_whatever_is_the_front() -> None:
     front = resources("AWS::CloudFront::Distribution")["Front"]["DistributionConfig"]
     assert front["WebACLId"]["Fn::If"][:2] == ["HasWebAcl", {"Ref": "WebAclArn"}]
