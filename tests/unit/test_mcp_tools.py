@@ -12,6 +12,7 @@ from lambent.agents.agent import agent
 from lambent.agents.mcp_tools import Listing, McpTools, RemoteTool, listed, tool_name, tools_of
 from lambent.agents.registry import AgentRegistry
 from lambent.agents.tool_agent import ToolAgent
+from lambent.agents.tool_calls import fits
 from lambent.agents.tools import ToolFailed, tool
 from lambent.errors import ConfigError
 from lambent.setting_values import McpServer
@@ -87,6 +88,27 @@ def test_a_schema_that_points_elsewhere_is_not_followed() -> None:
     )
     with pytest.raises(ToolFailed, match="cannot be checked"):
         tool.check({"n": 1})
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "string", "pattern": r"^\p{L}+$"},
+        {"type": "string", "pattern": "(?<year>[0-9]+)"},
+        {"type": "date-time"},
+        {"$ref": "#/properties/n"},
+    ],
+)
+def test_a_schema_that_cannot_be_checked_ends_the_call_not_the_turn(part: dict[str, Any]) -> None:
+    schema = {"type": "object", "properties": {"n": part}}
+    (tool,) = tools_of(
+        McpTools(server="crm", needs_approval=True),
+        Listing((RemoteTool("add", "", schema),)),
+        _Calls(),
+    )
+    assert not fits(tool, {"n": "x"})
+    with pytest.raises(ToolFailed, match="cannot be checked"):
+        tool.check({"n": "x"})
 
 
 @tool

@@ -174,12 +174,13 @@ def _check_of(parameters: Mapping[str, Any]) -> Check:
     schema = json.dumps(parameters)
 
     def check(given: Mapping[str, Any]) -> None:
-        from referencing.exceptions import Unresolvable
-
         try:
             wrong = list(islice(_validator(schema).iter_errors(dict(given)), _MOST_PROBLEMS))
-        except Unresolvable:
-            raise ToolFailed("The arguments cannot be checked: the schema is broken.") from None
+        except Exception as error:  # a server's schema is an edge: other patterns, endless $refs
+            raise ToolFailed(
+                f"The arguments cannot be checked against the tool's schema "
+                f"({type(error).__name__}): they must be before a person is asked."
+            ) from None
         problems = [f"{_place(one)}: {one.message[:300]}" for one in wrong]
         if problems:
             raise ToolFailed(f"The arguments are not valid: {'; '.join(problems)}.")

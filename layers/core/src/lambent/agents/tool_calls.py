@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from lambent.agents.tool_context import ToolContext
-from lambent.agents.tools import Tool, ToolFailed
+from lambent.agents.tools import Tool
 from lambent.errors import LambentError
 from lambent.models.values import Message, Role, ToolCall
 from lambent.telemetry import log_fields, logger
@@ -73,7 +73,7 @@ def fits(tool: Tool, arguments: Mapping[str, Any]) -> bool:
     """Whether the tool would take the arguments: nobody is asked about a call that it would not."""
     try:
         tool.check(arguments)
-    except ToolFailed:
+    except Exception:  # an author's code is an edge; making the call tells what is wrong
         return False
     return True
 
