@@ -3,7 +3,7 @@
 import contextlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,18 +25,29 @@ from local.services import (
 
 T = TypeVar("T")
 
-# Mostly they wait, for leases that lapse: begun first, they wait beside others. The one that keeps
-# every processor busy comes last, when the other worker has nothing left.
-_WAITING = ("test_storm_", "test_stack_", "test_dashboard_", "test_engine_crashes")
-_BUSY = "test_engine_interleavings"
+# Mostly they wait, for leases that lapse, and need a fifth of a processor.
+_WAITING = ("test_storm_", "test_stack_", "test_dashboard_")
+_LONGEST = "test_engine_crashes"
+_BUSIEST = "test_engine_interleavings"  # keeps every processor busy by itself
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=_turn)
+    turns = {path: turn for turn, path in enumerate(in_turn([item.path for item in items]))}
+    items.sort(key=lambda item: turns[item.path])
 
 
-def _turn(item: pytest.Item) -> int:
-    return 0 if item.path.name.startswith(_WAITING) else 2 if _BUSY in item.path.name else 1
+def in_turn(paths: Iterable[Path]) -> list[Path]:
+    """Each file once, for workers that take one after the other: those that wait are spread among
+    those that do not, so that one more worker than processors leaves none of them idle; the longest
+    comes first, and last the one beside which nothing else gets on."""
+    files = list(dict.fromkeys(paths))
+    waiting = [file for file in files if file.name.startswith(_WAITING)]
+    others = [file for file in files if file not in waiting]
+    places = {file: at / len(others) for at, file in enumerate(others)}
+    # The last of them in good time: what waits at the end, all wait for.
+    places |= {file: 0.8 * at / len(waiting) for at, file in enumerate(waiting)}
+    first_last = {_LONGEST: -1.0, _BUSIEST: 2.0}
+    return sorted(files, key=lambda file: first_last.get(file.stem, places[file]))
 
 
 def started(start: Callable[[], T]) -> T:
