@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from lambent.engine.engine import WorkflowEngine
 from lambent.engine.options import Concurrency, RateLimit
 from lambent.engine.registry import Registry
 from lambent.engine.step import Step
@@ -104,6 +106,56 @@ async def test_a_raised_limit_lets_as_many_in_as_it_says(
     assert len(await inside(test, runs)) == 5
     await test.pass_time(3601)
     assert len(await inside(test, runs)) == 2
+
+
+async def nothing(step: Step, input: Any) -> None: ...
+
+
+async def one_inside_and_a_raised_limit(test: WorkflowTest, workflows: Registry) -> list[str]:
+    """Eight runs, of which one has the only slot; then five slots by a deploy."""
+    workflows.workflow("other")(nothing)
+    deploy(workflows, rest, concurrency=Concurrency(limit=1))
+    runs = [await test.start("w") for _ in range(8)]
+    await test.settle()
+    assert len(await inside(test, runs)) == 1
+    deploy(workflows, rest, concurrency=Concurrency(limit=5))
+    return runs
+
+
+async def test_a_raised_limit_lets_them_in_with_the_first_slice_after_its_deploy(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    runs = await one_inside_and_a_raised_limit(test, workflows)
+    await test.finish(await test.start("other"), within=timedelta(seconds=10))
+    assert len(await inside(test, runs)) == 5
+
+
+async def test_a_slice_that_dies_once_a_raised_limit_is_on_record_has_woken_them(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    runs = await one_inside_and_a_raised_limit(test, workflows)
+    test.crash_at("limits.update_one(", after=True)
+    await test.finish(await test.start("other"), within=timedelta(seconds=60))
+    assert len(await inside(test, runs)) == 5
+
+
+async def test_the_poller_wakes_them_until_code_with_the_raised_limit_has_taken_one(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    runs = await one_inside_and_a_raised_limit(test, workflows)
+    deploy(workflows, rest, concurrency=Concurrency(limit=1))
+    raised = Registry()
+    deploy(raised, rest, concurrency=Concurrency(limit=5))
+    poller = WorkflowEngine(test.store, workflows=raised)
+    for _ in range(2):
+        await poller.limits.knock()
+        await test.settle()
+        # What advances them is still the code of before.
+        assert len(await inside(test, runs)) == 1
+    await poller.limits.knock()
+    deploy(workflows, rest, concurrency=Concurrency(limit=5))
+    await test.settle()
+    assert len(await inside(test, runs)) == 5
 
 
 @pytest.mark.parametrize(("limit", "ends"), [(1, [4, 3]), (2, [0, 1, 4]), (3, [0, 3, 4])])

@@ -16,6 +16,7 @@ from lambent.engine.control import RunControl
 from lambent.engine.debts import Debts
 from lambent.engine.flow import Gates
 from lambent.engine.inputs import check_input
+from lambent.engine.limits import Limits
 from lambent.engine.model import ENDED, RUNS, Status
 from lambent.engine.options import event_input
 from lambent.engine.registry import Registry, registry
@@ -95,6 +96,7 @@ class WorkflowEngine:
             clock=clock,
             config=self.config,
         )
+        self.limits = Limits(mongo, registry=workflows, gates=self._gates, nudger=nudger)
         retries = Retries(mongo, due, transitions=transitions)
         self.control = RunControl(
             mongo,
@@ -249,6 +251,7 @@ class WorkflowEngine:
         """
         if ends_s is None:
             ends_s = self.store.clock.monotonic_s() + self.config.longest_step_s
+        await self.limits.take_effect()
         unique = list(dict.fromkeys(run_ids))
         held = {} if taken is None else {taken.lease.id: taken}
         slices = [

@@ -136,7 +136,23 @@ class Gates:
         """Wake the registered waiters of the run's slot group whose turn it is, one for each slot
         that is free: more than one where the limit was raised, or where one that was woken before
         has not come by yet. Answers their ids."""
-        group, woken = run["slot_group"], list[str]()
+        return await self._wake(run["workflow"], run["slot_group"], besides=run["_id"])
+
+    async def let_in(self, workflow: str) -> list[str]:
+        """The same for every slot group of the workflow in which somebody waits."""
+        query = {
+            "workflow": workflow,
+            "status": {"$in": [one.value for one in ACTIVE]},
+            "slot_wait": {"$exists": True},
+        }
+        found = await guarded(self._due.collection.find(query, {"slot_wait": 1}).to_list())
+        woken = list[str]()
+        for group in sorted({str(one["slot_wait"]) for one in found}):
+            woken.extend(await self._wake(workflow, group))
+        return woken
+
+    async def _wake(self, workflow: str, group: str, *, besides: str | None = None) -> list[str]:
+        woken = list[str]()
         query = {
             "groups": marks.slot_group(group),
             "slot_wait": group,
@@ -149,12 +165,10 @@ class Gates:
         # Whoever lets a slot go after this look passes it on himself.
         held = await self._held(group)
         waiters.sort(key=lambda one: (one["priority"], one["created_at"], one["_id"]))
-        rooms = {
-            one["version"]: self._room(run["workflow"], one["version"], held) for one in waiters
-        }
+        rooms = {one["version"]: self._room(workflow, one["version"], held) for one in waiters}
         for waiter in waiters:
             run_id = str(waiter["_id"])
-            if run_id != run["_id"] and len(woken) < rooms[waiter["version"]]:
+            if run_id != besides and len(woken) < rooms[waiter["version"]]:
                 woken.extend([run_id] if await self._due.wake(run_id) else [])
             if len(woken) >= max(rooms.values()):
                 break

@@ -1,0 +1,109 @@
+"""Notices that a deploy has raised a concurrency limit, and wakes whom the new one lets in.
+
+A waiter sleeps until a run of its group ends; nothing else would tell it. So the limit that the
+code of each version has is kept, and a function that comes with another one says so. Only where
+the runs go on is it put on record, as heard: the poller's code may be new before theirs is, and
+under the old limit a run that was woken too early would lie down again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import DuplicateKeyError
+
+from lambent.due import Database
+from lambent.engine.config import Nudger
+from lambent.engine.flow import Gates
+from lambent.engine.registry import Registry, Workflow
+from lambent.errors import StoreUnavailable
+from lambent.first_aid import explain
+from lambent.mongo import Document, guarded
+from lambent.telemetry import logger
+
+COLLECTION: Final = "limits"
+# Of one poller's environment: a minute lies between two, and a deploy is over by then.
+_MOST_KNOCKS: Final = 10
+
+
+class Limits:
+    """The concurrency limits of the code at hand, against those on record."""
+
+    def __init__(
+        self, mongo: Database, *, registry: Registry, gates: Gates, nudger: Nudger
+    ) -> None:
+        self._mongo = mongo
+        self._registry = registry
+        self._gates = gates
+        self._nudger = nudger
+        self._settled: dict[str, int] = {}  # what this environment need not ask for again
+        self._knocks = 0
+
+    async def take_effect(self) -> None:
+        """Wake whom a raised limit lets in, then put the limit on record: whoever dies between the
+        two leaves that to the next, who wakes them once more."""
+        if (own := self._own()) == self._settled:
+            return
+        try:
+            for one, was in await self._changed(own):
+                await self._wake(one, was)
+                await self._put_on_record(_name(one), own[_name(one)], was)
+        except StoreUnavailable as error:
+            logger().warning("Changed limits cannot be seen: %s", explain(error))
+            return
+        self._settled = own
+
+    async def knock(self) -> None:
+        """For the poller: wake them, and let the function that takes them put it on record."""
+        if (own := self._own()) == self._settled or self._knocks >= _MOST_KNOCKS:
+            return
+        self._knocks += 1
+        try:
+            changed = await self._changed(own)
+            for one, was in changed:
+                await self._wake(one, was)
+        except StoreUnavailable:
+            return  # the poller says so itself
+        if not changed:
+            self._settled = own
+
+    def _own(self) -> dict[str, int]:
+        return {_name(one): _limit(one) for one in self._registry.all() if one.flow.concurrency}
+
+    async def _changed(self, own: dict[str, int]) -> Sequence[tuple[Workflow, int | None]]:
+        """The versions whose limit is not the one on record, and what is."""
+        found = await guarded(self._limits.find({"_id": {"$in": list(own)}}).to_list())
+        on_record = {str(one["_id"]): int(one["limit"]) for one in found}
+        limited = [one for one in self._registry.all() if _name(one) in own]
+        seen = [(one, on_record.get(_name(one))) for one in limited]
+        return [(one, was) for one, was in seen if was != own[_name(one)]]
+
+    async def _wake(self, workflow: Workflow, was: int | None) -> None:
+        raised = was is None or was < _limit(workflow)
+        if raised and (woken := await self._gates.let_in(workflow.name)):
+            await self._nudger.nudge(woken)
+
+    async def _put_on_record(self, name: str, limit: int, was: int | None) -> None:
+        # From what was seen: in the middle of a deploy the function before may say its own again.
+        if was is not None:
+            seen: Document = {"_id": name, "limit": was}
+            await guarded(self._limits.update_one(seen, {"$set": {"limit": limit}}))
+            return
+        with suppress(DuplicateKeyError):  # another environment was quicker
+            await guarded(self._limits.insert_one({"_id": name, "limit": limit}))
+
+    @property
+    def _limits(self) -> AsyncCollection[Document]:
+        return self._mongo.db[COLLECTION]
+
+
+def _name(workflow: Workflow) -> str:
+    return f"{workflow.name}@{workflow.version}"
+
+
+def _limit(workflow: Workflow) -> int:
+    assert workflow.flow.concurrency is not None
+    return workflow.flow.concurrency.limit
