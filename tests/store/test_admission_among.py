@@ -14,6 +14,7 @@ from lambent.admission.decisions import (
     Admitted,
     Candidates,
     Decision,
+    Grant,
     Outcome,
     Queued,
     Refused,
@@ -38,8 +39,8 @@ async def ask(place: Stand, client: str, hosts: tuple[str, ...] = BOTH) -> Decis
     return await place.gate.admit(request(client, hosts))
 
 
-async def queued(place: Stand, client: str) -> Queued:
-    decision = await ask(place, client)
+async def queued(place: Stand, client: str, hosts: tuple[str, ...] = BOTH) -> Queued:
+    decision = await ask(place, client, hosts)
     assert isinstance(decision, Queued), decision
     return decision
 
@@ -116,6 +117,16 @@ async def test_a_host_that_may_be_tried_again_is_tried_before_anyone_waits(
         assert [one.client for one in (await place.gate.state()).waiting] == ["other"]
 
 
+async def served_next(place: Stand, waiting: list[Queued], grant: Grant) -> Admitted:
+    """Whoever of these gets the slot that `grant` gives back; the last one to come looks first."""
+    await place.gate.finish(grant, Outcome.SUCCESS)
+    for one in reversed(waiting):
+        if isinstance(decision := await place.gate.look(one), Admitted):
+            waiting.remove(one)
+            return decision
+    raise AssertionError("nobody was served")
+
+
 async def test_a_clients_many_tickets_do_not_starve_anothers_one(postgres_dsn: str) -> None:
     async with stand(postgres_dsn, **CALM) as place:
         held = await fill(place)
@@ -123,17 +134,50 @@ async def test_a_clients_many_tickets_do_not_starve_anothers_one(postgres_dsn: s
         waiting.append(await queued(place, "modest"))
         grants = [one.grant for one in held.values()]
         order: list[str] = []
-        for nth in range(6):
-            await place.gate.finish(grants.pop(0), Outcome.SUCCESS)
-            for one in reversed(waiting):
-                if isinstance(decision := await place.gate.look(one), Admitted):
-                    waiting.remove(one)
-                    grants.append(decision.grant)
-                    order.append(one.principal.client)
-                    break
-            assert len(order) == nth + 1
-        # Each host takes turns by itself.
-        assert order.index("modest") <= len(BOTH)
+        for _ in range(4):
+            served = await served_next(place, waiting, grants.pop(0))
+            grants.append(served.grant)
+            order.append(served.principal.client)
+        # It came later, so one of the others goes first: at one of the hosts, not at each.
+        assert order == ["greedy", "modest", "greedy", "greedy"]
+
+
+async def test_who_is_served_elsewhere_leaves_its_turn_to_who_has_one_host_only(
+    postgres_dsn: str,
+) -> None:
+    async with stand(postgres_dsn, **CALM) as place:
+        held = await fill(place)
+        waiting = [await queued(place, "wide") for _ in range(10)]
+        waiting += [await queued(place, "narrow", BOTH[:1]) for _ in range(10)]
+        grants = {host: one.grant for host, one in held.items()}
+        at_one = []
+        for _ in range(4):
+            for host in reversed(BOTH):
+                served = await served_next(place, waiting, grants[host])
+                grants[host] = served.grant
+                if host == BOTH[0]:
+                    at_one.append(served.principal.client)
+        assert at_one == ["narrow"] * 4
+
+
+async def test_what_a_client_got_elsewhere_is_not_held_against_it_for_long(
+    postgres_dsn: str,
+) -> None:
+    async with stand(postgres_dsn, **CALM) as place:
+        held = await fill(place)
+        waiting = [await queued(place, "narrow", BOTH[:1]) for _ in range(30)]
+        one, other = (held[host].grant for host in BOTH)
+        for _ in range(60):
+            mine = await queued(place, "wide")
+            other = (await served_next(place, [mine], other)).grant
+        waiting.append(await queued(place, "wide"))
+        order = []
+        while waiting[-1].principal.client == "wide":
+            served = await served_next(place, waiting, one)
+            one = served.grant
+            order.append(served.principal.client)
+        assert order == ["narrow"] * (len(order) - 1) + ["wide"]
+        assert 20 <= len(order) <= 22
 
 
 async def test_code_of_the_version_before_holds_its_ticket_at_its_one_host(

@@ -1,6 +1,7 @@
 -- Waiting for whichever of several hosts is free first. A ticket stands in the queue of each host
 -- that may serve it, with the age that it has: a slot that frees at any of them is its before a
--- newcomer's, in the order that `queue_order` gives that host's clients.
+-- newcomer's, in the order that `queue_order` gives that host's clients. What one of them grants
+-- counts at each of them (`take_slot`).
 
 -- Renews or draws the ticket p_token and takes a slot where it is its turn, else the probe of a
 -- host whose breaker may be tried. Verdicts as `await_slot`'s, breaker_open only where all are;

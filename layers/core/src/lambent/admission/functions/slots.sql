@@ -56,9 +56,18 @@ CREATE OR REPLACE FUNCTION lambent.take_slot(
 ) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     v_slot integer := lambent.seize_slot(p_host, p_client, p_slots, p_token, p_lease_s);
+    v_host text;
 BEGIN
     IF v_slot IS NOT NULL THEN
-        UPDATE lambent.turn SET served = served + 1 WHERE host = p_host AND client = p_client;
+        -- It was a turn in every queue that the ticket stood in: who may use several hosts has one
+        -- share of them, not one of each. In one order, so that no two wait for each other's rows.
+        FOR v_host IN
+            SELECT p_host AS host UNION
+            SELECT unnest(t.hosts) FROM lambent.ticket t WHERE t.token = p_token
+            ORDER BY host
+        LOOP
+            UPDATE lambent.turn SET served = served + 1 WHERE host = v_host AND client = p_client;
+        END LOOP;
         DELETE FROM lambent.ticket WHERE token = p_token;
     END IF;
     RETURN v_slot;
@@ -138,7 +147,8 @@ BEGIN
 END $$;
 
 -- Who was away starts level with the least served of those who wait: neither ahead of them
--- for its absence nor behind.
+-- for its absence nor behind. Who has had more at other hosts than they could use starts no more
+-- than 20 turns behind: it must not stand still for all of that once this host is its only one.
 CREATE OR REPLACE FUNCTION lambent.join_queue(p_host text, p_client text)
 RETURNS void LANGUAGE sql AS $$
     INSERT INTO lambent.turn AS u (host, client, served)
@@ -148,7 +158,8 @@ RETURNS void LANGUAGE sql AS $$
            AND o.client IN (SELECT w.client FROM lambent.waiting_for(p_host) w)),
         (SELECT max(o.served) FROM lambent.turn o WHERE o.host = p_host),
         0)
-    ON CONFLICT (host, client) DO UPDATE SET served = greatest(u.served, excluded.served);
+    ON CONFLICT (host, client) DO UPDATE
+    SET served = least(greatest(u.served, excluded.served), excluded.served + 20);
 $$;
 
 -- Gives up a ticket, and the slot or the probe that it may have turned into unnoticed.
