@@ -7,7 +7,7 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -26,6 +26,7 @@ T = TypeVar("T")
 MODEL = "smollm2:135m"
 FLUSH_BYTES = 64 * 1024
 EMBEDDING_SIZE = 8
+WINDOW_WORDS = 2048
 
 
 @dataclass(slots=True)
@@ -173,7 +174,7 @@ class ScriptedModel:
                 elif path == "/api/show":
                     exchange.respond_json(200, _shown())
                 elif path == "/api/embed":
-                    exchange.respond_json(200, _embedded(model, value.get("input", [])))
+                    exchange.respond_json(*_embedded(model, value))
                 else:
                     await self._generate(record, wire.Route(path), model)
             case _:
@@ -344,10 +345,13 @@ def _shown() -> wire.Line:
     }
 
 
-def _embedded(model: str, value: object) -> wire.Line:
+def _embedded(model: str, asked: Mapping[str, Any]) -> tuple[int, wire.Line]:
+    value = asked.get("input", [])
     texts = [value] if isinstance(value, str) else list(value) if isinstance(value, list) else []
+    if asked.get("truncate") is False and any(len(t.split()) > WINDOW_WORDS for t in texts):
+        return 400, {"error": "input length exceeds maximum context length"}
     vectors = [[b / 255 for b in hashlib.sha256(t.encode()).digest()[:8]] for t in texts]
-    return {
+    return 200, {
         "model": model,
         "embeddings": vectors,
         "total_duration": 1,

@@ -15,6 +15,7 @@ from lambent.errors import (
     ModelRefused,
     ModelTimeout,
     ModelUnavailable,
+    PromptTooLong,
     Unavailable,
     UnknownModel,
 )
@@ -126,7 +127,10 @@ async def test_thoughts_and_tool_calls_come_apart_from_the_text(
         (Reply.failure(307, "elsewhere"), ModelRefused),
         (Reply.text("a b", fault=Fault.ERROR_LINE), ModelUnavailable),
         (Reply(fault=Fault.ERROR_LINE, error="invalid JSON schema in format"), ModelRefused),
-        (Reply(fault=Fault.ERROR_LINE, error="the input exceeds the context length"), ModelRefused),
+        (
+            Reply(fault=Fault.ERROR_LINE, error="the input exceeds the context length"),
+            PromptTooLong,
+        ),
         (Reply.failure(500, "Failed to create new sequence: no inputs provided"), ModelRefused),
         (
             Reply.failure(500, "model requires more system memory (22.6 GiB) than is available"),

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI, BadRequestError, OpenAI
 from openai.types.chat import ChatCompletionChunk
 
 from lambent.agents.agent import Chunk, Source
@@ -115,6 +115,20 @@ async def test_an_answer_at_its_limit_ends_with_length(openai: AsyncOpenAI) -> N
     answer = await openai.chat.completions.create(model=MODEL, messages=WHY, max_tokens=2)
     assert answer.choices[0].finish_reason == "length"
     assert answer.choices[0].message.content == "Hello from"
+
+
+async def test_a_prompt_is_not_to_be_cut_by_the_model_server(
+    openai: AsyncOpenAI, scripted_model: ScriptedModel
+) -> None:
+    too_long = "the input length exceeds the context length"
+    scripted_model.script(Reply.failure(400, too_long), Reply.failure(500, too_long))
+    for _ in range(2):
+        with pytest.raises(BadRequestError, match="more than the model can read") as caught:
+            await openai.chat.completions.create(**ASKED)
+        assert caught.value.code == "context_length_exceeded"
+    await openai.chat.completions.create(**{**ASKED, "model": "agent:chat"})
+    asked = [one.json.get("truncate") for one in scripted_model.generations]
+    assert asked == [False, False, None]  # an agent may tell its model as much as it likes
 
 
 async def test_roles_and_parts_become_the_models_messages(

@@ -56,7 +56,17 @@ async def test_embeddings_come_in_base64_as_the_client_asks(
     plain = await openai.embeddings.create(model=MODEL, input="sky", encoding_format="float")
     assert made.data[0].embedding == pytest.approx(plain.data[0].embedding, abs=1e-6)
     assert len(plain.data[0].embedding) == 8
-    assert scripted_model.requests[0].json == {"model": MODEL, "input": ["sky", "grass"]}
+    assert scripted_model.requests[0].json == {
+        "model": MODEL, "input": ["sky", "grass"], "truncate": False,
+    }  # fmt: skip
+
+
+async def test_an_input_beyond_the_models_window_is_refused_and_not_cut(
+    openai: AsyncOpenAI,
+) -> None:
+    with pytest.raises(BadRequestError, match="more than the model can read") as caught:
+        await openai.embeddings.create(model=MODEL, input=["sky", "grass " * 5000])
+    assert caught.value.code == "context_length_exceeded"
 
 
 async def test_fewer_dimensions_are_the_first_ones_at_length_one(openai: AsyncOpenAI) -> None:

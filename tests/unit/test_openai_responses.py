@@ -136,6 +136,16 @@ async def test_a_conversation_that_is_too_long_is_refused_and_never_cut(
     assert (caught.value.param, len(scripted_model.generations)) == ("previous_response_id", 2)
 
 
+async def test_a_prompt_is_not_to_be_cut_by_the_model_server(
+    openai: AsyncOpenAI, scripted_model: ScriptedModel
+) -> None:
+    scripted_model.script(Reply.failure(400, "the input length exceeds the context length"))
+    with pytest.raises(BadRequestError) as caught:
+        await openai.responses.create(model=MODEL, input="Hi", truncation="disabled")
+    assert caught.value.code == "context_length_exceeded"
+    assert scripted_model.generations[0].json["truncate"] is False
+
+
 async def test_a_tool_is_called_and_answered_across_responses(
     openai: AsyncOpenAI, scripted_model: ScriptedModel
 ) -> None:

@@ -175,6 +175,13 @@ class ModelRefused(RequestError):
     title = "The model server refused the request"
 
 
+class PromptTooLong(ModelRefused):
+    """What was to be read whole is longer than the model's window."""
+
+    code = "context_length_exceeded"
+    title = "The text is longer than the model's window"
+
+
 class RetryLater(LambentError):
     """Nothing is wrong with the request; the same one may succeed in `retry_after_s` seconds."""
 

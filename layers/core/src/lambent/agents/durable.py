@@ -42,6 +42,7 @@ from lambent.errors import (
     Interrupted,
     LambentError,
     ModelRefused,
+    PromptTooLong,
     StepFailed,
     StreamStopped,
     UnknownModel,
@@ -61,7 +62,7 @@ _KEPT_AFTER: Final = timedelta(days=1)
 _AT_ONCE: Final = 4
 # A model call's limit; a slice with less than that left begins none.
 _MODEL_S: Final = 300.0
-_NAMED: Final = (UnknownModel, ModelRefused)
+_NAMED: Final = (UnknownModel, ModelRefused, PromptTooLong)
 # What a step gets beside its tool's own limit, to tell how it went.
 _GRACE_S: Final = 5.0
 _KEEP_S: Final = 15.0

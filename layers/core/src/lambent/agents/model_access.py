@@ -187,18 +187,18 @@ class ModelAccess:
             used = {**used, running.model: _sum(used.get(running.model), running)}
         return tuple(used.values())
 
-    async def embed(self, model: str, inputs: Sequence[str]) -> Embeddings:
-        """One vector for each input, booked like a generation."""
+    async def embed(self, model: str, inputs: Sequence[str], *, whole: bool = False) -> Embeddings:
+        """One vector for each input, booked like a generation; see `ModelManager.embed`."""
         async with self._lent(model) as lent:
             if lent is not None:
-                found = await lent.embed(model, inputs)
+                found = await lent.embed(model, inputs, whole=whole)
                 self.usage = self.usage + found.usage
                 return found
         try:
-            found = await self._models.embed(model, inputs, host=self.host)
+            found = await self._models.embed(model, inputs, host=self.host, whole=whole)
         except (ModelUnavailable, ModelBusy) as error:
             if await self._moved(error):
-                return await self.embed(model, inputs)
+                return await self.embed(model, inputs, whole=whole)
             self.answered = _judge(error)
             raise
         except LambentError as error:

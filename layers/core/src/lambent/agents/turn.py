@@ -83,11 +83,13 @@ class Turn:
         tools: Iterable[Mapping[str, Any]] = (),
         format: str | Mapping[str, Any] | None = None,
         think: bool | str | None = None,
+        whole: bool = False,
     ) -> AsyncGenerator[Chunk, None]:
         """Stream one generation, by default of the turn's conversation with the turn's model.
 
-        `system` goes before the messages; `options` go over the turn's. A turn generates one at
-        a time: a second one in the same task closes the first, in another task waits for it.
+        `system` goes before the messages; `options` go over the turn's. `whole`: a server that
+        knows how refuses messages that do not fit, instead of leaving some out. A turn generates
+        one at a time: a second one in the same task closes the first, in another waits for it.
         Raises what `ModelManager.generate_stream` raises.
         """
         told = tuple(self.messages if messages is None else messages)
@@ -100,6 +102,7 @@ class Turn:
             format=format,
             options={**self.options, **(options or {})},
             think=self.think if think is None else think,
+            whole=whole,
         )
         async with aclosing(self.access.stream(request)) as stream:
             async for piece in stream:

@@ -31,6 +31,7 @@ from lambent.errors import (
     LambentError,
     ModelRefused,
     NotFound,
+    PromptTooLong,
     StoreUnavailable,
     StreamStopped,
     TurnParked,
@@ -63,7 +64,9 @@ _FIRST_SILENCE_S: Final = 1.0
 _LONGEST_SILENCE_S: Final = 5.0
 _STOPPING_S: Final = 3.0
 _LOOK_S: Final = 0.5
-_KNOWN: Final = {one.code: one for one in (StreamStopped, UnknownModel, ModelRefused, TurnParked)}
+_KNOWN: Final = {
+    one.code: one for one in (StreamStopped, UnknownModel, ModelRefused, PromptTooLong, TurnParked)
+}
 
 
 class TurnFailed(LambentError):

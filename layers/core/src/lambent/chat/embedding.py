@@ -32,7 +32,7 @@ async def embed(
     inputs: Sequence[str],
     among: Candidates,
 ) -> Embedded:
-    """One vector for each input. Raises `NoSlot`, `BreakerOpen` and what the model raises."""
+    """One vector for each whole input. Raises `NoSlot`, `BreakerOpen` and what the model raises."""
     grant = await _granted(decision, gate)
     access = ModelAccess(models)
     principal = decision.principal
@@ -40,7 +40,7 @@ async def embed(
     booking = Booking(gate, grant, payer=payer, access=access, among=among)
     try:
         async with booking.keeping():
-            return Embedded(await access.embed(model, inputs), decision.limit)
+            return Embedded(await access.embed(model, inputs, whole=True), decision.limit)
     finally:
         await booking.finish()
 

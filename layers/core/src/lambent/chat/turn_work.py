@@ -254,7 +254,8 @@ class TurnWork:
                     place=None if dialogue is None else dialogue.place,
                 )
             return run_agent(self._agent, turn)
-        return turn.generate_stream(tools=self._request.tools, format=self._request.format)
+        asked = self._request
+        return turn.generate_stream(tools=asked.tools, format=asked.format, whole=asked.whole)
 
     def _turn(self, live: LiveTurn, messages: tuple[Message, ...]) -> Turn:
         said = (one.content for one in reversed(messages) if one.role is Role.user)

@@ -18,10 +18,11 @@ from lambent.streams.values import KEPT_AFTER
 class ChatRequest:
     """One turn as asked, already checked.
 
-    `agent` None asks the model itself, which then has to be named; only that takes `tools` and
-    `format`, which an agent decides for itself. `recall`, where it is given, makes all messages
-    out of what is kept for the client who turned out to ask; it may raise errors of ours. Not
-    `patient`: the answer is one document, and not to be waited for while a person has to decide.
+    `agent` None asks the model itself, which then has to be named; only that takes `tools`,
+    `format` and `whole` (see `ModelRequest`), which an agent decides for itself. `recall`, where it
+    is given, makes all messages out of what is kept for the client who turned out to ask; it may
+    raise errors of ours. Not `patient`: the answer is one document, and not to be waited for while
+    a person has to decide.
     `lease_s`: the lease of the readers of a turn that is a run.
     """
 
@@ -32,6 +33,7 @@ class ChatRequest:
     conversation: str | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
     format: str | Mapping[str, Any] | None = None
+    whole: bool = False
     think: bool | str | None = None
     recall: Callable[[str], Awaitable[tuple[Message, ...]]] | None = None
     patient: bool = True

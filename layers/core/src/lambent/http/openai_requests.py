@@ -104,6 +104,7 @@ def parse_completion(value: Any, *, max_num_ctx: int) -> Asked:
         options=_options(body),
         tools=tuple(tool.offered() for tool in plan.offered),
         format=plan.format() if format is None else format,
+        whole=True,
         think=read_effort(body.reasoning_effort, "reasoning_effort"),
     )
     return Asked(request, body.model, plan, body.stream, _read_stream_options(body))

@@ -86,6 +86,7 @@ def parse_response(value: Any) -> ResponseAsked:
         options=_options(body),
         tools=tuple(tool.offered() for tool in plan.offered),
         format=plan.format() if format is None else format,
+        whole=True,
         think=_read_reasoning(body.reasoning),
     )
     return ResponseAsked(

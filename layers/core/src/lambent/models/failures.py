@@ -4,6 +4,7 @@
 |---|---|---|
 | no connection, a limit passed, 5xx, a broken or senseless stream | `ModelUnavailable` | failure |
 | 404 that names the model | `UnknownModel` | the host answered |
+| a text beyond the model's window | `PromptTooLong` | the host answered |
 | other 4xx, 501, an error about the request itself | `ModelRefused` | the host answered |
 | 401, 403: our own credentials | `Unavailable` | the host answered |
 | its queue is full (503 with its reason, 429), or its memory | `ModelBusy` | no verdict |
@@ -24,6 +25,7 @@ from lambent.errors import (
     ModelRefused,
     ModelTimeout,
     ModelUnavailable,
+    PromptTooLong,
     Unavailable,
     UnknownModel,
 )
@@ -37,8 +39,9 @@ _ABOUT_REQUEST: Final = (
     "invalid format:",
     "failed to parse grammar",
     "failed to create new sequence",  # an image that is none, a prompt that holds nothing
-    "context length",
 )
+# Where a request was sent not to be cut ("truncate": false).
+_ABOUT_LENGTH: Final = "context length"
 # By the model that was asked for, or by its `num_ctx`: another host may have more.
 _ABOUT_MEMORY: Final = "requires more system memory"
 
@@ -81,6 +84,8 @@ def status_failure(status: int, headers: Mapping[str, str], body: bytes) -> Lamb
             return ModelBusy(retry_after_s=_retry_after_s(headers))
         case _ if status >= 500:
             return told_failure(said or f"status {status}")
+        case _ if _ABOUT_LENGTH in said.lower():
+            return _too_long(said)
         case _:
             return ModelRefused(tidy(said) or f"The model server answered with status {status}.")
 
@@ -88,11 +93,17 @@ def status_failure(status: int, headers: Mapping[str, str], body: bytes) -> Lamb
 def told_failure(said: str) -> LambentError:
     """What an error means that a server tells in its stream, or with a 5xx."""
     known = said.lower()
+    if _ABOUT_LENGTH in known:
+        return _too_long(said)
     if any(words in known for words in _ABOUT_REQUEST):
         return ModelRefused(f"The model server refused the request: {tidy(said)}")
     if _ABOUT_MEMORY in known:
         return ModelBusy(f"The model server has no room for this: {tidy(said)}", retry_after_s=10)
     return ModelUnavailable(f"The model server failed: {tidy(said)}")
+
+
+def _too_long(said: str) -> LambentError:
+    return PromptTooLong(f"This is more than the model can read at once: {tidy(said)}")
 
 
 def _reason(body: bytes) -> str:

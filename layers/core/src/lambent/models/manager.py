@@ -91,10 +91,12 @@ class ModelManager:
         raise ModelUnavailable("The model server ended its answer halfway.")
 
     async def embed(
-        self, model: str, inputs: Sequence[str], *, host: str | None = None
+        self, model: str, inputs: Sequence[str], *, host: str | None = None, whole: bool = False
     ) -> Embeddings:
-        """One vector for each input."""
-        body = {"model": model, "input": list(inputs)}
+        """One vector for each input, of as much of it as fits; `whole` ones are refused else."""
+        body: dict[str, Any] = {"model": model, "input": list(inputs)}
+        if whole:
+            body["truncate"] = False
         # A model may have to be loaded first, as for a first token.
         record = await self._call("/api/embed", body, host=host, limit_s=self._first_token_s)
         found = _read(wire.read_embeddings, record)

@@ -55,6 +55,7 @@ class ModelRequest:
 
     `think` is true, false or a level ("low", "medium", "high"); None leaves it to the server.
     `keep_alive` is Ollama's: seconds, or a duration such as "5m"; -1 keeps the model loaded.
+    `whole`: rather refuse the messages than leave some out.
     """
 
     model: str
@@ -64,6 +65,7 @@ class ModelRequest:
     options: Mapping[str, Any] = field(default_factory=dict)
     think: bool | str | None = None
     keep_alive: float | str | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,6 +41,8 @@ def chat_body(request: ModelRequest) -> bytes:
         body["format"] = request.format
     if request.think is not None:
         body["think"] = request.think
+    if request.whole:
+        body["truncate"] = False
     if request.keep_alive is not None:
         body["keep_alive"] = request.keep_alive
     return encode(body)
