@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import httpx
 import pytest
 
+from lambent.admission.budgets import BudgetEdges, BudgetStore, Kind, Period, Unit
 from lambent.admission.decisions import AdmissionRequest
 from lambent.admission.reports import UsageFilter, UsageReports
+from lambent.admission.usage import ModelUse, Payer, TurnUse
 from lambent.agents.step_model import StepModel
 from lambent.clock import SystemClock
 from lambent.models.manager import ModelManager
@@ -116,6 +119,25 @@ async def test_before_the_first_token_another_host_takes_over(
     assert (await failures(site)).get(pair[0].host, 0) == (0 if how == "is busy" else 1)
     (row,) = await UsageReports(site.postgres).rows(UsageFilter(), by=())
     assert (row.requests, row.broken, row.completion_tokens) == (2, 0, 4)
+
+
+async def test_a_turn_that_has_begun_moves_on_though_its_budget_is_used_up_meanwhile(
+    site: ChatSite, pair: tuple[ScriptedModel, ScriptedModel]
+) -> None:
+    pair[1].loaded_models = []
+    edges = [BudgetEdges(period=Period.DAY, unit=Unit.TOKENS, hard=100)]
+    await BudgetStore(site.postgres).put(Kind.CLIENT, "tests", edges)
+    used = ModelUse(
+        model="m", requests=1, broken=0, prompt_tokens=200, completion_tokens=0,
+        estimated_tokens=0, model_s=0.0,
+    )  # fmt: skip
+    payer = Payer(client="tests", key_id=None, agent="")
+    pair[0].default = Reply.failure(500, "out of memory", first_delay_s=3)
+    async with site.client() as client:
+        asking = asyncio.create_task(client.post("/chat/stream", json=CHAT))
+        await pair[0].until(lambda: pair[0].generations)
+        assert await site.gate.book(TurnUse(turn="t", seq=1, payer=payer, models=(used,)))
+        assert said((await asking).text) == "from two"
 
 
 async def test_after_the_first_token_the_answer_breaks_off(

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
 
+from lambent.admission.budgets import BudgetEdges, BudgetStore, Kind, Period, Unit
 from lambent.admission.decisions import AdmissionRequest, Outcome
 from lambent.admission.reports import UsageFilter, UsageReports
 from lambent.agents.agent import Agent, Chunk, agent
@@ -83,6 +84,20 @@ async def test_such_a_call_waits_for_a_slot_of_its_host_and_the_turn_keeps_its_o
     assert not pair[1].generations
     await site.gate.finish(grant, Outcome.SUCCESS)
     assert not (await site.gate.state()).waiting
+
+
+async def test_a_turn_that_has_begun_is_let_finish_though_its_budget_is_used_up(
+    site: ChatSite, pair: tuple[ScriptedModel, ScriptedModel]
+) -> None:
+    edges = [BudgetEdges(period=Period.DAY, unit=Unit.TOKENS, hard=100)]
+    await BudgetStore(site.postgres).put(Kind.CLIENT, "tests", edges)
+    pair[1].default = Reply.many(13, prompt_tokens=200)  # booked before the turn wants a vector
+    async with site.client() as client:
+        answer = await client.post("/chat/stream", json=ASKED)
+        await site.until_no_slot_is_taken()
+        refused = await client.post("/chat/stream", json=ASKED)
+    assert said(answer.text).endswith(", 8, from one")
+    assert refused.status_code == 429
 
 
 async def test_a_failure_there_is_told_to_that_hosts_breaker(

@@ -90,7 +90,8 @@ class AdmissionRequest:
     `limited=False` leaves the client's limit alone (pages, polling); `counted` is the limit where
     the same request has taken from it before. `leaving`: a reader only says that it goes away,
     which a page may that has just signed out. `on_behalf_of` names a client whom trusted code has
-    already established (a step of its run): neither key nor limit is looked at.
+    already established (a step of its run): neither key nor limit is looked at, nor, where it is
+    for a turn that has `begun`, its budget.
     """
 
     credential: str | None
@@ -103,11 +104,14 @@ class AdmissionRequest:
     counted: LimitState | None = None
     leaving: bool = False
     on_behalf_of: str | None = None
+    begun: bool = False
 
     @classmethod
-    def for_client(cls, client: str, among: Candidates) -> AdmissionRequest:
+    def for_client(cls, client: str, among: Candidates, *, begun: bool = False) -> AdmissionRequest:
         """A slot at one of these hosts, for a client whom trusted code has established."""
-        return cls(credential=None, scope=None, among=among, slot=True, on_behalf_of=client)
+        return cls(
+            credential=None, scope=None, among=among, slot=True, on_behalf_of=client, begun=begun
+        )
 
     @property
     def hosts(self) -> tuple[str, ...]:

@@ -45,6 +45,7 @@ from lambent.postgres import Postgres
 from lambent.telemetry import log_fields, logger
 
 ANONYMOUS: Final = "anonymous"
+_BEGUN: Final = "begun"  # in the place of a scope, which only a key has
 _NO_GRANT: Final = Grant(host=None, token="")
 
 
@@ -92,7 +93,7 @@ class Gate:
                 (
                     credential and credential.key_id,
                     credential and credential.secret_hash,
-                    request.scope and request.scope.value,
+                    _BEGUN if request.begun else request.scope and request.scope.value,
                     client,
                     *_hosts(request),
                     token,

@@ -87,7 +87,7 @@ class Booking:
         others = self._others
         if not others.hosts:
             return None
-        asked = AdmissionRequest.for_client(self._payer.client, others)
+        asked = AdmissionRequest.for_client(self._payer.client, others, begun=True)
         try:
             granted = await self._gate.granted(asked)
         except LambentError:  # the caller is told what the failed host said

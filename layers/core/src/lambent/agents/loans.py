@@ -48,7 +48,7 @@ class Loans:
         if host in among.hosts:
             yield None
             return
-        asked = AdmissionRequest.for_client(self._payer.client, among)
+        asked = AdmissionRequest.for_client(self._payer.client, among, begun=True)
         grant = await self._gate.granted(asked)
         access = ModelAccess(self._models)
         booking = Booking(self._gate, grant, payer=self._payer, access=access, among=among)

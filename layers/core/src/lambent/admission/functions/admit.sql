@@ -13,7 +13,8 @@
 CREATE OR REPLACE FUNCTION lambent.decide(
     p_key_id text,              -- null: trusted code, or authentication is off
     p_hash bytea,
-    p_scope text,               -- null: any good key may
+    p_scope text,               -- null: any good key may; without a key, 'begun': of a turn
+                                -- that has begun and is let finish, whatever the budget says
     p_client text,              -- who asks, where p_key_id is null
     p_quota integer,            -- requests a window; null: not limited
     p_window_s double precision,
@@ -73,7 +74,8 @@ BEGIN
             r_quota := p_quota;
             SELECT b.state, b.generation::text INTO v_state, r_generation
             FROM lambent.breaker b WHERE b.host = p_host;
-            v_budgeted := EXISTS (SELECT FROM lambent.budget g WHERE g.client = p_client);
+            v_budgeted := p_scope IS DISTINCT FROM 'begun'
+                          AND EXISTS (SELECT FROM lambent.budget g WHERE g.client = p_client);
         END IF;
 
         IF p_quota IS NOT NULL THEN
