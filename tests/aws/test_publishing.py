@@ -113,6 +113,20 @@ def test_code_in_a_layer_publishes_all_and_runs_setup(layer: str) -> None:
     assert base("defaults").properties("Stores") != after.properties("Stores")
 
 
+@pytest.mark.parametrize(
+    ("layer", "having"),
+    [("WebLayer", {"Gateway"}), ("RuntimeLayer", {"Chat", "Step", "Deliver", "Poller"})],
+)
+def test_code_in_another_layer_publishes_those_that_have_it_and_setup_does_not_run(
+    layer: str, having: set[str]
+) -> None:
+    source = read_template()
+    source["Resources"][layer]["Properties"]["Description"] += " Other code."
+    after = Stack(BASES["defaults"], source)
+    assert published(base("defaults"), after) == having
+    assert base("defaults").properties("Stores") == after.properties("Stores")
+
+
 def test_cloudformation_replaces_a_version_whose_description_changes() -> None:
     schema = PROVIDER_SCHEMA_MANAGER.get_resource_schema("us-east-1", "AWS::Lambda::Version")
     assert "/properties/Description" in schema.schema["createOnlyProperties"]

@@ -406,6 +406,18 @@ def test_the_readme_says_what_each_alarm_means() -> None:
         assert f"| `{one_of_many}` |" in readme
 
 
+def test_the_readme_says_how_an_alarm_on_what_is_kept_ends() -> None:
+    """A message is there until somebody takes it away, and the alarm rings for as long."""
+    readme = (ROOT / "README.md").read_text()
+    kept = [a for a in resources("AWS::CloudWatch::Alarm").values()
+            if a.get("MetricName") == "ApproximateNumberOfMessagesVisible"]  # fmt: skip
+    assert len(kept) == 1
+    for alarm in kept:
+        name = alarm["AlarmName"]["Fn::Sub"].removeprefix("${AWS::StackName}-")
+        (row,) = re.findall(rf"^\| `{name}` \|.*$", readme, re.M)
+        assert "purge" in row
+
+
 def test_the_dashboard_is_json_once_its_names_are_filled_in() -> None:
     (dashboard,) = resources("AWS::CloudWatch::Dashboard").values()
     body = re.sub(r"\$\{[^}]*\}", "x", dashboard["DashboardBody"]["Fn::Sub"])
