@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import re
 from collections.abc import Callable
 from http import HTTPStatus
 from urllib.parse import parse_qs, unquote
@@ -18,6 +19,7 @@ REQUEST_LIMIT_BYTES = 6_291_556
 EVENT_LIMIT_BYTES = 1_048_576
 _TAIL_PAUSE_S = 0.05  # what a function wrote comes through another pipe than its answer
 _V2015 = "/2015-03-31/functions/"
+_SIGNED_BY = re.compile(r"Credential=([^/,]+)/")
 _V2021 = "/2021-11-15/functions/"
 
 
@@ -63,10 +65,10 @@ class InvokeApi:
         path = request.path
         if path.startswith(_V2015) and path.endswith("/invocations"):
             name = path.removeprefix(_V2015).removesuffix("/invocations")
-            await self._invoke(exchange, *self._resolve(name, request))
+            await self._invoke(exchange, *self._admit(name, request))
         elif path.startswith(_V2021) and path.endswith("/response-streaming-invocations"):
             name = path.removeprefix(_V2021).removesuffix("/response-streaming-invocations")
-            await self._stream(exchange, *self._resolve(name, request))
+            await self._stream(exchange, *self._admit(name, request))
         elif path.startswith(_V2015) and request.method == "GET":
             pool, qualifier = self._resolve(path.removeprefix(_V2015).strip("/"), request)
             await _json(exchange, 200, _describe(pool.function, qualifier))
@@ -142,6 +144,21 @@ class InvokeApi:
         end = json.dumps(complete).encode()
         exchange.send(encode_event("InvokeComplete", end, content_type="application/json"))
         exchange.finish()
+
+    def _admit(self, path_name: str, request: Request) -> tuple[Pool, str | None]:
+        """As `_resolve`, if the function that signed this may invoke that one; others may."""
+        pool, qualifier = self._resolve(path_name, request)
+        signed = _SIGNED_BY.search(request.header("authorization") or "")
+        caller = self._find(signed[1]) if signed else None
+        arn = pool.function.arn(qualifier)
+        granted = None if caller is None else caller.function.may_invoke
+        if caller is not None and granted is not None and arn not in granted:
+            message = (
+                f"The role of {caller.function.name} is not authorized to perform: "
+                f"lambda:InvokeFunction on resource: {arn}"
+            )
+            raise ApiError(403, "AccessDeniedException", message)
+        return pool, qualifier
 
     def _resolve(self, path_name: str, request: Request) -> tuple[Pool, str | None]:
         """The function for a name, `name:qualifier`, partial or whole ARN."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from local.emulator.intrinsics import Resolver, TemplateError, Unresolved, load_yaml
+from local.emulator.roles import invocable
 
 ACCOUNT = "123456789012"
 REGION = "us-east-1"
@@ -63,6 +64,8 @@ class Function:
     alias: str | None
     schedules: tuple[Schedule, ...]
     retry: RetryPolicy
+    may_invoke: frozenset[str] | None = None
+    """ARNs that its role lets it invoke; None without a role of this template: any."""
 
     @property
     def version(self) -> str:
@@ -147,7 +150,14 @@ class _Reader:
             alias=alias if isinstance(alias, str) else None,
             schedules=tuple(_schedules(logical_id, merged.get("Events") or {})),
             retry=_retry_policy(merged),
+            may_invoke=self._may_invoke(merged.get("Role")),
         )
+
+    def _may_invoke(self, role: Any) -> frozenset[str] | None:
+        resource = role.what.partition(".")[0] if isinstance(role, Unresolved) else None
+        if resource not in self._resources:
+            return None
+        return invocable(self._resolver.resolve(self._resources[resource]["Properties"]))
 
     def _layers(self, logical_id: str, layers: list[Any]) -> list[Path]:
         """Folders of the layers that this template builds; foreign ARNs have no code here."""

@@ -149,6 +149,17 @@ def test_nudges_name_the_live_alias() -> None:
         assert variables[name]["Fn::Sub"].endswith(":live")
 
 
+def test_each_function_may_send_the_nudges_that_it_sends_and_no_others() -> None:
+    """What each of them really sends, the emulator holds against its role: see `running_stack`."""
+    sends = {owner: {each["Fn::Sub"].rpartition("-")[2] for each in statement["Resource"]}
+             for owner, statement in statements()
+             if "lambda:InvokeFunction" in statement["Action"]}  # fmt: skip
+    # Who starts runs and publishes events reaches all three; the poller rings for no other poller.
+    everything = {"step:live", "deliver:live", "poller:live"}
+    those = {f"{name}Role": everything for name in ("Chat", "Gateway", "Step", "Deliver")}
+    assert sends == {**those, "PollerRole": everything - {"poller:live"}}
+
+
 def test_no_function_knows_a_public_address() -> None:
     for name in NAMES:
         environment = json.dumps(function(name, everything=True)["Environment"])

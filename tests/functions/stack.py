@@ -19,6 +19,7 @@ import httpx
 ROOT = Path(__file__).resolve().parents[2]
 READY_LIMIT_S = 90.0
 STOP_LIMIT_S = 15.0
+_REFUSED = re.compile("nudge failed.*status 403")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,11 @@ def running_stack(
         start_new_session=True,
     )
     try:
-        yield Stack(process=process, data=data, ready=_wait_until_ready(process, data))
+        stack = Stack(process=process, data=data, ready=_wait_until_ready(process, data))
+        yield stack
+        # A nudge that its function's role does not grant is lost on AWS, where nobody would see it.
+        refused = [line for line in stack.logs().splitlines() if _REFUSED.search(line)]
+        assert not refused, refused[:3]
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)

@@ -88,6 +88,34 @@ async def test_a_function_has_all_of_awss_names(toys: Toys, name: str) -> None:
     assert body["event"] == 1
 
 
+NUDGING = """
+import os, boto3
+def handler(event, context):
+    lambda_ = boto3.client("lambda", endpoint_url=os.environ["AWS_ENDPOINT_URL_LAMBDA"])
+    try:
+        lambda_.invoke(FunctionName=event, Payload=b"1")["Payload"].read()
+    except Exception as error:
+        return str(error)
+"""
+
+
+async def test_a_function_invokes_only_what_its_role_grants(toys: Toys) -> None:
+    toys.add("echo", ECHO, AutoPublishAlias="live")
+    toys.add("nudging", NUDGING, Role={"Fn::GetAtt": ["Role", "Arn"]})
+    echo = "arn:${AWS::Partition}:lambda:${AWS::Region}:${AWS::AccountId}:function:EchoFunction"
+    grant = {"Effect": "Allow", "Action": ["lambda:InvokeFunction"],
+             "Resource": [{"Fn::Sub": f"{echo}:live"}]}  # fmt: skip
+    policy = {"PolicyName": "nudges", "PolicyDocument": {"Statement": [grant]}}
+    toys.resources["Role"] = {"Type": "AWS::IAM::Role", "Properties": {"Policies": [policy]}}
+    async with toys.run() as emulator:
+        for name, refused in (("EchoFunction:live", False), ("EchoFunction", True)):
+            _, said = await call(
+                emulator.invoke_url,
+                lambda c, name=name: invoke(c, name, FunctionName="NudgingFunction"),
+            )
+            assert ("not authorized" in str(said)) is refused, said
+
+
 async def test_a_function_error_comes_with_its_header_and_log(toys: Toys) -> None:
     async with toys.add("echo", ECHO).run() as emulator:
         answer, body = await call(emulator.invoke_url, lambda c: invoke(c, "fail", LogType="Tail"))
