@@ -61,6 +61,7 @@ COMMANDS: Final = (
 
     Command("runs", "GET", "/runs", "list runs", "runs",
             ("id", "workflow", "status", "client", "created_at", "finished_at")),
+    Command("runs counts", "GET", "/runs/counts", "how many in each state: workflow=…"),
     Command("runs start", "POST", "/runs", "start one: workflow=news.digest input={…}"),
     Command("runs cancel", "POST", "/runs/cancel", "cancel all that fit: workflow=…"),
     Command("runs retry", "POST", "/runs/retry", "retry all that failed and fit"),

@@ -91,14 +91,66 @@ def test_a_list_that_is_being_copied_from_waits_for_the_end_of_that(
 ) -> None:
     row = "document.querySelector('#live-list tbody tr')"
     told = reader.evaluate(f"getSelection().selectAllChildren({row}); getSelection().toString()")
-    link = reader.locator(f"a[href='/admin/runs/{started(scripted_stack)}']")
     for _ in range(2):
         with reader.expect_response("**/admin/runs"):
-            pass
+            link = reader.locator(f"a[href='/admin/runs/{started(scripted_stack)}']")
     assert reader.evaluate("getSelection().toString()") == told
     expect(link).to_have_count(0)
     reader.evaluate("getSelection().removeAllRanges()")
     expect(link).to_have_count(1)
+
+
+def counted(page: Page, status: str) -> int:
+    return int(page.locator(f"[data-count={status}]").inner_text().replace(",", ""))
+
+
+def test_the_counts_above_a_list_are_live_and_lead_to_what_they_count(
+    operator: Operator, scripted_stack: Stack
+) -> None:
+    page = operator.page
+    page.goto("/admin/runs?workflow=news.digest")
+    before, over = counted(page, "waiting"), counted(page, "completed")
+    run = started(scripted_stack)
+    waiting = page.locator("[data-count=waiting]")
+    expect(waiting).to_have_text(str(before + 1))
+    expect(page.locator(f"tr:has(a[href='/admin/runs/{run}'])")).to_contain_text("waiting")
+    decided(scripted_stack, run)
+    expect(page.locator("[data-count=completed]")).to_have_text(str(over + 1))
+    expect(waiting).to_have_text(str(before))
+    states = page.get_by_role("navigation", name="Runs by state")
+    states.get_by_role("link", name="completed").click()
+    page.wait_for_url("**/admin/runs?workflow=news.digest&status=completed")
+    expect(states.locator("a[aria-current]")).to_contain_text("completed")
+    assert counted(page, "completed") == over + 1
+
+
+def test_a_list_is_asked_for_again_only_where_it_is_another_one(
+    operator: Operator, scripted_stack: Stack
+) -> None:
+    page = operator.page
+    asked: list[str] = []
+    page.goto("/admin/runs?workflow=news.digest&status=blocked")
+    before = counted(page, "waiting")
+    page.on("request", lambda one: asked.append(one.url))
+    started(scripted_stack)
+    expect(page.locator("[data-count=waiting]")).to_have_text(str(before + 1))
+    # Stream after stream: each ends in its time, and the next one goes on behind the last event.
+    with page.expect_request("**/runs/counts/events?*") as again:
+        pass
+    assert again.value.headers["last-event-id"]
+    assert [one for one in asked if "/admin/runs" in one] == []
+
+
+def test_a_list_is_polled_where_no_stream_comes_through(
+    operator: Operator, scripted_stack: Stack
+) -> None:
+    page = operator.page
+    page.route("**/runs/counts/events?*", lambda route: route.abort())
+    page.goto("/admin/runs?workflow=news.digest")
+    run = started(scripted_stack)
+    expect(page.locator(f"a[href='/admin/runs/{run}']")).to_have_count(1)
+    assert all("ERR_FAILED" in one for one in operator.complaints), operator.complaints
+    operator.complaints.clear()
 
 
 def test_times_pass_on_the_page_of_a_run_that_waits(operator: Operator) -> None:

@@ -107,6 +107,23 @@ def test_a_run_is_followed_over_another_origin_and_stream_after_stream(
     assert who.complaints == []
 
 
+def test_a_list_is_counted_over_another_origin(who: Operator, chat_url: FunctionUrl) -> None:
+    page = who.page
+    with page.expect_request("**/runs/counts/events?*") as watched:
+        page.goto("/admin/runs?workflow=news.digest")
+    assert watched.value.url.startswith(chat_url.url)
+    before = int(page.locator("[data-count=cancelled]").inner_text())
+    other = who.context.new_page()
+    other.goto("/admin/workflows/news.digest")
+    other.get_by_label("approval").check()
+    other.get_by_role("button", name="Start", exact=True).click()
+    expect(other.get_by_role("heading", name="Waits for news.digest.decided")).to_be_visible()
+    other.get_by_text("Cancel …").click()
+    other.get_by_role("button", name="Cancel", exact=True).click()
+    expect(page.locator("[data-count=cancelled]")).to_have_text(str(before + 1))
+    assert who.complaints == []
+
+
 def test_a_token_that_is_not_good_any_more_is_replaced(
     who: Operator, script: ScriptedModel
 ) -> None:

@@ -338,17 +338,17 @@ def platform() -> Platform:
 def chat_app() -> ASGIApp:
     """The chat function's streaming application."""
     from lambent.http.chat_app import build_chat_app
-    from lambent.http.run_route import run_events_route
+    from lambent.http.run_route import run_events_routes
 
     parts = platform()
-    watching = run_events_route(
-        lambda: parts.engine.control,
+    watching = run_events_routes(
+        lambda: parts.engine,
         gate=parts.gate,
         keep_alive_s=parts.settings.keep_alive_s,
         page_s=parts.settings.live_stream_s,
         clock=parts.clock,
     )
-    return build_chat_app(parts.chats, more=[watching])
+    return build_chat_app(parts.chats, more=watching)
 
 
 def stop_chats() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
 
 from lambent.clock import Clock
 from lambent.due import DueDocuments
-from lambent.engine.listing import RunFilter, count_newest, query_of
+from lambent.engine.listing import RunFilter, count_newest, newest, query_of
 from lambent.engine.model import ENDED, Status
 from lambent.ids import ulid_floor
 from lambent.mongo import guarded
@@ -30,8 +30,7 @@ class Counted:
 
 
 class Census:
-    """Each count is by the index of workflow and status, up to 1,000; of ended runs, the last
-    day's."""
+    """Each count is by an index, up to 1,000; of a workflow's ended runs, the last day's."""
 
     def __init__(self, due: DueDocuments, *, clock: Clock) -> None:
         self._due = due
@@ -47,6 +46,28 @@ class Census:
         for (name, status), count in zip(asked, counts, strict=True):
             found.setdefault(name, {})[status] = Counted(count, count >= _MOST)
         return found
+
+    async def by_status(self, wanted: RunFilter) -> dict[Status, Counted]:
+        """How many of these runs are in each state, whichever of them the filter names.
+
+        No index knows the states of one client's runs, or of one parent's: of these the newest
+        thousand are looked at, and a count of more than those is "at least".
+        """
+        query, now = query_of(replace(wanted, status=None)), self._clock.now()
+        runs = self._due.collection
+        if wanted.client is not None or wanted.parent is not None:
+            found = await newest(runs, query, limit=_MOST, now=now, read={"status": 1})
+            seen = Counter(run["status"] for run in found)
+            more = len(found) >= _MOST
+            return {status: Counted(seen[status.value], more) for status in Status}
+        each = [{**query, "status": status.value} for status in Status]
+        counts = await asyncio.gather(
+            *(count_newest(runs, one, most=_MOST, now=now) for one in each)
+        )
+        return {
+            status: Counted(count, count >= _MOST)
+            for status, count in zip(Status, counts, strict=True)
+        }
 
     async def by_version(
         self, name: str, deployed: Iterable[int] = ()

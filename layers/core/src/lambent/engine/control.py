@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -19,6 +19,7 @@ from lambent.engine.model import (
     CHUNKS,
     ENDED,
     PARKED,
+    RUNS,
     STEPS,
     Control,
     Reason,
@@ -34,6 +35,10 @@ from lambent.waits import WAITS, Waits
 
 _BULK: Final = 1000
 _FORMER_INDEXES: Final = ("workflow_1__id_1", "parent.run_1__id_1", "created_at_1")
+
+
+# Id, status, epoch, and why it is blocked.
+RunState = tuple[str, str, int, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +132,17 @@ class RunControl:
         more = _cursor(page[-1]) if len(found) > limit else None
         now = self._clock.now()
         return RunPage([await run_view(run, self._values, now=now) for run in page], more)
+
+    async def list_states(
+        self, wanted: RunFilter, *, limit: int = 50, cursor: str | None = None
+    ) -> list[RunState]:
+        """The same page, by no more of each run than tells one state of it from another."""
+        found = await self._find(
+            wanted, limit, cursor, read={"status": 1, "epoch": 1, "blocked": 1}
+        )
+        return [
+            (r["_id"], r["status"], r["epoch"], (r["blocked"] or {}).get("reason")) for r in found
+        ]
 
     async def count(self, wanted: RunFilter, *, most: int = 1000) -> int:
         """How many runs fit; counting stops at `most`, which stands for "and more"."""
@@ -285,11 +301,19 @@ class RunControl:
             raise NotFound(f"There is no run {run_id!r}.")
         return run
 
-    async def _find(self, wanted: RunFilter, limit: int, cursor: str | None) -> list[Document]:
+    async def _find(
+        self,
+        wanted: RunFilter,
+        limit: int,
+        cursor: str | None,
+        *,
+        read: Mapping[str, int] | None = RUNS.read,
+    ) -> list[Document]:
         query = query_of(wanted)
         if cursor is not None:
             query["_id"]["$lt"] = _place_of(cursor)
-        return await newest(self._due.collection, query, limit=limit, now=self._clock.now())
+        now = self._clock.now()
+        return await newest(self._due.collection, query, limit=limit, now=now, read=read)
 
 
 def _cursor(run: Document) -> str:

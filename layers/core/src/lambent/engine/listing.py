@@ -79,12 +79,18 @@ def query_of(wanted: RunFilter) -> Document:
 
 
 async def newest(
-    runs: AsyncCollection[Document], query: Mapping[str, Any], *, limit: int, now: datetime
+    runs: AsyncCollection[Document],
+    query: Mapping[str, Any],
+    *,
+    limit: int,
+    now: datetime,
+    read: Mapping[str, int] | None = RUNS.read,
 ) -> list[Document]:
-    """Up to `limit` runs that fit, newest first. `query` has both ends of a range of `_id`."""
+    """Up to `limit` runs that fit, newest first. `query` has both ends of a range of `_id`; `read`
+    is the projection."""
     order = "child_of" if "parent.run" in query else "_id"
     return await newest_documents.newest(
-        runs, query, lanes=lanes, limit=limit, now=now, read=RUNS.read, order=order
+        runs, query, lanes=lanes, limit=limit, now=now, read=read, order=order
     )
 
 

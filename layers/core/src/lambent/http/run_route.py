@@ -1,8 +1,9 @@
-"""Routes `GET /runs/{id}/events` on the chat function to a stream of the run's progress."""
+"""Routes the event streams of runs on the chat function: of one run, and of a list of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -18,25 +19,33 @@ from lambent.errors import Forbidden
 from lambent.http.problems import Rejected
 
 if TYPE_CHECKING:
-    from lambent.engine.control import RunControl
+    from lambent.engine.engine import WorkflowEngine
 
 
-def run_events_route(
-    control: Callable[[], RunControl],
+@dataclass(frozen=True, slots=True)
+class Watcher:
+    """Who may watch: `client` is whose runs, None everybody's; for at most `longest_s`."""
+
+    client: str | None
+    longest_s: float | None
+    headers: Mapping[str, str]
+    last_event_id: str
+
+
+def run_events_routes(
+    engine: Callable[[], WorkflowEngine],
     *,
     gate: Gate,
     keep_alive_s: float,
     page_s: float,
     clock: Clock,
-) -> Route:
-    """`control` is called at the first request: a chat does not pay for loading the engine.
+) -> list[Route]:
+    """`engine` is called at the first request: a chat does not pay for loading it.
 
     `page_s`: what a stream to an admin page lasts at most; the page comes back by itself.
     """
 
-    async def run_events(request: Request) -> Any:
-        from lambent.http.run_events import RunEvents
-
+    async def watcher(request: Request) -> Watcher:
         sent = request.headers
         credential = credential_of(sent.get("authorization"), sent.get("x-api-key"))
         decision = await gate.admit(AdmissionRequest(credential=credential, scope=None))
@@ -48,15 +57,48 @@ def run_events_route(
         everybody = principal.may(Scope.ADMIN_READ)
         if not (everybody or principal.may(Scope.RUNS)):
             raise Rejected(Forbidden("This needs a key with the scope 'runs'."), headers)
-        return RunEvents(
-            control(),
-            request.path_params["run_id"],
+        return Watcher(
             client=None if everybody else principal.client,
-            last_event_id=sent.get("last-event-id", ""),
-            keep_alive_s=keep_alive_s,
-            clock=clock,
             longest_s=page_s if is_page_token(credential) else None,
             headers=headers,
+            last_event_id=sent.get("last-event-id", ""),
         )
 
-    return Route("/runs/{run_id}/events", run_events, methods=["GET"])
+    async def run_events(request: Request) -> Any:
+        from lambent.http.run_events import RunEvents
+
+        who = await watcher(request)
+        return RunEvents(
+            engine().control,
+            request.path_params["run_id"],
+            client=who.client,
+            last_event_id=who.last_event_id,
+            keep_alive_s=keep_alive_s,
+            clock=clock,
+            longest_s=who.longest_s,
+            headers=who.headers,
+        )
+
+    async def list_events(request: Request) -> Any:
+        from lambent.engine.census import Census
+        from lambent.http.run_list_events import ListQuery, RunListEvents
+
+        who = await watcher(request)
+        asked = ListQuery.of(request.query_params)
+        return RunListEvents(
+            engine().control,
+            Census(engine().store.due, clock=clock),
+            asked,
+            client=who.client,
+            last_event_id=who.last_event_id,
+            keep_alive_s=keep_alive_s,
+            clock=clock,
+            longest_s=who.longest_s,
+            headers=who.headers,
+        )
+
+    return [
+        # First: else it is the stream of a run of that name.
+        Route("/runs/counts/events", list_events, methods=["GET"]),
+        Route("/runs/{run_id}/events", run_events, methods=["GET"]),
+    ]

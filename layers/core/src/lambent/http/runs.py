@@ -10,6 +10,7 @@ from pydantic.config import JsonDict
 
 from lambent.admission.decisions import Principal, Scope
 from lambent.chat.idempotency import IdempotencyKeys
+from lambent.engine.census import Census
 from lambent.engine.engine import WorkflowEngine
 from lambent.engine.listing import RunFilter, StatusAsked
 from lambent.engine.model import Level
@@ -21,6 +22,7 @@ from lambent.http.bodies import finite
 from lambent.http.key_header import checked_key
 from lambent.http.reach import Authorize, Reach, changing, reading
 from lambent.http.run_commands import GOING_ON, add_commands
+from lambent.http.run_counts import add_counts
 
 _EXAMPLE: JsonDict = {
     "workflow": "news.digest",
@@ -130,6 +132,7 @@ def runs_router(
 ) -> APIRouter:
     """`/runs` and `/workflows`; needs the scope `runs`."""
     router = APIRouter(tags=["runs"])
+    add_counts(router, Census(engine.store.due, clock=engine.store.clock), authorize)
     _add_reading(router, engine, authorize)
     _add_starting(router, engine, authorize)
     add_commands(router, engine, authorize, keys=keys)

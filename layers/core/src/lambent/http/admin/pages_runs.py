@@ -11,10 +11,11 @@ from starlette.responses import RedirectResponse, Response
 from lambent.engine.listing import GOING_ON
 from lambent.engine.model import ENDED, Kind, Status
 from lambent.http.admin.api import path
-from lambent.http.admin.formats import utc_of
+from lambent.http.admin.formats import utc_of, with_query
 from lambent.http.admin.start_form import fields_of
 from lambent.http.admin.timeline import timeline
 from lambent.http.admin.view import View
+from lambent.http.run_list_events import page_digest
 
 _FILTERS: Final = (
     "status",
@@ -38,8 +39,16 @@ async def runs(view: View) -> Response:
     if wanted := query.get("id", "").strip():
         return RedirectResponse(f"/admin/runs/{wanted.upper()}", status_code=303)
     asked = {name: utc_of(query[name]) for name in _FILTERS if query.get(name)}
-    page = await view.api.get("/runs", **asked, cursor=query.get("cursor"), limit=_SHOWN)
-    deployed = await view.api.get("/workflows")
+    watched = {**asked, "cursor": query.get("cursor"), "limit": _SHOWN}
+    page, counted, deployed = await asyncio.gather(
+        view.api.get("/runs", **watched),
+        view.api.get("/runs/counts", **{k: v for k, v in asked.items() if k != "status"}),
+        view.api.get("/workflows"),
+    )
+    rows = (
+        (one["id"], one["status"], one["epoch"], (one["blocked"] or {}).get("reason"))
+        for one in page["runs"]
+    )
     return view.page(
         "runs.html",
         runs=page["runs"],
@@ -48,7 +57,9 @@ async def runs(view: View) -> Response:
         names=sorted({one["name"] for one in deployed["workflows"]}),
         filtered=bool(asked),
         bulk=bool(asked) and not set(asked) & {"client", "parent"},
-        live="poll",
+        counts=counted["counts"],
+        rows=page_digest(rows),
+        live=f"runs?{with_query(watched)}",
     )
 
 

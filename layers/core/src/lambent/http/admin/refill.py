@@ -89,7 +89,7 @@ class _Refiller(HTMLParser):
         match tag:
             case "main" if "data-live" in given:
                 # A page that draws itself again would forget what was sent.
-                still = text.replace(f' data-live="{given["data-live"]}"', "")
+                still = text.replace(f' data-live="{escape(given["data-live"] or "")}"', "")
                 self.still.append((self._at(), ends_at, still))
             case "details":
                 self._details.append(ends_at - 1 if "open" not in given else -1)

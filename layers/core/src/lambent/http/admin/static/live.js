@@ -6,6 +6,7 @@
   if (!kind) return;
   const base = document.body.dataset.chatBase || "";
   const pollMs = 5000;
+  const listed = kind.startsWith("runs?");
   let busy = false, again = false;
   let missed = false; // something changed where somebody was at work
   let pressed = null; // what the pointer is down on: a click needs the same element at its end
@@ -84,6 +85,7 @@
     const fresh = page.querySelector("main");
     const focused = document.activeElement;
     main.dataset.live = fresh.dataset.live || "";
+    if (fresh.dataset.rows) main.dataset.rows = fresh.dataset.rows;
     clock(fresh);
     missed = false;
     fit(main, fresh, { top: true });
@@ -170,8 +172,30 @@
     return (await answer.json()).token;
   }
 
-  // One stream is at most a minute long; then the next one goes on from the last id.
-  async function watch(run) {
+  // Counts come with their events; the list below is drawn again only where it is another by now,
+  // and then once in a while: each time is a whole page for the gateway.
+  const rareMs = 3000;
+  let drawnAt = 0, later = 0;
+  function soon() {
+    const wait = drawnAt + rareMs - Date.now();
+    if (wait > 0) { later = later || setTimeout(() => { later = 0; soon(); }, wait); return; }
+    drawnAt = Date.now();
+    redraw();
+  }
+
+  function counted(data) {
+    const told = JSON.parse(data);
+    for (const [status, { count, more }] of Object.entries(told.counts)) {
+      const there = main.querySelector(`[data-count="${status}"]`);
+      const said = count.toLocaleString("en") + (more ? "+" : "");
+      if (there && there.textContent !== said) there.textContent = said;
+    }
+    if (told.runs !== main.dataset.rows) soon();
+  }
+
+  // One stream is at most a minute long; then the next one goes on from the last id. As long as none
+  // comes through, a list is polled.
+  async function watch(path, changed) {
     let last = "";
     while (!over) {
       await shown();
@@ -181,7 +205,7 @@
       try {
         const headers = { authorization: "Bearer " + (await token()) };
         if (last) headers["last-event-id"] = last;
-        const answer = await fetch(base + "/runs/" + encodeURIComponent(run) + "/events", { headers, signal: leave.signal });
+        const answer = await fetch(base + path, { headers, signal: leave.signal });
         if (!answer.ok) throw new Error(String(answer.status));
         const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
         let rest = "";
@@ -195,15 +219,23 @@
             const id = /^id: (.*)$/m.exec(frame);
             if (id) last = id[1];
             if (/^data: \[DONE\]$/m.test(frame)) { while (!(await redraw())) await pause(2000); return; }
-            if (id) await redraw();
+            const data = /^data: (.*)$/m.exec(frame);
+            if (id && data) await changed(data[1]);
           }
         }
-      } catch { await pause(2000); }
+      } catch {
+        await pause(listed ? pollMs : 2000);
+        if (listed && !document.hidden) await redraw();
+      }
       document.removeEventListener("visibilitychange", hidden);
     }
   }
 
   clock(main);
   setInterval(tick, 1000);
-  if (kind.startsWith("run:")) { watch(kind.slice(4)); grow(); } else poll();
+  if (kind.startsWith("run:")) {
+    watch("/runs/" + encodeURIComponent(kind.slice(4)) + "/events", redraw);
+    grow();
+  } else if (listed) watch("/runs/counts/events" + kind.slice(4), counted);
+  else poll();
 })();
