@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import httpx
+import hypothesis
 import pytest
 
 from local.services import (
@@ -24,6 +25,10 @@ from local.services import (
 )
 
 T = TypeVar("T")
+
+# A busy machine is no failure: by itself it gives each example a fifth of a second.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 # Mostly they wait, for leases that lapse, and need a fifth of a processor.
 _WAITING = ("test_storm_", "test_stack_", "test_dashboard_")
