@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from lambent.agents.agent import agent
+from lambent.agents.tool_agent import ToolAgent
+from lambent.agents.tools import tool
 from lambent.chat.conversations import ConversationStore, Entry
 from lambent.chat.messages import messages_of, records_of
 from lambent.clock import SystemClock
@@ -134,6 +137,31 @@ async def test_the_oldest_entries_are_left_out_of_a_full_window(
     assert 2 < len(kept) < 9
     first: Any = scripted_model.generations[0].json["messages"]
     assert any("Be brief." in one["content"] for one in first if one["role"] == "system")
+
+
+@tool
+async def look() -> str:
+    """Look something up."""
+    return "found " * 2000
+
+
+@agent("looker", description="Looks things up.", tools=[look])
+class LookerAgent(ToolAgent): ...
+
+
+async def test_rounds_of_tools_do_not_make_a_conversation_seem_longer(
+    postgres_dsn: str, scripted_model: ScriptedModel, mongo_uri: str, mongo_db_name: str,
+    store: ConversationStore,
+) -> None:  # fmt: skip
+    calls = Reply.calls(("look", {})).but(prompt_tokens=100)
+    scripted_model.script(calls, calls, Reply.text("Done").but(prompt_tokens=9000))
+    made = await store.create("tests")
+    stores = (postgres_dsn, scripted_model.host, mongo_uri, mongo_db_name)
+    async with two_sites(*stores, agents=[LookerAgent]) as sites, sites.clients()[0] as client:
+        asked = {"agent": "looker", "input": "word " * 80, "conversation": made.id}
+        assert (await client.post("/chat", json=asked)).status_code == 200
+    assert len(scripted_model.generations) == 3
+    assert (await store.get(made.id, client="tests")).tokens_a_byte == 100 / 400
 
 
 async def test_a_strangers_or_an_unknown_conversation_is_404(

@@ -81,6 +81,8 @@ class ModelAccess:
         self._used: dict[str, ModelUse] = {}
         self.on_first_token: Callable[[], None] = lambda: None
         self.usage = Usage()
+        # The first whole call, and the tokens of its prompt: a measure of the conversation's text.
+        self.first: tuple[ModelRequest, int] | None = None
         self.answered = Answered.nothing
 
     def stream(self, request: ModelRequest) -> AsyncGenerator[ModelChunk, None]:
@@ -137,6 +139,7 @@ class ModelAccess:
                                 opened.pieces = 0
                                 spent = piece.end.usage
                                 self._told(request.model, spent)
+                                self.first = self.first or (request, spent.prompt_tokens)
                             else:
                                 opened.pieces += 1
                             opened.busy = False

@@ -16,7 +16,7 @@ from lambent.clock import Clock
 from lambent.errors import LambentError, ModelUnavailable, StoreUnavailable
 from lambent.model_names import canonical
 from lambent.models.manager import ModelManager
-from lambent.models.values import Message, Role, Usage
+from lambent.models.values import Message, ModelRequest, Role, Usage
 
 if TYPE_CHECKING:
     from lambent.chat.upkeep import Upkeep
@@ -92,9 +92,12 @@ class Dialogue:
             window_tokens=self._window_tokens,
         )
 
-    async def keep(self, answer: str, *, thinking: str, usage: Usage) -> None:
+    async def keep(
+        self, answer: str, *, thinking: str, usage: Usage, first: tuple[ModelRequest, int] | None
+    ) -> None:
         """Add the exchange, once, and let the next turn begin. A run may have added it already.
 
+        `first`: the turn's first call and its tokens; of all calls together nothing is learned.
         Raises `Conflict` where this turn had lost its claim.
         """
         message = Message(role=Role.assistant, content=answer, thinking=thinking)
@@ -106,7 +109,8 @@ class Dialogue:
             turn=self._turn,
             usage=usage_body(usage),
         )
-        self._ratio = window.measured(self._fitted.messages, usage.prompt_tokens)
+        if first is not None:
+            self._ratio = window.measured(first[0].messages, first[1])
         await self.end()
         if self._upkeep is not None and self._found is not None:
             await self._upkeep.after_turn(self._found, covers=self._fitted.covers)

@@ -28,7 +28,7 @@ from lambent.clock import Clock
 from lambent.errors import LambentError, TurnParked, Unavailable
 from lambent.metrics import Metric, note
 from lambent.models.manager import ModelManager
-from lambent.models.values import Message, Role, Usage
+from lambent.models.values import Message, ModelRequest, Role, Usage
 from lambent.settings import Settings
 from lambent.telemetry import log_fields, logger
 
@@ -196,8 +196,14 @@ class TurnWork:
                 "".join(chunk.delta for chunk in said),
                 thinking="".join(chunk.thinking for chunk in said),
                 usage=usage,
+                first=self._first_call(),
             )
         await live.put(Finished(finish_reason, usage, tuple(sources)))
+
+    def _first_call(self) -> tuple[ModelRequest, int] | None:
+        """None where it was of another model, whose tokens are not the conversation's."""
+        first = self._access.first
+        return first if first is not None and first[0].model == self._model else None
 
     async def _messages(self, live: LiveTurn) -> tuple[Message, ...]:
         request, conversations = self._request, self._parts.conversations
