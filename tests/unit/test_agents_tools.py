@@ -10,9 +10,11 @@ import pytest
 from lambent.agents.agent import agent
 from lambent.agents.registry import AgentRegistry
 from lambent.agents.tool_agent import ToolAgent
+from lambent.agents.tool_calls import AT_ONCE
 from lambent.agents.tool_context import ToolContext
 from lambent.agents.tools import ToolFailed, tool
 from lambent.errors import ConfigError
+from local.model_server.http1 import Exchange
 from local.services import ScriptedModel
 from local.services.script import Reply
 from tests.unit.chat_site import ChatSite, chat_site, frames, said
@@ -60,6 +62,21 @@ async def who(context: ToolContext, detail: Literal["client", "scopes"] = "clien
 @agent("adder", description="Adds.", tools=[add, hang, fail, rant, who], rounds=2)
 class AdderAgent(ToolAgent):
     system = "You add."
+
+
+class Embedder(ScriptedModel):
+    """Takes its time for vectors, and counts how many it is asked for at once."""
+
+    asked = most = 0
+
+    async def _handle(self, exchange: Exchange) -> None:
+        if exchange.path != "/api/embed":
+            return await super()._handle(exchange)
+        self.asked += 1
+        self.most = max(self.most, self.asked)
+        await asyncio.sleep(0.02)
+        self.asked -= 1
+        await super()._handle(exchange)
 
 
 @pytest.fixture
@@ -111,6 +128,39 @@ async def test_a_call_is_run_and_its_result_told_to_model_and_reader(
     ]
     assert second.json["messages"][0] == {"role": "system", "content": "You add."}
     assert second.json["messages"][-1] == {"role": "tool", "content": "3", "tool_name": "add"}
+
+
+async def test_of_a_rounds_calls_a_few_run_at_once_and_their_vectors_come_one_by_one(
+    postgres_dsn: str,
+) -> None:
+    running, most, full = 0, 0, asyncio.Event()
+
+    @tool
+    async def note(context: ToolContext) -> str:
+        """Note something."""
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        if running == AT_ONCE:
+            full.set()
+        await full.wait()
+        await context.vector("Hi")
+        running -= 1
+        return "noted"
+
+    @agent("noter", description="Notes.", tools=[note])
+    class NoterAgent(ToolAgent): ...
+
+    with Embedder.start() as model:
+        model.script(Reply.calls(*[("note", {})] * 30), Reply.text("Done"))
+        async with (
+            chat_site(postgres_dsn, model.host, agents=[NoterAgent]) as site,
+            site.client() as client,
+        ):
+            asked = {"agent": "noter", "input": "Note it."}
+            text = (await client.post("/chat/stream", json=asked)).text
+    assert [one["content"] for one in results(text)] == ["noted"] * 30
+    assert (most, model.most) == (AT_ONCE, 1)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any, Final
 from lambent.agents.agent import AgentInfo
 from lambent.agents.registry import AgentRegistry
 from lambent.agents.tool_agent import NO_MORE, ToolAgent, call_id, opening
-from lambent.agents.tool_calls import ApprovalAwaited, ToolEnded, ToolStarted, fits, run_tool
+from lambent.agents.tool_calls import (
+    AT_ONCE,
+    ApprovalAwaited,
+    ToolEnded,
+    ToolStarted,
+    fits,
+    run_tool,
+)
 from lambent.agents.tool_context import Caller, Means, ToolContext
 from lambent.agents.tools import Tool, by_name
 from lambent.agents.turn_frames import awaited_body, ended_body, started_body, usage_body
@@ -59,7 +66,6 @@ if TYPE_CHECKING:
 
 APPROVAL_S: Final = 7 * 86400.0
 _KEPT_AFTER: Final = timedelta(days=1)
-_AT_ONCE: Final = 4
 # A model call's limit; a slice with less than that left begins none.
 _MODEL_S: Final = 300.0
 _NAMED: Final = (UnknownModel, ModelRefused, PromptTooLong)
@@ -319,7 +325,7 @@ class _Loop:
             results = [await self._one(known, *made[0])]
         else:
             results = await self.step.map(
-                "calls", made, lambda one: self._one(known, *one), limit=_AT_ONCE
+                "calls", made, lambda one: self._one(known, *one), limit=AT_ONCE
             )
         self.said.extend(
             {

@@ -77,6 +77,7 @@ class ModelAccess:
         self.move: Callable[[], Awaitable[str | None]] | None = None
         self.loans: Loans | None = None
         self._open: _Open | None = None
+        self._embedding = asyncio.Lock()
         self._closed = False
         self._used: dict[str, ModelUse] = {}
         self.on_first_token: Callable[[], None] = lambda: None
@@ -191,7 +192,15 @@ class ModelAccess:
         return tuple(used.values())
 
     async def embed(self, model: str, inputs: Sequence[str], *, whole: bool = False) -> Embeddings:
-        """One vector for each input, booked like a generation; see `ModelManager.embed`."""
+        """One vector for each input, booked like a generation; see `ModelManager.embed`.
+
+        One call after another, as the turn has one slot. They do not wait for a generation: its
+        reader may want a vector before it reads on.
+        """
+        async with self._embedding:
+            return await self._embed(model, inputs, whole=whole)
+
+    async def _embed(self, model: str, inputs: Sequence[str], *, whole: bool) -> Embeddings:
         async with self._lent(model) as lent:
             if lent is not None:
                 found = await lent.embed(model, inputs, whole=whole)
@@ -201,7 +210,7 @@ class ModelAccess:
             found = await self._models.embed(model, inputs, host=self.host, whole=whole)
         except (ModelUnavailable, ModelBusy) as error:
             if await self._moved(error):
-                return await self.embed(model, inputs, whole=whole)
+                return await self._embed(model, inputs, whole=whole)
             self.answered = _judge(error)
             raise
         except LambentError as error:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import ClassVar, Final
 
 from lambent.agents.agent import Agent, AgentInfo, Chunk, info_of
-from lambent.agents.tool_calls import ToolStarted, answer_to, run_tool
+from lambent.agents.tool_calls import AT_ONCE, ToolEnded, ToolStarted, answer_to, run_tool
+from lambent.agents.tool_context import ToolContext
 from lambent.agents.tools import Tool, by_name
 from lambent.agents.turn import Turn
 from lambent.models.values import Message, Role, ToolCall
@@ -99,8 +100,9 @@ async def tool_loop(
         ids = [call_id(number, index) for index in range(len(calls))]
         for id, call in zip(ids, calls, strict=True):
             yield Chunk(tool_started=ToolStarted(id, call.name, call.arguments))
+        room = asyncio.Semaphore(AT_ONCE)
         running = [
-            asyncio.create_task(run_tool(known, call, turn.tool_context(id)))
+            asyncio.create_task(_run_within(room, known, call, turn.tool_context(id)))
             for id, call in zip(ids, calls, strict=True)
         ]
         try:
@@ -111,6 +113,13 @@ async def tool_loop(
         finally:
             for task in running:
                 task.cancel()
+
+
+async def _run_within(
+    room: asyncio.Semaphore, known: Mapping[str, Tool], call: ToolCall, context: ToolContext
+) -> ToolEnded:
+    async with room:
+        return await run_tool(known, call, context)
 
 
 def call_id(number: int, index: int) -> str:

@@ -15,6 +15,8 @@ from lambent.telemetry import log_fields, logger
 
 # More is no help to a model, and would push its question out of its window.
 _MOST_CHARACTERS: Final = 40_000
+# Of a round's calls: a model may ask for any number of them.
+AT_ONCE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
