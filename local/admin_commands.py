@@ -92,6 +92,8 @@ COMMANDS: Final = (
     Command("schedules preview", "GET", "/schedules/preview", "when cron='0 7 * * *' ticks",
             "ticks", (".",)),
     Command("schedule", "GET", "/schedules/{schedule_id}", "show a schedule"),
+    Command("schedule runs", "GET", "/schedules/{schedule_id}/runs", "the latest it started",
+            "runs", ("id", "version", "status", "created_at", "finished_at")),
     Command("schedule change", "PUT", "/schedules/{schedule_id}", "another plan: cron=… …"),
     Command("schedule pause", "POST", "/schedules/{schedule_id}/pause", "no ticks"),
     Command("schedule resume", "POST", "/schedules/{schedule_id}/resume", "ticks again"),

@@ -64,6 +64,7 @@ VIEWS: Final[dict[str, tuple[str, ...]]] = {
     ),
     "/admin/events/{key}": ("",),
     "/admin/schedules": ("", "?cursor={between}"),
+    "/admin/schedules/{schedule}": ("",),
     "/admin/webhooks": ("",),
     "/admin/webhooks/{webhook}": ("", "?status=dead", "?cursor={between}-x", "?status=pending"),
     "/admin/keys": ("", "?client=c2", "?cursor={between}"),
@@ -124,6 +125,13 @@ async def fill(site: AdminSite) -> None:
             "secrets": [], "status": "active", "reason": None, "created_at": now,
             "updated_at": now}  # fmt: skip
     await many(named("webhooks"), [{**hook, "_id": HOOK}])
+    plan = {"cron": "0 7 * * *", "timezone": "Europe/Berlin", "workflow": "w3", "version": None,
+            "input": "null", "catch_up": "last", "catch_up_limit": 1}  # fmt: skip
+    ticked = {"tick_at": now, "last_tick_at": now, "last_run": LONG, "recent": [LONG, BOTH]}
+    await many(named("schedules"), [{
+        "_id": HOOK, "client": "ops", "name": "n", **plan, **ticked, "status": "active",
+        "problem": None, "created_at": now, "updated_at": now, **new_due_fields(FAR_FUTURE),
+    }])  # fmt: skip
 
 
 async def talk(site: AdminSite) -> None:
@@ -210,7 +218,14 @@ def address(path: str, query: str, api_key: str) -> str:
     between = an_id(1000, datetime.now(UTC) - timedelta(days=4))
     cursor = base64.urlsafe_b64encode(between.encode()).decode()
     key = api_key if path.startswith("/admin/keys") else BOTH
-    named = {"{run}": LONG, "{key}": key, "{webhook}": HOOK, "{name:path}": "w3", "{name}": ""}
+    named = {
+        "{run}": LONG,
+        "{key}": key,
+        "{webhook}": HOOK,
+        "{schedule}": HOOK,
+        "{name:path}": "w3",
+        "{name}": "",
+    }
     named |= {"{between}": between, "{cursor}": cursor}
     text = path + query
     for name, value in named.items():

@@ -23,6 +23,7 @@ from lambent.clock import SystemClock
 from lambent.engine.config import EngineConfig
 from lambent.engine.engine import MongoStore, WorkflowEngine
 from lambent.engine.registry import Registry
+from lambent.engine.views import RunView
 from lambent.http.authorize import authorize
 from lambent.http.callbacks import callbacks_router
 from lambent.http.events import events_router
@@ -76,12 +77,19 @@ class Site:
                 events_router(self.bus, authorize),
                 webhooks_router(Webhooks(self.mongo, clock=clock), nudges, authorize),
                 schedules_router(
-                    self.schedules, clock, authorize, check_input=self.engine.check_input
+                    self.schedules,
+                    clock,
+                    authorize,
+                    check_input=self.engine.check_input,
+                    runs=self._runs,
                 ),
                 callbacks_router(self.engine.callbacks),
             ],
         )
         self._transport = httpx.ASGITransport(app=cast(Any, app))
+
+    async def _runs(self, ids: Sequence[str], client: str | None) -> list[RunView]:
+        return await self.engine.control.named(ids, client=client)
 
     async def set_up(self) -> None:
         await migrate(self.postgres)
@@ -211,6 +219,40 @@ async def test_an_input_that_does_not_fit_starts_nothing_and_is_told_by_field(si
     later = {"name": "later", "cron": "0 0 1 1 *", "workflow": "not.yet", "input": 3}
     assert (await acme.post("/schedules", json=later)).status_code == 201
     assert (await acme.get("/runs")).json()["runs"] == []
+
+
+async def test_a_schedule_knows_its_runs_and_who_paused_it(site: Site) -> None:
+    acme = await site.caller("acme", "runs")
+    admin = await site.caller("ops", "admin")
+    plan = {"name": "n", "cron": "0 0 1 1 *", "workflow": "greet", "input": {"name": "Ada"}}
+    path = f"/schedules/{(await acme.post('/schedules', json=plan)).json()['id']}"
+    assert (await acme.get(f"{path}/runs")).json() == {"runs": []}
+    begun = [
+        (await acme.post("/runs", json={"workflow": "greet", "input": {"name": "A"}})).json()["id"]
+        for _ in range(2)
+    ]
+    recorded = {"recent": [*begun, "gone"], "last_run": "gone"}
+    await site.mongo.db["schedules"].update_one({}, {"$set": recorded})
+    listed = (await acme.get(f"{path}/runs")).json()["runs"]
+    assert [one["id"] for one in listed] == begun[::-1]
+    assert (await (await site.caller("other", "runs")).get(f"{path}/runs")).status_code == 404
+    await admin.post(f"{path}/pause")
+    assert (await acme.get(path)).json()["paused_by"] == "an operator"
+    assert (await admin.get(path)).json()["paused_by"] == "test"
+    assert (await admin.post(f"{path}/resume")).json()["paused_by"] is None
+    assert (await acme.post(f"{path}/pause")).json()["paused_by"] == "test"
+
+
+async def test_a_webhook_tells_who_disabled_it(site: Site) -> None:
+    acme = await site.caller("acme", "events")
+    hook = {"url": "https://example.com/x", "types": ["*"]}
+    path = f"/webhooks/{(await acme.post('/webhooks', json=hook)).json()['id']}"
+    off = (await acme.patch(path, json={"status": "disabled"})).json()
+    assert (off["disabled_by"], off["disabled_at"] is not None) == ("test", True)
+    same = (await acme.patch(path, json={"description": "x"})).json()
+    assert (same["disabled_by"], same["disabled_at"]) == ("test", off["disabled_at"])
+    on = (await acme.patch(path, json={"status": "active"})).json()
+    assert (on["disabled_by"], on["disabled_at"]) == (None, None)
 
 
 async def test_what_fits_reaches_the_workflow_as_it_was_sent(site: Site) -> None:

@@ -62,6 +62,7 @@ async def test_each_tick_starts_one_run_with_the_input_as_given(world: ScheduleW
     ]
     found = await world.schedules.get(schedule["_id"], client="acme")
     assert found["last_run"] == runs[-1]["_id"]
+    assert found["recent"] == [run["_id"] for run in runs]
     assert found["tick_at"] == world.clock.now() + timedelta(hours=1)
 
 

@@ -141,6 +141,9 @@ async def replay_delivery(deliveries: DueDocuments, delivery_id: str) -> bool:
     return await deliveries.wake(delivery_id, set={**_FRESH, "reason": None})
 
 
+_GONE: Final = {"status": WebhookStatus.DISABLED, "reason": "gone", "disabled_by": None}
+
+
 async def disable_gone(
     webhooks: AsyncCollection[Document], webhook_id: str, *, url: str, at: datetime
 ) -> bool:
@@ -148,7 +151,7 @@ async def disable_gone(
     answer = await guarded(
         webhooks.update_one(
             {"_id": webhook_id, "url": url, "status": WebhookStatus.ACTIVE},
-            {"$set": {"status": WebhookStatus.DISABLED, "reason": "gone", "updated_at": at}},
+            {"$set": {**_GONE, "updated_at": at, "disabled_at": at}},
         )
     )
     return answer.matched_count == 1

@@ -129,9 +129,14 @@ class Webhooks:
         return await oldest_first(self._webhooks, query, limit=limit, after=after)
 
     async def change(
-        self, webhook_id: str, change: WebhookChange, *, client: str | None
+        self,
+        webhook_id: str,
+        change: WebhookChange,
+        *,
+        client: str | None,
+        by: Mapping[str, str] | None = None,
     ) -> Document:
-        """Raises `NotFound`, `Unprocessable`."""
+        """Raises `NotFound`, `Unprocessable`. `by`: who asks, for the record."""
         changes: dict[str, Any] = {"updated_at": self._clock.now()}
         if change.url is not None:
             changes["url"] = check_url(change.url, allow_loopback=self._allow_loopback)
@@ -140,7 +145,10 @@ class Webhooks:
         if change.description is not None:
             changes["description"] = change.description
         if change.status is not None:
+            off = change.status is WebhookStatus.DISABLED
             changes |= {"status": change.status, "reason": None}
+            changes |= {"disabled_at": self._clock.now() if off else None}
+            changes |= {"disabled_by": by if off else None}
         await transitions.change_webhook(self._webhooks, webhook_id, client=client, changes=changes)
         return await self.get(webhook_id, client=client)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fastapi import APIRouter
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from lambent.clock import Clock
     from lambent.dispatch import Dispatch
     from lambent.engine.engine import WorkflowEngine
+    from lambent.engine.views import RunView
     from lambent.models.manager import ModelManager
     from lambent.postgres import Postgres
     from lambent.schedules.schedules import Schedules
@@ -99,7 +101,12 @@ def gateway_sections(parts: Parts) -> list[Section]:
             # Loads the workflows, so not before there is an input to be checked.
             parts.engine.check_input(workflow, version, input)
 
-        return schedules_router(parts.schedules, parts.clock, authorize, check_input=check_input)
+        async def runs(ids: Sequence[str], client: str | None) -> list[RunView]:
+            return await parts.engine.control.named(ids, client=client)
+
+        return schedules_router(
+            parts.schedules, parts.clock, authorize, check_input=check_input, runs=runs
+        )
 
     def webhooks() -> APIRouter:
         from lambent.http.webhooks import webhooks_router

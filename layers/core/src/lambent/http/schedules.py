@@ -3,7 +3,7 @@
 # No postponed annotations here: FastAPI has to see the dependencies made inside the function.
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ from pydantic.config import JsonDict
 
 from lambent.admission.decisions import Scope
 from lambent.clock import Clock
+from lambent.engine.views import RunView
 from lambent.http.audited import note_audit
 from lambent.http.bodies import finite
 from lambent.http.reach import Authorize, Reach, changing, reading
@@ -21,6 +22,7 @@ from lambent.schedules.schedules import MAX_CATCH_UP, MAX_PREVIEW, Plan, Schedul
 from lambent.schedules.ticker import CatchUp
 from lambent.schedules.transitions import ScheduleStatus
 
+Runs = Callable[[Sequence[str], str | None], Awaitable[list[RunView]]]
 _CRON = Field(
     max_length=200,
     description="Five fields, or six with seconds first; `@daily` and its kin.",
@@ -79,6 +81,11 @@ class ScheduleView(BaseModel):
     last_tick_at: datetime | None
     last_run: str | None
     problem: str | None = Field(description="Why the last tick could not start its run.")
+    paused_at: datetime | None
+    paused_by: str | None = Field(
+        description="The name of the key; null where it is not on record.",
+        examples=["ada's laptop"],
+    )
     created_at: datetime
     updated_at: datetime
 
@@ -88,6 +95,12 @@ class ScheduleList(BaseModel):
 
     schedules: list[ScheduleView]
     cursor: str | None = Field(description="Ask with it for the next page; null on the last.")
+
+
+class ScheduleRuns(BaseModel):
+    """The newest first, ten at most."""
+
+    runs: list[RunView]
 
 
 class Preview(BaseModel):
@@ -100,9 +113,10 @@ def schedules_router(
     authorize: Authorize,
     *,
     check_input: Callable[[str, int | None, Any], None],
+    runs: Runs,
 ) -> APIRouter:
     """`/schedules`; needs the scope `runs`. `check_input` raises where a workflow, of a version or
-    the newest, declares another input."""
+    the newest, declares another input; `runs` reads those of these ids that a client may see."""
     router = APIRouter(prefix="/schedules", tags=["schedules"])
     reader = Annotated[Reach, Depends(reading(authorize, Scope.RUNS))]
     writer = Annotated[Reach, Depends(changing(authorize, Scope.RUNS))]
@@ -114,7 +128,7 @@ def schedules_router(
         """Make a schedule. Its name is unique among the client's. An input that does not fit the
         schema of a deployed workflow is 422."""
         check_input(body.workflow, body.version, body.input)
-        made = _view(await schedules.create(reach.own, Plan(**body.model_dump())))
+        made = _view(await schedules.create(reach.own, Plan(**body.model_dump())), reach)
         note_audit(request, target=made.id)
         return made
 
@@ -127,7 +141,7 @@ def schedules_router(
         """List schedules, the oldest first."""
         found = await schedules.all_of(reach.client, limit=limit, after=cursor)
         last = found[-1]["_id"] if len(found) == limit else None
-        return ScheduleList(schedules=[_view(one) for one in found], cursor=last)
+        return ScheduleList(schedules=[_view(one, reach) for one in found], cursor=last)
 
     @router.get("/preview")
     async def preview_schedule(
@@ -142,24 +156,32 @@ def schedules_router(
     @router.get("/{schedule_id}")
     async def get_schedule(schedule_id: str, reach: reader) -> ScheduleView:
         """One schedule."""
-        return _view(await schedules.get(schedule_id, client=reach.client))
+        return _view(await schedules.get(schedule_id, client=reach.client), reach)
+
+    @router.get("/{schedule_id}/runs")
+    async def list_schedule_runs(schedule_id: str, reach: reader) -> ScheduleRuns:
+        """The latest runs that it started, as far as they are kept."""
+        found = await schedules.get(schedule_id, client=reach.client)
+        started = found.get("recent") or [one for one in [found["last_run"]] if one]
+        return ScheduleRuns(runs=await runs(started[::-1], reach.client))
 
     @router.put("/{schedule_id}")
     async def change_schedule(schedule_id: str, body: PlanRequest, reach: writer) -> ScheduleView:
         """Put another plan in its place; its ticks are counted from now."""
         check_input(body.workflow, body.version, body.input)
         plan = Plan(name="", **body.model_dump())
-        return _view(await schedules.change(schedule_id, plan, client=reach.client))
+        return _view(await schedules.change(schedule_id, plan, client=reach.client), reach)
 
     @router.post("/{schedule_id}/pause")
     async def pause_schedule(schedule_id: str, reach: writer) -> ScheduleView:
         """No ticks until it is resumed; 409 where it is paused already."""
-        return _view(await schedules.pause(schedule_id, client=reach.client))
+        by = reach.signature
+        return _view(await schedules.pause(schedule_id, client=reach.client, by=by), reach)
 
     @router.post("/{schedule_id}/resume")
     async def resume_schedule(schedule_id: str, reach: writer) -> ScheduleView:
         """Tick again, from now on."""
-        return _view(await schedules.resume(schedule_id, client=reach.client))
+        return _view(await schedules.resume(schedule_id, client=reach.client), reach)
 
     @router.delete("/{schedule_id}", status_code=204)
     async def delete_schedule(schedule_id: str, reach: writer) -> None:
@@ -169,7 +191,8 @@ def schedules_router(
     return router
 
 
-def _view(document: Document) -> ScheduleView:
-    named = {name: document[name] for name in ScheduleView.model_fields if name in document}
+def _view(document: Document, reach: Reach) -> ScheduleView:
+    named = {name: document.get(name) for name in ScheduleView.model_fields}
     named |= {"id": document["_id"], "next_at": document["tick_at"]}
+    named["paused_by"] = reach.named(document.get("paused_by"))
     return ScheduleView(**{**named, "input": json.loads(document["input"])})

@@ -76,6 +76,11 @@ class WebhookView(BaseModel):
     description: str
     status: WebhookStatus
     reason: str | None = Field(description="`gone`: its receiver answered 410.")
+    disabled_at: datetime | None
+    disabled_by: str | None = Field(
+        description="The name of the key; null where the platform did it, or it is not on record.",
+        examples=["ada's laptop"],
+    )
     created_at: datetime
     updated_at: datetime
 
@@ -149,7 +154,7 @@ def webhooks_router(webhooks: Webhooks, nudges: Nudges, authorize: Authorize) ->
             secret=body.secret,
         )
         note_audit(request, target=str(made["_id"]))
-        return NewWebhookView(**_fields(made), secret=made["secrets"][0]["secret"])
+        return NewWebhookView(**_fields(made, reach), secret=made["secrets"][0]["secret"])
 
     @router.get("")
     async def list_webhooks(
@@ -160,19 +165,23 @@ def webhooks_router(webhooks: Webhooks, nudges: Nudges, authorize: Authorize) ->
         """List webhooks, the oldest first."""
         found = await webhooks.all_of(reach.client, limit=limit, after=cursor)
         last = found[-1]["_id"] if len(found) == limit else None
-        return WebhookList(webhooks=[WebhookView(**_fields(one)) for one in found], cursor=last)
+        return WebhookList(
+            webhooks=[WebhookView(**_fields(one, reach)) for one in found], cursor=last
+        )
 
     @router.get("/{webhook_id}")
     async def get_webhook(webhook_id: str, reach: reader) -> WebhookView:
         """One webhook."""
-        return WebhookView(**_fields(await webhooks.get(webhook_id, client=reach.client)))
+        found = await webhooks.get(webhook_id, client=reach.client)
+        return WebhookView(**_fields(found, reach))
 
     @router.patch("/{webhook_id}")
     async def change_webhook(webhook_id: str, body: WebhookPatch, reach: writer) -> WebhookView:
         """Change a part of it, or turn it off and on."""
         change = WebhookChange(**body.model_dump())
-        changed = await webhooks.change(webhook_id, change, client=reach.client)
-        return WebhookView(**_fields(changed))
+        by = reach.signature
+        changed = await webhooks.change(webhook_id, change, client=reach.client, by=by)
+        return WebhookView(**_fields(changed, reach))
 
     @router.post("/{webhook_id}/rotate")
     async def rotate_webhook_secret(webhook_id: str, reach: writer) -> SecretView:
@@ -209,9 +218,10 @@ def webhooks_router(webhooks: Webhooks, nudges: Nudges, authorize: Authorize) ->
     return router
 
 
-def _fields(document: Document) -> dict[str, Any]:
-    names = (name for name in WebhookView.model_fields if name != "id")
-    return {"id": document["_id"], **{name: document[name] for name in names}}
+def _fields(document: Document, reach: Reach) -> dict[str, Any]:
+    named = {name: document.get(name) for name in WebhookView.model_fields}
+    by = reach.named(document.get("disabled_by"))
+    return {**named, "id": document["_id"], "disabled_by": by}
 
 
 def _delivery(document: Document) -> DeliveryView:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -105,16 +106,20 @@ class Schedules:
         paused = seen["status"] == ScheduleStatus.PAUSED
         return await self._change(seen, _stored(plan), None if paused else tick_at)
 
-    async def pause(self, schedule_id: str, *, client: str | None) -> Document:
-        """Raises `Conflict` where it is paused already."""
+    async def pause(
+        self, schedule_id: str, *, client: str | None, by: Mapping[str, str] | None = None
+    ) -> Document:
+        """Raises `Conflict` where it is paused already. `by`: who asks, for the record."""
         seen = await self._in_status(schedule_id, ScheduleStatus.ACTIVE, client)
-        return await self._change(seen, {"status": ScheduleStatus.PAUSED}, None)
+        paused = {"status": ScheduleStatus.PAUSED, "paused_at": self._clock.now(), "paused_by": by}
+        return await self._change(seen, paused, None)
 
     async def resume(self, schedule_id: str, *, client: str | None) -> Document:
         """Go on with the next tick from now; what passed in between is not caught up."""
         seen = await self._in_status(schedule_id, ScheduleStatus.PAUSED, client)
         tick_at = Cron(seen["cron"], seen["timezone"]).next_after(self._clock.now())
-        return await self._change(seen, {"status": ScheduleStatus.ACTIVE}, tick_at)
+        active = {"status": ScheduleStatus.ACTIVE, "paused_at": None, "paused_by": None}
+        return await self._change(seen, active, tick_at)
 
     async def delete(self, schedule_id: str, *, client: str | None) -> None:
         """Raises `NotFound`. Runs that it started go on."""

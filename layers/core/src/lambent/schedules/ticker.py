@@ -20,6 +20,8 @@ from lambent.telemetry import log_fields, logger
 
 # A tick this late still counts as on time: the poller comes once a minute.
 ON_TIME: Final = timedelta(minutes=2)
+# So many of its last runs a schedule has on record, for people who look.
+RECENT: Final = 10
 _RETRY: Final = timedelta(minutes=1)
 _AT_ONCE: Final = 4
 
@@ -83,7 +85,8 @@ class Ticker:
             raise
         except LambentError as error:
             return await self._put_off(claimed, error)
-        last = {"last_tick_at": due[-1], "last_run": runs[-1]} if due else {}
+        recent = [*schedule.get("recent", ()), *runs][-RECENT:]
+        last = {"last_tick_at": due[-1], "last_run": runs[-1], "recent": recent} if due else {}
         settled = await transitions.ticked(
             self._schedules,
             claimed.lease,

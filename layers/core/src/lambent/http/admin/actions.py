@@ -125,6 +125,7 @@ async def _change_schedule(view: View, form: Form) -> Response:
             await _ask(view, "DELETE", path("schedules", schedule))
         case "pause" | "resume" as command:
             await _ask(view, "POST", path("schedules", schedule, command))
+            return done(own_path(form.get("next") or "/admin/schedules"), "schedule-changed")
         case _:
             raise Unprocessable("Not valid: command.")
     return done("/admin/schedules", "schedule-changed")
@@ -153,6 +154,7 @@ async def _change_webhook(view: View, form: Form) -> Response:
         case "disable" | "enable" as command:
             status = "active" if command == "enable" else "disabled"
             await _ask(view, "PATCH", path("webhooks", webhook), {"status": status})
+            return done(own_path(form.get("next") or "/admin/webhooks"), "webhook-changed")
         case _:
             raise Unprocessable("Not valid: command.")
     return done("/admin/webhooks", "webhook-changed")

@@ -40,6 +40,7 @@ def formats(clock: Clock) -> dict[str, Callable[..., Any]]:
         "passed": lambda text: passed(text, now=clock.now()),
         "count": count,
         "minute": minute,
+        "utc": lambda text: on_the_clock(datetime.fromisoformat(text).astimezone(UTC)),
         "with": with_query,
         "without": without_query,
     }
@@ -124,6 +125,11 @@ def brief(text: str, room: int = 200) -> str:
     while len(escape(kept).encode()) > room:
         kept = kept[: len(kept) * 3 // 4]
     return kept if kept == text else f"{kept}…"
+
+
+def on_the_clock(at: datetime) -> str:
+    """An instant as a clock and a calendar at its place show it; `local.js` writes the same."""
+    return f"{at:%a}, {at.day} {at:%b %Y, %H:%M:%S}"
 
 
 def minute(text: str) -> str:

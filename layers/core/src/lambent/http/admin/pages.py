@@ -19,6 +19,7 @@ PAGES: Final[Sequence[tuple[str, PageFunction]]] = (
     ("/admin/events", pages_events.events),
     ("/admin/events/{key}", pages_events.event),
     ("/admin/schedules", pages_events.schedules),
+    ("/admin/schedules/{schedule}", pages_events.schedule),
     ("/admin/webhooks", pages_events.webhooks),
     ("/admin/webhooks/{webhook}", pages_events.webhook),
     ("/admin/keys", pages_access.keys),

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
 from starlette.responses import Response
 
 from lambent.http.admin.api import path
+from lambent.http.admin.formats import on_the_clock
 from lambent.http.admin.view import View
 
 _SHOWN = 50
+_TICKS = 5
 
 
 async def events(view: View) -> Response:
@@ -40,6 +46,25 @@ async def schedules(view: View) -> Response:
         cursor=page["cursor"],
         names=sorted({one["name"] for one in deployed if not one["internal"]}),
         preview=preview,
+    )
+
+
+async def schedule(view: View) -> Response:
+    """One schedule: when it ticks next, there and here, what it starts, and what it has started."""
+    schedule_id = view.request.path_params["schedule"]
+    found = await view.api.get(path("schedules", schedule_id))
+    asked = {"cron": found["cron"], "timezone": found["timezone"], "count": _TICKS}
+    started, preview = await asyncio.gather(
+        view.api.get(path("schedules", schedule_id, "runs")),
+        view.api.get("/schedules/preview", **asked),
+    )
+    zone = ZoneInfo(found["timezone"])
+    ticks = [datetime.fromisoformat(one) for one in preview["ticks"]]
+    return view.page(
+        "schedule.html",
+        schedule=found,
+        runs=started["runs"],
+        ticks=[(one.isoformat(), on_the_clock(one.astimezone(zone))) for one in ticks],
     )
 
 

@@ -117,7 +117,7 @@ def _late_link(late: dict[str, Any]) -> str:
         case "delivery":
             return f"/admin/webhooks/{late['id'].partition('-')[2]}?status=pending"
         case _:
-            return "/admin/schedules"
+            return f"/admin/schedules/{late['id']}"
 
 
 def _refusals(activity: dict[str, Any] | None) -> list[tuple[str, str, str]]:
