@@ -409,6 +409,12 @@ def test_a_metric_that_is_watched_is_one_that_is_written() -> None:
     assert watched | shown <= written
 
 
+def test_the_dashboard_shows_every_metric_that_is_written() -> None:
+    (dashboard,) = resources("AWS::CloudWatch::Dashboard").values()
+    shown = re.findall(r'"Lambent", "(\w+)"', dashboard["DashboardBody"]["Fn::Sub"])
+    assert sorted(shown) == sorted(Metric)
+
+
 def test_the_readme_says_what_each_alarm_means() -> None:
     readme = (ROOT / "README.md").read_text()
     for alarm in resources("AWS::CloudWatch::Alarm").values():

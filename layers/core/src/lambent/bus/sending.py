@@ -25,6 +25,7 @@ from lambent.clock import Clock
 from lambent.due import Claimed, Database, DueDocuments, Settled
 from lambent.metrics import Metric, note
 from lambent.mongo import Document, guarded
+from lambent.tracing import resumed, span
 
 # Seconds before each retry: ten attempts over 19 hours.
 BACKOFF_S: Final = (5, 30, 120, 600, 1800, 3600, 2 * 3600, 5 * 3600, 10 * 3600)
@@ -88,7 +89,17 @@ class WebhookSender:
                 if self._clock.monotonic_s() + CALL_LIMIT_S > deadline_s:
                     return Sent.LOST
                 claimed = await self._deliveries.claim(delivery_id)
-                return Sent.LOST if claimed is None else await self._send(claimed)
+                if claimed is None:
+                    return Sent.LOST
+                delivery = claimed.document
+                with resumed(delivery.get("trace")), span(
+                    f"webhook {delivery['type']}",
+                    webhook=delivery["webhook"],
+                    attempt=delivery["attempts"] + 1,
+                ) as sending:  # fmt: skip
+                    sent = await self._send(claimed)
+                    sending.set(outcome=sent.value)
+                    return sent
 
         return list(await asyncio.gather(*(one(delivery_id) for delivery_id in delivery_ids)))
 

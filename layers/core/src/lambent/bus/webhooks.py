@@ -19,6 +19,7 @@ from lambent.errors import Conflict, NotFound, Unprocessable
 from lambent.ids import new_ulid, ulid_floor
 from lambent.mongo import Document, drop_former_indexes, guarded, insert_new, oldest_first
 from lambent.newest import by_status, newest
+from lambent.tracing import carried
 from lambent.waits import is_reserved
 
 MAX_PER_CLIENT: Final = 100
@@ -244,6 +245,7 @@ def _new_delivery(event: Document, webhook_id: str, now: datetime) -> Document:
         "attempts": 0,
         "history": [],
         "reason": None,
+        "trace": carried(),
         "created_at": now,
         **new_due_fields(now),
     }

@@ -19,6 +19,7 @@ from lambent.schedules import transitions
 from lambent.schedules.cron import Cron
 from lambent.schedules.ticker import CatchUp
 from lambent.schedules.transitions import SCHEDULES, ScheduleStatus
+from lambent.tracing import carried
 
 MAX_CATCH_UP: Final = 1000
 MAX_PREVIEW: Final = 20
@@ -72,6 +73,7 @@ class Schedules:
             "last_tick_at": None,
             "last_run": None,
             "problem": None,
+            "trace": carried(),
             "created_at": now,
             "updated_at": now,
             **new_due_fields(tick_at),
@@ -144,7 +146,12 @@ class Schedules:
             self._schedules,
             seen["_id"],
             seen_signals=seen["signals"],
-            changes={**changes, "updated_at": self._clock.now(), "problem": None},
+            changes={
+                **changes,
+                "updated_at": self._clock.now(),
+                "problem": None,
+                "trace": carried(),
+            },
             tick_at=tick_at,
         )
         if not changed:

@@ -17,6 +17,7 @@ from lambent.schedules import transitions
 from lambent.schedules.cron import Cron
 from lambent.schedules.transitions import SCHEDULES
 from lambent.telemetry import log_fields, logger
+from lambent.tracing import resumed, span
 
 # A tick this late still counts as on time: the poller comes once a minute.
 ON_TIME: Final = timedelta(minutes=2)
@@ -70,7 +71,18 @@ class Ticker:
         async def one(schedule_id: str) -> int:
             async with self._at_once:
                 claimed = await self._schedules.claim(schedule_id)
-                return 0 if claimed is None else await self._tick(claimed)
+                if claimed is None:
+                    return 0
+                schedule = claimed.document
+                came = schedule.get("trace") or {}
+                # A trace of its own, with a link to the request that asked for all its ticks: one
+                # that went on with every tick would have no end. Logs go by that request's id.
+                asked = {name: text for name, text in came.items() if name == "request_id"}
+                with (
+                    resumed(asked),
+                    span(f"tick {schedule['workflow']}", linked=came, schedule=schedule_id),
+                ):
+                    return await self._tick(claimed)
 
         return sum(await asyncio.gather(*(one(schedule_id) for schedule_id in schedule_ids)))
 
