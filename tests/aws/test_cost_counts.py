@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,22 +18,30 @@ import pytest
 from lambent.admission.migrate import migrate
 from lambent.agents.booking import METER_S
 from lambent.app import Platform
+from lambent.clock import FAR_FUTURE
+from lambent.dispatch import Work
+from lambent.due import DueDocuments, new_due_fields
 from lambent.engine.config import EngineConfig
 from lambent.engine.engine import MongoStore, WorkflowEngine
+from lambent.engine.model import RUNS
 from lambent.engine.registry import Registry
 from lambent.engine.step import Step
 from lambent.http.chat_app import build_chat_app
-from lambent.metrics import Metric
+from lambent.poller.poller import Left, Poller
+from lambent.poller.sources import all_sources
 from lambent.settings import load_settings
-from local.aws.transform import ROOT, read_template
-from local.cost import Counts, Load, bill, table
+from local.cost import Counts
 from local.services import Reply, ScriptedModel
+from tests.functions.stack import Stack, running_stack
+from tests.store.bus_world import TurnedClock
 
 WRITES = {"insert", "update", "delete", "findAndModify"}
 READS = {"find", "aggregate", "getMore", "count"}
 CHATS = 10
 Chat = Callable[[str], Awaitable[float]]
 STEPS = 6
+TOKENS = 400
+LOGGED = ("chat", "gateway", "step")
 
 
 class Commands(pymongo.monitoring.CommandListener):
@@ -187,38 +198,84 @@ async def test_a_step_costs_one_write(parts: Platform, commands: Commands) -> No
     assert bare_reads == Counts().run_mongo_reads
 
 
-def test_an_idle_platform_costs_its_alarms_and_little_more() -> None:
-    idle = bill(Load())
-    assert idle.chat_functions == idle.run_functions == 0
-    assert idle.poller < 0.10
-    assert idle.aws - idle.watching < 1
+async def test_a_poller_stays_and_reads_as_is_counted(parts: Platform, commands: Commands) -> None:
+    """A tick finds that something is due in half a minute, and stays until that is taken."""
+    await parts.engine.ensure_indexes()
+    clock = TurnedClock()
+    due = DueDocuments(parts.mongo, RUNS, clock=clock)
+    sources = all_sources(parts.mongo, parts.settings, clock=clock, nudges=Taken(due))
+    poller, began_s = Poller(parts.mongo, sources, clock=clock), clock.monotonic_s()
+    commands.on = True
+    assert await poller.watch(deadline_s=began_s + 75) is Left.IDLE
+    assert commands.count(READS) == Counts().tick_mongo_reads
+    at = clock.now() + timedelta(seconds=30)
+    await due.collection.insert_one({"_id": "a", "priority": 0, **new_due_fields(at)})
+    commands.seen.clear()
+    assert await poller.watch(deadline_s=began_s + 75) is Left.IDLE
+    commands.on = False
+    awake_s, reads = clock.monotonic_s() - began_s, commands.count(READS)
+    print(f"{awake_s:.1f} s awake: {reads} reads, {reads / awake_s:.1f} a second")
+    assert 30 <= awake_s <= 30 + Counts().awake_after_s
+    most = Counts().awake_second_mongo_reads
+    assert most / 2 <= reads / awake_s <= most
 
 
-def test_twice_the_load_is_twice_the_functions() -> None:
-    one, two = bill(Load(chats=1000, runs=500)), bill(Load(chats=2000, runs=1000))
-    assert two.chat_functions == pytest.approx(2 * one.chat_functions)
-    assert two.run_functions == pytest.approx(2 * one.run_functions)
-    assert two.mongo_writes == 2 * one.mongo_writes
+class Taken:
+    """Takes each run at its nudge, and ends it: the poller's other half, without its functions."""
+
+    def __init__(self, due: DueDocuments) -> None:
+        self._due = due
+
+    async def nudge(self, work: Work, ids: Iterable[str], *, news: bool = False) -> int:
+        for one in ids:
+            claimed = await self._due.claim(one)
+            assert claimed is not None
+            await self._due.settle(claimed.lease, due_at=FAR_FUTURE, seen_signals=None)
+        return 1
 
 
-def test_the_alarms_and_metrics_that_are_paid_for_are_all_there_are() -> None:
-    alarms = [body["Properties"] for body in read_template()["Resources"].values()
-              if body["Type"] == "AWS::CloudWatch::Alarm"]  # fmt: skip
-    # One that watches several metrics is paid for each.
-    paid = [sum("MetricStat" in one for one in alarm.get("Metrics", ())) or 1 for alarm in alarms]
-    assert Load().alarms == sum(paid)
-    assert Load().custom_metrics == len(Metric)
+def test_chats_and_runs_are_invoked_and_logged_as_is_counted(
+    tmp_path: Path, scripted_model: ScriptedModel
+) -> None:
+    """By the log of a whole platform, with Lambda's own lines in it."""
+    scripted_model.default = Reply.many(TOKENS)
+    with running_stack(tmp_path / "data", {"OLLAMA_HOST": scripted_model.host}) as stack:
+        before = {name: invocations(stack, name) for name in LOGGED}
+        with stack.client() as client:
+            sizes = [len(ask(client).content) for _ in range(CHATS)]
+            looks = sum(run_to_its_end(client) for _ in range(CHATS))
+    seen = {name: invocations(stack, name) - before[name] for name in LOGGED}
+    written = sum((stack.data / f"logs/{name}.log").stat().st_size for name in LOGGED)
+    print(f"{seen}, {written} bytes, {looks} looks, {sizes[0]} bytes an answer")
+    count = Counts()
+    assert seen["chat"] == CHATS * count.chat_invocations
+    # A tick that comes between a run's insert and its claim asks for it once more.
+    ticks = invocations(stack, "poller")
+    asked = seen["gateway"] - looks + seen["step"]
+    assert CHATS * count.run_invocations <= asked <= CHATS * count.run_invocations + ticks
+    total = sum(invocations(stack, name) for name in LOGGED)
+    assert count.log_bytes / 3 <= written / total <= count.log_bytes
+    assert count.token_bytes / 2 <= sizes[0] / TOKENS <= count.token_bytes
 
 
-def test_the_readme_s_example_is_what_the_calculator_says() -> None:
-    shown = table(Load(chats=100_000, runs=20_000, steps=6))
-    readme = (ROOT / "README.md").read_text()
-    for value in ("17.03", "1.28", "4.00", "10.77", "10.30", "21.90"):
-        assert f"{value} $" in shown
-        assert f"${value}" in readme
+def invocations(stack: Stack, function: str) -> int:
+    path = stack.data / f"logs/{function}.log"
+    return path.read_text().count("| REPORT RequestId") if path.exists() else 0
 
 
-def test_the_table_names_the_peers_prices() -> None:
-    shown = table(Load(runs=1_000_000, steps=1, waits=0))
-    assert "16.00 $" in shown  # two durable operations a run
-    assert "50.00 $" in shown  # two transitions a run
+def ask(client: httpx.Client) -> httpx.Response:
+    answer = client.post("/chat/stream", json={"agent": "chat", "input": "Hi"})
+    assert answer.text.rstrip().endswith("[DONE]"), answer.text
+    return answer
+
+
+def run_to_its_end(client: httpx.Client) -> int:
+    """A run without waits; how often it was looked at."""
+    asked = {"workflow": "news.digest", "input": {"feeds": ["http://127.0.0.1:9/feed"]}}
+    started = client.post("/runs", json=asked)
+    assert started.status_code == 202, started.text
+    for looks in itertools.count(1):
+        if client.get(f"/runs/{started.json()['id']}").json()["finished_at"]:
+            return looks
+        time.sleep(0.2)
+    raise AssertionError("never comes")
