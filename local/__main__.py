@@ -4,7 +4,7 @@ import importlib
 import importlib.util
 import sys
 
-_COMMANDS = ("up", "admin", "cost")
+_COMMANDS = ("up", "admin", "cost", "sam")
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from local.aws.commands import WORK, Missing, need
+from local.aws.commands import WORK, Missing, need, run
 from local.services import ServiceError
 from local.services.process import Child
 
@@ -30,6 +30,13 @@ def answers() -> bool:
     except subprocess.TimeoutExpired:  # a daemon whose process hangs
         return False
     return done.returncode == 0
+
+
+def bridge_address() -> str:
+    """The address of Docker's machine on its default network. Raises `Missing`."""
+    gateway = "{{(index .IPAM.Config 0).Gateway}}"
+    shown = run("docker", "network", "inspect", "bridge", "--format", gateway)
+    return shown.strip() or "172.17.0.1"
 
 
 @contextmanager

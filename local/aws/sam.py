@@ -9,7 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,6 @@ from local.services.process import Child, free_port
 
 VERSION = "1.170.0"
 _OWN = ROOT / ".lambent" / "sam"
-# The container may not reach an image registry, and needs none.
-_INVOKE = ("--skip-pull-image", "--add-host", f"{HOST_IN_CONTAINER}:host-gateway")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +110,15 @@ def invoke(
     event_path, variables_path = folder / "event.json", folder / "variables.json"
     event_path.write_text(json.dumps(event))
     variables_path.write_text(json.dumps({"Parameters": dict(variables)}))
-    command = [ensure_sam(), "local", "invoke", function, "--template", str(template)]
-    command += ["--event", str(event_path), "--env-vars", str(variables_path), *_INVOKE]
-    command += ["--parameter-overrides", f"Architecture={architecture}"]
+    words = invoke_words(
+        function, event=event_path, variables=variables_path, architecture=architecture
+    )
+    return said_to(words, template=template)
+
+
+def said_to(words: Sequence[str], *, template: Path) -> Invocation:
+    """What a line of `sam local invoke` gives, run for what was built elsewhere."""
+    command = [ensure_sam(), *words[1:], *_of(template)]
     done = subprocess.run(
         command, cwd=ROOT, env=_environ(), capture_output=True, text=True, check=False, timeout=180
     )
@@ -123,25 +127,21 @@ def invoke(
 
 @contextmanager
 def start_lambda(
-    *, template: Path, variables: Mapping[str, str], folder: Path, architecture: str, address: str
+    *,
+    template: Path,
+    variables: Mapping[str, str],
+    folder: Path,
+    architecture: str,
+    address: str = "127.0.0.1",
+    port: int | None = None,
 ) -> Iterator[StartLambda]:
-    """`sam local start-lambda` at `address`, which containers reach, for as long as the block
-    lasts. Its functions invoke each other there. ServiceError where it does not start."""
-    port = free_port()
-    url = f"http://{HOST_IN_CONTAINER}:{port}"
+    """`sam local start-lambda` at `address` for as long as the block lasts; at a free port where
+    none is given. ServiceError where it does not start."""
+    port = port or free_port()
     variables_path = folder / "start-lambda.json"
-    own = {
-        "AWS_ENDPOINT_URL_LAMBDA": url,
-        # It knows functions by their names in the template, and no alias.
-        "STEP_FUNCTION": "Step",
-        "DELIVER_FUNCTION": "Deliver",
-        "POLLER_FUNCTION": "Poller",
-    }
-    variables_path.write_text(json.dumps({"Parameters": {**variables, **own}}))
-    command = [ensure_sam(), "local", "start-lambda", "--template", str(template)]
-    command += ["--host", address, "--port", str(port), "--env-vars", str(variables_path)]
-    command += ["--parameter-overrides", f"Architecture={architecture}", *_INVOKE]
-    command += ["--warm-containers", "LAZY"]
+    variables_path.write_text(json.dumps({"Parameters": dict(variables)}))
+    words = start_lambda_words(variables=variables_path, architecture=architecture)
+    command = [ensure_sam(), *words[1:], *_of(template), "--host", address, "--port", str(port)]
     server = Child(
         "sam local start-lambda",
         command,
@@ -157,6 +157,28 @@ def start_lambda(
     finally:
         # Ctrl-C is what makes it remove its containers.
         server.stop([signal.SIGINT, signal.SIGTERM], timeout_s=20)
+
+
+def invoke_words(function: str, *, event: Path, variables: Path, architecture: str) -> list[str]:
+    """The command line for what stands in `.aws-sam`, as a person types it."""
+    return ["sam", "local", "invoke", function, "-e", str(event), *_with(variables, architecture)]
+
+
+def start_lambda_words(*, variables: Path, architecture: str) -> list[str]:
+    """The command line for what stands in `.aws-sam`, as a person types it."""
+    given = _with(variables, architecture)
+    return ["sam", "local", "start-lambda", *given, "--warm-containers", "LAZY"]
+
+
+def _with(variables: Path, architecture: str) -> list[str]:
+    reach = ["--add-host", f"{HOST_IN_CONTAINER}:host-gateway"]
+    fitting = ["--parameter-overrides", f"Architecture={architecture}"]
+    return ["-n", str(variables), *reach, *fitting]
+
+
+def _of(template: Path) -> list[str]:
+    """Built elsewhere, and run in an image that no registry may be asked for."""
+    return ["--template", str(template), "--skip-pull-image"]
 
 
 def _environ() -> dict[str, str]:

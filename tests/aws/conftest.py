@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,9 @@ from local.aws.commands import WORK, Missing
 from local.aws.deploy import Address, Deployed, deploy
 from local.aws.forward import Forwarder, forwarding
 from local.aws.localstack import LocalStack
+from local.sam import lending, write
 from local.services import ModelHost, MongoHost, PostgresHost, ServiceError
+from local.services.process import free_port
 from tests.aws.target import TARGETS, Place, Target, aws_target
 from tests.conftest import started
 from tests.functions.stack import running_stack
@@ -90,6 +91,7 @@ class Containers:
     template: Path
     variables: dict[str, str]
     folder: Path
+    lambda_port: int
     admin_key: str = ""
 
     def invoke(self, function: str, event: dict[str, Any]) -> sam.Invocation:
@@ -111,7 +113,7 @@ class Containers:
             variables=self.variables,
             folder=self.folder,
             architecture=base_image.architecture(),
-            address=bridge_address(),
+            port=self.lambda_port,
         )
 
     def with_variables(self, **changed: str) -> Containers:
@@ -130,29 +132,21 @@ def containers(
     """Set up by the Setup function itself, which is invoked first."""
     name = "sam_local"
     dsn = postgres_server.create_database(name)
-    with forwarding(bridge_address()) as forwarder:
-        variables = {
-            "POSTGRES_DSN": forwarder.reachable(dsn),
-            "MONGO_URI": forwarder.reachable(mongo_server.uri),
-            "MONGO_DB_NAME": name,
-            "OLLAMA_HOST": forwarder.reachable(model_server.host),
-        }
+    services = {
+        "POSTGRES_DSN": dsn,
+        "MONGO_URI": mongo_server.uri,
+        "MONGO_DB_NAME": name,
+        "OLLAMA_HOST": model_server.host,
+    }
+    port = free_port()
+    with lending(services, port=port) as variables:
         folder = tmp_path_factory.mktemp("sam")
-        plain = Containers(built.template, variables, folder)
-        answer = plain.invoke("Setup", recorded("setup")).json()
-        yield replace(plain, admin_key=answer["admin_key"])
+        plain = Containers(built.template, variables, folder, port)
+        admin_key = plain.invoke("Setup", recorded("setup")).json()["admin_key"]
+        write(folder, variables, key=admin_key)
+        yield replace(plain, admin_key=admin_key)
     postgres_server.drop_database(name)
     mongo_server.drop_database(name)
-
-
-def bridge_address() -> str:
-    """This machine's address on Docker's default network."""
-    gateway = "{{(index .IPAM.Config 0).Gateway}}"
-    shown = subprocess.run(
-        ["docker", "network", "inspect", "bridge", "--format", gateway],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    return shown.stdout.strip() or "172.17.0.1"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from local.aws.docker import bridge_address
 from local.aws.localstack import LocalStack
-from tests.aws.conftest import Built, bridge_address
+from tests.aws.conftest import Built
 from tests.aws.runtime_targets import in_localstack, in_sam_local
 from tests.runtime import test_runtime_conformance as suite
 from tests.runtime.contract import Deploy, Difference
