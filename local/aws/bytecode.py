@@ -32,14 +32,19 @@ sys.exit("\\n".join(failed) or 0)
 """
 
 
+# "true" lets a build go on where nothing can compile it.
+UNCOMPILED = "LAMBENT_UNCOMPILED"
+
+
 class CompileError(Exception):
-    """A file is no Python of this version."""
+    """A file is no Python of this version, or nothing here compiles for it."""
 
 
 def compile_folder(folder: Path, *, version: str, shown_as: str) -> str:
     """Compile every module below `folder`; says in a few words what was done.
 
-    With Python `version` where one is found, else inside the Lambda image, else not at all.
+    With Python `version` where one is found, else inside the Lambda image; where neither can be
+    had, not at all if LAMBENT_UNCOMPILED=true says so. Raises `CompileError`.
     """
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.py"))
     if python := find_python(version):
@@ -48,11 +53,14 @@ def compile_folder(folder: Path, *, version: str, shown_as: str) -> str:
     elif image := _find_image(version):
         mount = f"{folder}:{shown_as}"
         command = ["docker", "run", "--rm", "-i", "-v", mount, "-e", "PYTHONHASHSEED=0"]
-        command += ["--entrypoint", f"/var/lang/bin/python{version}", image]
+        command += [*_as_owner(folder), "--entrypoint", f"/var/lang/bin/python{version}", image]
         place = shown_as
         said = f"compiled in {image}"
     else:
-        print(_WARNING.format(version=version, image=f"{IMAGE_NAME}:{version}"), flush=True)
+        image = f"{IMAGE_NAME}:{version}"
+        if os.environ.get(UNCOMPILED) != "true":
+            raise CompileError(_NOTHING_COMPILES.format(version=version, image=image))
+        print(_WARNING.format(version=version), flush=True)
         return "NOT COMPILED"
     shards = [names[index::_SHARDS] for index in range(_SHARDS)]
     running = [_start([*command, "-c", _SCRIPT, place, shown_as]) for _ in shards]
@@ -100,15 +108,35 @@ def _candidates(version: str) -> Iterator[str]:
 
 
 def _find_image(version: str) -> str | None:
-    """The Lambda image of that Python, if Docker runs here and already has it."""
+    """The Lambda image of that Python: one that Docker has here, else pulled now."""
     if not shutil.which("docker"):
         return None
+    if found := _image_here(version):
+        return found
+    subprocess.run(
+        ["docker", "pull", "--quiet", f"{IMAGE_NAME}:{version}"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    return _image_here(version)
+
+
+def _image_here(version: str) -> str | None:
     listed = subprocess.run(
         ["docker", "images", "--format", "{{.Repository}}:{{.Tag}}", IMAGE_NAME],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     found = [name for name in listed.stdout.split() if f":{version}" in name]
     return min(found, default=None)
+
+
+def _as_owner(folder: Path) -> list[str]:
+    """Else what the container writes is root's, and whoever builds may not touch it any more."""
+    asked = ["docker", "info", "--format", "{{.SecurityOptions}}"]
+    about = subprocess.run(asked, capture_output=True, text=True, check=False)
+    if "rootless" in about.stdout:  # its root is who runs it
+        return []
+    owner = folder.stat()
+    return ["--user", f"{owner.st_uid}:{owner.st_gid}"]
 
 
 def _start(command: list[str]) -> subprocess.Popen[str]:
@@ -125,7 +153,11 @@ def _start(command: list[str]) -> subprocess.Popen[str]:
     )
 
 
+_NOTHING_COMPILES = """\
+no Python {version} was found (PATH, uv, pyenv), and Docker neither has the image {image} nor \
+could pull it. Without compiled files every cold start takes two to three times as long. Install \
+one (`uv python install {version}`) or start Docker, and build again; or build without: \
+`LAMBENT_UNCOMPILED=true sam build`."""
 _WARNING = """\
-*** No Python {version} was found (PATH, uv, pyenv), nor the image {image} in Docker.
-*** The layer is built WITHOUT compiled files: every cold start will take two to three times as
-*** long. Install Python {version} (`uv python install {version}`) or pull the image; then build."""
+*** Nothing here compiles for Python {version}, and LAMBENT_UNCOMPILED=true: the layer is built
+*** WITHOUT compiled files. Every cold start will take two to three times as long."""

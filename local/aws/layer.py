@@ -94,7 +94,7 @@ def build_layer(name: str, *, platform: str, into: Path) -> None:
     if name == "core":  # read by lambent.first_aid, where a function starts
         (python / "lambent/built-for").write_text(platform.partition("-")[0] + "\n")
     said = compile_folder(python, version=PYTHON, shown_as="/opt/python")
-    _set_times(into)
+    _level(into)
     size = sum(path.stat().st_size for path in _files(into))
     print(f"layer {name}: {len(wanted)} libraries, {size / 1e6:.1f} MB, {platform}, {said}")
 
@@ -103,7 +103,7 @@ def build_function(name: str, *, into: Path) -> None:
     """Fill `into` with the files of functions/`name`, compiled."""
     _copy_source(ROOT / "functions" / name, into)
     said = compile_folder(into, version=PYTHON, shown_as="/var/task")
-    _set_times(into)
+    _level(into)
     print(f"function {name}: {said}")
 
 
@@ -161,8 +161,12 @@ def _copy_source(source: Path, into: Path) -> None:
     shutil.copytree(source, into, dirs_exist_ok=True, ignore=ignored)
 
 
-def _set_times(folder: Path) -> None:
+def _level(folder: Path) -> None:
+    """The same times and modes whoever builds, when, and under whatever umask: zip files keep both,
+    and a function's user must be able to read what a careful builder keeps for itself."""
     for path in [*folder.rglob("*"), folder]:
+        runnable = path.is_dir() or path.stat().st_mode & 0o100
+        path.chmod(0o755 if runnable else 0o644)
         os.utime(path, (EPOCH_S, EPOCH_S))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from local.aws import base_image, docker, sam
+from local.aws.bytecode import find_python
 from local.aws.commands import WORK, Missing
 from local.aws.deploy import Address, Deployed, deploy
 from local.aws.forward import Forwarder, forwarding
@@ -52,8 +53,10 @@ class Built:
 
 
 @pytest.fixture(scope="session")
-def built(report: list[str]) -> Built:
+def built(request: pytest.FixtureRequest, report: list[str]) -> Built:
     """`sam build` for this machine's processor, once for the same sources."""
+    if find_python(base_image.PYTHON) is None:
+        request.getfixturevalue("lambda_image")  # which compiles then
 
     def build() -> Built:
         try:

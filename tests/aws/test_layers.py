@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 
-from local.aws import layer
+from local.aws import bytecode, layer
 from local.aws.base_image import architecture
-from local.aws.bytecode import compile_folder, find_python
+from local.aws.bytecode import CompileError, compile_folder, find_python
 from local.aws.transform import read_template
 from tests.aws.conftest import Built
 from tests.functions.test_first_invocation import NOWHERE, assert_one_line, first_invocation
 
 pytestmark = [pytest.mark.aws, pytest.mark.xdist_group("docker")]
 ZIPPED_LIMIT_BYTES = 60_000_000
+NOBODY = 65534
 UNZIPPED_LIMIT_BYTES = 250_000_000  # Lambda's own
 FUNCTIONS: dict[str, Any] = {
     name: body["Properties"]
@@ -118,6 +119,25 @@ def test_two_builds_are_the_same(built: Built, tmp_path: Path, report: list[str]
         assert first == second
 
 
+@pytest.mark.parametrize("name", ["runtime", "agents", "chat"])
+def test_a_build_is_the_same_under_another_umask(name: str, tmp_path: Path) -> None:
+    platform = (layer.ROOT / f"local/aws/targets/{architecture()}/platform").read_text().strip()
+    seals = []
+    for mask in (0o022, 0o077):
+        into = tmp_path / f"{mask:o}"
+        before = os.umask(mask)
+        try:
+            into.mkdir()
+            if name in layer.LAYERS:
+                layer.build_layer(name, platform=platform, into=into)
+            else:
+                layer.build_function(name, into=into)
+        finally:
+            os.umask(before)
+        seals.append(seal(into))
+    assert seals[0] == seals[1]
+
+
 def seal(folder: Path) -> tuple[str, dict[str, str]]:
     """The hash of all, and of each file with what a zip file keeps of it."""
     files = {str(path.relative_to(folder)): digest(path) for path in sorted(folder.rglob("*"))
@@ -165,17 +185,49 @@ def test_without_the_target_s_python_its_image_compiles(
     lambda_image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "one.py").write_text("answer = 42\n")
+    if os.geteuid() == 0:  # as if somebody else built
+        os.chown(tmp_path, NOBODY, NOBODY)
     monkeypatch.setattr("local.aws.bytecode.find_python", lambda version: None)
     assert lambda_image in compile_folder(tmp_path, version="3.13", shown_as="/opt/python")
-    assert (tmp_path / "__pycache__/one.cpython-313.pyc").exists()
+    compiled = tmp_path / "__pycache__/one.cpython-313.pyc"
+    assert compiled.stat().st_uid == tmp_path.stat().st_uid
 
 
-def test_a_layer_that_is_not_compiled_says_so_loudly(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+DOCKER = """#!/bin/sh
+case "$1" in
+  pull) shift $(($# - 1)); [ -e "{folder}/registry" ] && echo "$1" >>"{folder}/images" ;;
+  images) cat "{folder}/images" ;;
+esac
+"""
+
+
+@pytest.fixture
+def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Docker without images, and no Python 3.13 anywhere; a file `registry` makes it pull."""
+    program = tmp_path / "docker"
+    program.write_text(DOCKER.format(folder=tmp_path))
+    program.chmod(0o755)
+    (tmp_path / "images").touch()
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.setattr("local.aws.bytecode.find_python", lambda version: None)
-    monkeypatch.setattr("local.aws.bytecode._find_image", lambda version: None)
-    assert compile_folder(tmp_path, version="3.13", shown_as="/opt") == "NOT COMPILED"
+    return tmp_path
+
+
+def test_the_image_is_pulled_where_docker_has_none(docker: Path) -> None:
+    (docker / "registry").touch()
+    assert bytecode._find_image("3.13") == "public.ecr.aws/lambda/python:3.13"
+
+
+def test_a_build_that_nothing_can_compile_fails_and_says_what_to_do(docker: Path) -> None:
+    with pytest.raises(CompileError, match=r"uv python install 3\.13.*LAMBENT_UNCOMPILED=true"):
+        compile_folder(docker, version="3.13", shown_as="/opt")
+
+
+def test_a_layer_that_is_not_compiled_on_purpose_says_so_loudly(
+    docker: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LAMBENT_UNCOMPILED", "true")
+    assert compile_folder(docker, version="3.13", shown_as="/opt") == "NOT COMPILED"
     assert "WITHOUT compiled files" in capfd.readouterr().out
 
 
