@@ -230,6 +230,55 @@ def test_a_tool_call_is_shown_and_done_once_a_person_approves(
     assert page.evaluate("window.hit") is None
 
 
+# What people see of an answer, wherever it is drawn: its texts and its calls, opened.
+SHOWN = """(turn) => [...turn.querySelectorAll(":scope > .text, :scope > .tool")].map((one) => [
+    one.className, one.children.length, one.textContent,
+    [...one.querySelectorAll("*")].map((each) => each.nodeName + each.className).join(" ")])"""
+
+
+def test_a_finished_answer_keeps_its_calls_after_a_reload(
+    operator: Operator, script: ScriptedModel
+) -> None:
+    page = operator.page
+    script.script(
+        Reply.calls(("fetch_page", {"url": HOSTILE}), (HOSTILE, {HOSTILE: [1, {"$a.b": HOSTILE}]})),
+        Reply.text(f"I could not look at {HOSTILE}."),
+    )
+    page.goto("/admin/playground?agent=research")
+    expect(page.get_by_label("Talk to").locator("option")).not_to_have_count(1)
+    ask(page, "look it up")
+    expect(answer(page)).to_contain_text("tokens")
+    live = answer(page).evaluate(SHOWN)
+    assert [one[0] for one in live] == ["tool bad", "tool bad", "text"]
+    page.reload()
+    expect(answer(page)).to_have_attribute("data-turn", re.compile("."))  # the server has drawn it
+    assert answer(page).evaluate(SHOWN) == live
+    answer(page).get_by_text("Arguments").nth(1).click()
+    expect(answer(page).locator(".tool").nth(1)).to_contain_text("$a.b")
+    assert page.evaluate("window.hit") is None
+    assert answer(page).locator("img, script").count() == 0
+
+
+def test_a_stopped_answer_keeps_its_calls_after_a_reload(
+    operator: Operator, script: ScriptedModel
+) -> None:
+    page = operator.page
+    ask_research(page, script, "Fine.")
+    page.get_by_role("button", name="Stop").click()
+    expect(answer(page)).to_contain_text("Stopped.")
+    expect(answer(page).locator(".tool .badge")).to_have_text("no result")
+    live = answer(page).evaluate(SHOWN)
+    expect(page.locator("#chat")).to_have_attribute("aria-busy", "false")
+    page.reload()
+    expect(answer(page).locator(".tool")).to_have_count(1)
+    expect(answer(page).locator(".hidden")).to_have_count(0)  # the server has drawn it
+    assert answer(page).evaluate(SHOWN) == live
+    ask(page, "go on then")
+    expect(answer(page, 1)).to_contain_text("Fine.")
+    expect(page.locator(".turn")).to_have_count(4)
+    assert page.evaluate("window.hit") is None
+
+
 def waiting_run(stack: Stack) -> str:
     with stack.client() as client:
         found = client.get("/runs", params={"workflow": "agent.research", "status": "waiting"})
@@ -340,5 +389,8 @@ def test_a_chat_in_full_swing_is_sound(
     answer(page).get_by_role("button", name="Decline").click()
     expect(answer(page)).to_contain_text("Then not.")
     found += problems_of(who, "playground-done", variant)
+    page.reload()
+    expect(answer(page).locator(".tool")).to_have_count(1)
+    found += problems_of(who, "playground-kept", variant)
     who.context.close()
     assert not found, "\n".join(found)

@@ -12,7 +12,7 @@ import pytest
 from lambent import set_up
 from lambent.admission.decisions import Scope
 from lambent.bus.transitions import DELIVERIES, EVENTS
-from lambent.chat.conversations import Entry, _entry_document
+from lambent.chat.entries import Entry, entry_document
 from lambent.clock import FAR_FUTURE
 from lambent.due import DueDocuments, DueKind, new_due_fields
 from lambent.engine.documents import new_run
@@ -139,7 +139,7 @@ async def talk(site: AdminSite) -> None:
     store, said = site.parts.conversations, (Message(role=Role.user, content="Hi"),)
     await store.create("ops", id=TALK, messages=said)
     entries = [Entry(number, said, None, site.parts.clock.now()) for number in range(2, 601)]
-    documents = [_entry_document(TALK, "ops", one) for one in entries]
+    documents = [entry_document(TALK, "ops", one) for one in entries]
     await many(site.parts.mongo.db["conversation_entries"], documents)
 
 

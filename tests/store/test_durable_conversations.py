@@ -95,6 +95,8 @@ async def test_readers_who_leave_for_good_find_question_and_answer_in_the_conver
     assert entry.turn == left.turn
     assert entry.usage is not None
     assert entry.usage["completion_tokens"] > 0
+    (use,) = entry.tools[1]
+    assert (use.name, use.arguments, use.result) == ("note", '{\n  "word": "x"\n}', "noted x")
     found = await store.get(left.conversation, client="ann")
     assert (found.title, found.answering) == ("Do it.", False)
     scripted_model.script(Reply.text("Next."))

@@ -11,7 +11,8 @@ import pytest
 from lambent.agents.agent import agent
 from lambent.agents.tool_agent import ToolAgent
 from lambent.agents.tools import tool
-from lambent.chat.conversations import ConversationStore, Entry
+from lambent.chat.conversations import ConversationStore
+from lambent.chat.entries import Entry
 from lambent.chat.messages import messages_of, records_of
 from lambent.clock import SystemClock
 from lambent.models.values import Message, Role

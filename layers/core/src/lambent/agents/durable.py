@@ -29,6 +29,7 @@ from lambent.agents.tool_calls import (
     run_tool,
 )
 from lambent.agents.tool_context import Caller, Means, ToolContext
+from lambent.agents.tool_uses import ToolUses
 from lambent.agents.tools import Tool, by_name
 from lambent.agents.turn_frames import awaited_body, ended_body, started_body, usage_body
 from lambent.agents.turn_input import (
@@ -240,6 +241,7 @@ class _Loop:
     said: list[dict[str, Any]] = field(default_factory=list)
     answers: list[Any] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
+    uses: ToolUses = field(default_factory=ToolUses)
     calling: int = 0  # how many of this round's calls have no result yet
 
     async def to_the_end(
@@ -285,6 +287,7 @@ class _Loop:
             answer=answer,
             usage=self.usage,
             prompt_tokens=Usage(**self.answers[0].get("usage", {})).prompt_tokens,
+            tools=self.uses.all(),
         )
         try:
             await self.step.do("conversation", self.turns.exchanges.keep, exchange, timeout=_KEEP_S)
@@ -306,6 +309,7 @@ class _Loop:
             listener=_Round(self.stream, number),
         )
         self.answers.append(answer)
+        self.uses.said(answer["text"])
         self.usage = self.usage + Usage(**answer.get("usage", {}))
         await self.stream.say(partial(self.stream.rest_of_round, number, answer["text"]))
         return answer
@@ -319,8 +323,11 @@ class _Loop:
             for index, one in enumerate(calls)
         ]
         self.calling = len(made)
-        started = [started_body(ToolStarted(id, c.name, c.arguments)) for id, c in made]
-        await self.stream.say(*(partial(self.stream.once, one) for one in started))
+        started = [ToolStarted(id, c.name, c.arguments) for id, c in made]
+        for one in started:
+            self.uses.started(one)
+        bodies = [started_body(one) for one in started]
+        await self.stream.say(*(partial(self.stream.once, one) for one in bodies))
         if len(made) == 1:
             results = [await self._one(known, *made[0])]
         else:
@@ -343,6 +350,7 @@ class _Loop:
         if tool is not None and tool.needs_approval and fits(tool, call.arguments):
             refused = await self._refused(id, call)
         ended = refused or await self._made(known, id, call)
+        self.uses.ended(ended)
         await self.stream.say(partial(self.stream.once, ended_body(ended)))
         return ended
 

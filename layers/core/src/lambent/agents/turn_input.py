@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
 from lambent.agents.agent import AgentInfo
+from lambent.agents.tool_uses import ToolUse
 from lambent.models.values import Message, Role, ToolCall, Usage
 
 
@@ -35,6 +36,7 @@ class Exchange:
     answer: Message
     usage: Usage
     prompt_tokens: int
+    tools: tuple[ToolUse, ...] = ()
 
 
 class Exchanges(Protocol):

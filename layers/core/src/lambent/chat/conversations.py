@@ -18,10 +18,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from lambent.chat.conversation_search import search, words_said
-from lambent.chat.messages import check_readable, messages_of, records_of
+from lambent.chat.conversation_search import search
+from lambent.chat.entries import Entry, Tools, entry_document, entry_of, place_of
+from lambent.chat.messages import check_readable
 from lambent.clock import EPOCH, Clock
-from lambent.errors import Conflict, NotFound, RequestError, StoreUnavailable
+from lambent.errors import Conflict, NotFound, StoreUnavailable
 from lambent.ids import new_ulid
 from lambent.models.values import Message, Role
 
@@ -39,19 +40,6 @@ _NUMBERS: Final = 1 << 52
 _TITLE_LENGTH: Final = 60
 # Beyond this no model of any window reads it, and no page shows it.
 _MOST_ENTRIES: Final = 5000
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """Messages that came together; `turn` is the turn that made them, if one did, and `usage`
-    what it took. `once`: the token of the request to append that made them, if it had one."""
-
-    number: int
-    messages: tuple[Message, ...]
-    turn: str | None
-    created_at: datetime
-    usage: Mapping[str, Any] | None = None
-    once: str | None = None
 
 
 class TitledBy(StrEnum):
@@ -116,6 +104,7 @@ class ConversationStore:
         *,
         title: str = "",
         messages: Sequence[Message] = (),
+        tools: Tools | None = None,
         id: str | None = None,
     ) -> Conversation:
         """A new one, with what was said before it, if anything was; under the same `id` once.
@@ -123,7 +112,8 @@ class ConversationStore:
         Raises `TooLarge`.
         """
         check_readable(messages)
-        first = [Entry(1, tuple(messages), None, self._clock.now())] if messages else []
+        now = self._clock.now()
+        first = [Entry(1, tuple(messages), None, now, tools=tools or {})] if messages else []
         by = TitledBy.PERSON if title else TitledBy.WORDS
         return await self._insert(client, first, _Origin(title, by), id)
 
@@ -173,7 +163,7 @@ class ConversationStore:
         order = [("conversation", way), ("number", way)]
         found = self._entries.find(wanted).sort(order).limit(last or _MOST_ENTRIES)
         read = (await guarded(found.to_list(None)))[::way]
-        return [_entry(one) for one in read if one["client"] == client]
+        return [entry_of(one) for one in read if one["client"] == client]
 
     async def search(self, client: str, question: str, *, limit: int) -> list[dict[str, Any]]:
         """As `conversation_search.search`."""
@@ -181,7 +171,13 @@ class ConversationStore:
         return await search(self._entries, self._conversations, **wanted)
 
     async def append(
-        self, id: str, messages: Sequence[Message], *, client: str, once: str | None = None
+        self,
+        id: str,
+        messages: Sequence[Message],
+        *,
+        client: str,
+        once: str | None = None,
+        tools: Tools | None = None,
     ) -> Entry:
         """Add messages, with the same token `once`; raises `NotFound`, `TooLarge`, and `Conflict`
         where a turn or somebody else adds."""
@@ -194,7 +190,9 @@ class ConversationStore:
             if once is not None and (there := [one for one in entries if one.once == once]):
                 return there[0]
             last = entries[-1].number if entries else 0
-            return await self.add(id, last + 1, messages, client=client, turn=None, once=once)
+            return await self.add(
+                id, last + 1, messages, client=client, turn=None, once=once, tools=tools
+            )
         finally:
             with suppress(StoreUnavailable):  # what was added is there; the claim lapses
                 await self.end_turn(id, turn=claim, tokens_a_byte=None)
@@ -209,6 +207,7 @@ class ConversationStore:
         turn: str | None,
         usage: Mapping[str, Any] | None = None,
         once: str | None = None,
+        tools: Tools | None = None,
     ) -> Entry:
         """Add the entry of this number, once for each turn or token; raises `Conflict` where it
         is there."""
@@ -218,9 +217,10 @@ class ConversationStore:
 
         if number > _MOST_ENTRIES:
             raise Conflict("This conversation has become too long; fork it at a late message.")
-        entry = Entry(number, tuple(messages), turn, self._clock.now(), usage, once)
+        now = self._clock.now()
+        entry = Entry(number, tuple(messages), turn, now, usage, once, tools or {})
         try:
-            await guarded(self._entries.insert_one(_entry_document(id, client, entry)))
+            await guarded(self._entries.insert_one(entry_document(id, client, entry)))
         except DuplicateKeyError:
             there = await guarded(self._entries.find_one({"_id": f"{id}/{number}"}))
             mine = turn or once
@@ -306,7 +306,7 @@ class ConversationStore:
         # The head last: a conversation that is seen is whole.
         if entries:
             # Some are there where who was to make it before died over it.
-            await insert_new(self._entries, [_entry_document(id, client, one) for one in entries])
+            await insert_new(self._entries, [entry_document(id, client, one) for one in entries])
         if await insert_new(self._conversations, [document]):
             return await self.get(id, client=client)
         return _conversation(document, self._clock.now())
@@ -356,21 +356,6 @@ def shortened(text: str) -> str:
     return (cut.rpartition(" ")[0] or cut) + "…"
 
 
-def message_id(entry: Entry, index: int) -> str:
-    """What names a message within its conversation."""
-    return f"{entry.number}.{index + 1}"
-
-
-def place_of(id: str) -> tuple[int, int]:
-    """The entry's number and the place within it, from 0, of a message; raises `RequestError`."""
-    number, _, index = id.partition(".")
-    numbers = id.isascii() and number.isdecimal() and index.isdecimal() and len(id) <= 20
-    # Only as `message_id` writes it: the fork tells the place it began at.
-    if not numbers or id != f"{int(number)}.{int(index)}" or index == "0":
-        raise RequestError("A message's id is two numbers with a point between them.")
-    return int(number), int(index) - 1
-
-
 @dataclass(frozen=True, slots=True)
 class _Origin:
     """What a new conversation is made with, beside its entries."""
@@ -412,28 +397,6 @@ def _busy() -> Conflict:
 
 def _not_found(id: str) -> NotFound:
     return NotFound(f"There is no conversation {id[:100]!r}.")
-
-
-def _entry_document(id: str, client: str, entry: Entry) -> dict[str, Any]:
-    return {
-        "_id": f"{id}/{entry.number}",
-        "conversation": id,
-        "client": client,
-        "number": entry.number,
-        "words": words_said(entry.messages),
-        "turn": entry.turn,
-        "messages": records_of(entry.messages),
-        "created_at": entry.created_at,
-        "usage": entry.usage,
-        "once": entry.once,
-    }
-
-
-def _entry(found: Document) -> Entry:
-    messages = messages_of(found["messages"])
-    # Neither usage nor token in documents of older versions.
-    usage, once = found.get("usage"), found.get("once")
-    return Entry(found["number"], messages, found["turn"], found["created_at"], usage, once)
 
 
 def _conversation(found: Document, now: datetime) -> Conversation:

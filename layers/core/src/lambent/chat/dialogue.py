@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from lambent.agents.tool_uses import ToolUse
 from lambent.agents.turn_frames import usage_body
 from lambent.agents.turn_input import Place
 from lambent.chat import window
@@ -93,7 +94,13 @@ class Dialogue:
         )
 
     async def keep(
-        self, answer: str, *, thinking: str, usage: Usage, first: tuple[ModelRequest, int] | None
+        self,
+        answer: str,
+        *,
+        thinking: str,
+        usage: Usage,
+        first: tuple[ModelRequest, int] | None,
+        tools: Sequence[ToolUse] = (),
     ) -> None:
         """Add the exchange, once, and let the next turn begin. A run may have added it already.
 
@@ -108,6 +115,7 @@ class Dialogue:
             client=self._client,
             turn=self._turn,
             usage=usage_body(usage),
+            tools={len(self._said): tools} if tools else None,
         )
         if first is not None:
             self._ratio = window.measured(first[0].messages, first[1])

@@ -103,6 +103,7 @@ class ExchangeKeeper:
                 client=exchange.client,
                 turn=input["turn"],
                 usage=usage_body(exchange.usage),
+                tools={len(said): exchange.tools} if exchange.tools else None,
             )
         except (Conflict, NotFound) as error:
             why = error.detail

@@ -19,6 +19,7 @@ from lambent.agents.model_access import ModelAccess
 from lambent.agents.model_hosts import ModelHosts
 from lambent.agents.runner import run_agent
 from lambent.agents.tool_context import Means
+from lambent.agents.tool_uses import ToolUses
 from lambent.agents.turn import Turn
 from lambent.agents.turn_runs import TurnRuns
 from lambent.chat.exchanges import has_upkeep
@@ -176,6 +177,7 @@ class TurnWork:
         sources: list[Source] = []
         messages = await self._messages(live)
         said: list[Chunk] = []
+        uses = ToolUses()
         async with aclosing(self._chunks(self._turn(live, messages))) as chunks:
             async for chunk in chunks:
                 self._first_token()
@@ -184,6 +186,7 @@ class TurnWork:
                 used = chunk.usage or used
                 if self._dialogue is not None:
                     said.append(chunk)
+                    uses.take(chunk)
                 await live.put(chunk)
         # A run's use is booked by its steps, and told with its last frame.
         usage = used if live.durable else self._access.usage
@@ -197,6 +200,7 @@ class TurnWork:
                 thinking="".join(chunk.thinking for chunk in said),
                 usage=usage,
                 first=self._first_call(),
+                tools=uses.all(),
             )
         await live.put(Finished(finish_reason, usage, tuple(sources)))
 

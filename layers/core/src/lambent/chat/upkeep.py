@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from lambent.chat import window
-from lambent.chat.conversations import Conversation, Entry, Summary, TitledBy, shortened
+from lambent.chat.conversations import Conversation, Summary, TitledBy, shortened
+from lambent.chat.entries import Entry
 from lambent.choices import Overflow, Titles
 from lambent.engine.model import Level
 from lambent.engine.options import Flow, Retry, Singleton

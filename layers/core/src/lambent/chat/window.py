@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from lambent.chat.conversations import Entry, Summary
+from lambent.chat.conversations import Summary
+from lambent.chat.entries import Entry
 from lambent.models.values import Message, Role
 
 # What a message costs beside its text, and an image beside everything.
@@ -63,7 +64,8 @@ def fit(
     recent = entries[-1].number + 1 if entries else 0
     kept: list[Message] = []
     for entry in reversed(entries):
-        told = [one for one in entry.messages if one.role is not Role.system]
+        # Of an answer that was stopped before its first word there is nothing to tell again.
+        told = [one for one in entry.messages if one.role is not Role.system and _says(one)]
         left -= sum(tokens_of(one, ratio) for one in told)
         if left < 0:
             return Fitted((*rules, *kept, *said), covers=recent - 1)
@@ -71,6 +73,10 @@ def fit(
             recent = entry.number
         kept[:0] = told
     return Fitted((*rules, *kept, *said))
+
+
+def _says(message: Message) -> bool:
+    return message.role is not Role.assistant or bool(message.content)
 
 
 def bytes_in(tokens: int, tokens_a_byte: float | None) -> int:

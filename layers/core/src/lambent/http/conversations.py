@@ -3,21 +3,18 @@
 # No postponed annotations here: FastAPI has to see the dependencies made inside the function.
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic.config import JsonDict
 
 from lambent.admission.decisions import Principal, Scope
-from lambent.chat.conversations import (
-    Conversation,
-    ConversationStore,
-    Entry,
-    message_id,
-    place_of,
-)
+from lambent.agents.tool_uses import ToolUse
+from lambent.chat.conversations import Conversation, ConversationStore
+from lambent.chat.entries import Entry, Tools, message_id, place_of
 from lambent.chat.idempotency import IdempotencyKeys
 from lambent.chat.messages import ANSWER_BYTES, answer_bytes
 from lambent.errors import Unprocessable
@@ -40,11 +37,39 @@ _LAST = 50
 _SAID: JsonDict = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
+class ToolUseBody(BaseModel):
+    """What an answer called. It is for people: no model is told, and long texts are cut."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str = Field(max_length=1_000)
+    name: str = Field(max_length=100_000)
+    arguments: str = Field(max_length=1_000_000, description="As JSON text.")
+    result: str | None = Field(
+        default=None, max_length=1_000_000, description="Null: the turn ended before there was one."
+    )
+    failed: bool = False
+    after: int = Field(
+        default=0, ge=0, le=1_000_000, description="So much of the answer was said before the call."
+    )
+
+
 class SaidMessage(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     role: Literal["system", "user", "assistant"]
-    content: str = Field(min_length=1, max_length=1_000_000)
+    content: str = Field(max_length=1_000_000, description="May be empty where there are tools.")
+    tools: list[ToolUseBody] = Field(
+        default=[], max_length=1000, description="What an answer called; 50 are kept."
+    )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.tools and self.role != "assistant":
+            raise ValueError("Only an answer calls tools.")
+        if not self.content and not self.tools:
+            raise ValueError("There is nothing said in it.")
+        return self
 
 
 class NewConversation(BaseModel):
@@ -95,6 +120,7 @@ class MessageView(BaseModel):
     role: Role
     content: str
     thinking: str | None
+    tools: list[ToolUseBody] = Field(description="What the answer called, in that order.")
     images: int = Field(description="How many came with it.")
     turn: str | None = Field(description="The id of the turn's answer, if a turn brought it.")
     usage: TurnUsage | None = Field(description="What the turn took, with its answer.")
@@ -146,8 +172,11 @@ def _add_making(router: APIRouter, store: ConversationStore, caller: Any, once: 
 
         async def make(token: str | None) -> tuple[ConversationView, dict[str, str]]:
             said = _messages(asked.messages)
+            tools = _tools(asked.messages)
             return _located(
-                await store.create(who.client, title=asked.title, messages=said, id=token)
+                await store.create(
+                    who.client, title=asked.title, messages=said, tools=tools, id=token
+                )
             )
 
         response: Response = await made_once.made(who.client, asked, make)
@@ -248,7 +277,8 @@ def _add_appending(router: APIRouter, store: ConversationStore, caller: Any, onc
 
         async def make(token: str | None) -> tuple[MessageList, dict[str, str]]:
             said = _messages(body.messages)
-            added = await store.append(id, said, client=who.client, once=token)
+            tools = _tools(body.messages)
+            added = await store.append(id, said, client=who.client, once=token, tools=tools)
             return MessageList(messages=_entry_views(added)), {}
 
         response: Response = await made_once.made(who.client, body, make)
@@ -281,6 +311,7 @@ def _page(views: Sequence[MessageView]) -> list[MessageView]:
     size = 0
     for count, one in enumerate(views):
         size += _MESSAGE_BYTES + answer_bytes(one.content) + answer_bytes(one.thinking or "")
+        size += sum(_MESSAGE_BYTES + answer_bytes(use.model_dump_json()) for use in one.tools)
         if size > ANSWER_BYTES and count:
             return list(views[:count])
     return list(views)
@@ -288,6 +319,14 @@ def _page(views: Sequence[MessageView]) -> list[MessageView]:
 
 def _messages(said: Sequence[SaidMessage]) -> tuple[Message, ...]:
     return tuple(Message(role=Role(one.role), content=one.content) for one in said)
+
+
+def _tools(said: Sequence[SaidMessage]) -> Tools:
+    return {
+        place: [ToolUse(**use.model_dump()) for use in one.tools]
+        for place, one in enumerate(said)
+        if one.tools
+    }
 
 
 def _located(made: Conversation) -> tuple[ConversationView, dict[str, str]]:
@@ -312,6 +351,7 @@ def _entry_views(entry: Entry) -> list[MessageView]:
             role=one.role,
             content=one.content,
             thinking=one.thinking or None,
+            tools=[ToolUseBody(**asdict(use)) for use in entry.tools.get(index, ())],
             images=len(one.images),
             turn=entry.turn,
             usage=TurnUsage(**entry.usage) if entry.usage and one.role is Role.assistant else None,

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from lambent.admission.decisions import Scope
 from lambent.http.admin.api import path
+from lambent.http.admin.formats import brief
 from lambent.http.admin.view import View
 
 _LISTED: Final = 30
@@ -20,6 +21,9 @@ _TURNS: Final = "agent."
 _TURNS_READ: Final = 50
 # What the messages of a page may weigh, as they are written into it.
 _ROOM: Final = 60_000
+# What one answer's tools may, beside their markup.
+_TOOL_ROOM: Final = 16_000
+_TOOL_MARKUP: Final = 400
 
 
 async def playground(view: View) -> Response:
@@ -66,12 +70,39 @@ def newest(messages: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], bool]:
     """The last messages that a page has room for, and whether there are earlier ones."""
     room, kept = _ROOM, 0
     for one in reversed(messages):
-        one["content"] = cut(one["content"], room if kept == 0 else _ROOM)
-        room -= len(escape(one["content"])) + len(escape(one["thinking"] or "")) + 300
+        weight = _shorten(one["tools"])
+        whole = one["content"]
+        one["content"] = cut(whole, room - weight if kept == 0 else _ROOM)
+        one["pieces"] = pieces(
+            one["content"], one["tools"], left_out=len(whole) - len(one["content"])
+        )
+        room -= len(escape(one["content"])) + len(escape(one["thinking"] or "")) + 300 + weight
         if room < 0 and kept > 0:
             break
         kept += 1
     return messages[len(messages) - kept :], kept < len(messages)
+
+
+def _shorten(tools: list[dict[str, Any]]) -> int:
+    """Cut what the tools were asked and gave; how much of a page they then take."""
+    room = _TOOL_ROOM // (2 * max(1, len(tools)))
+    for one in tools:
+        for name in ("arguments", "result"):
+            one[name] = None if one[name] is None else brief(one[name], room)
+    return len(tools) * _TOOL_MARKUP + (_TOOL_ROOM if tools else 0)
+
+
+def pieces(text: str, tools: list[dict[str, Any]], *, left_out: int = 0) -> list[tuple[str, Any]]:
+    """An answer's text and the tools that it called, in the order in which they came. `left_out`:
+    how much of the text's beginning is not there."""
+    told: list[tuple[str, Any]] = []
+    at = 0
+    for one in tools:
+        after = min(max(one["after"] - left_out, at), len(text))
+        told += [("text", text[at:after])] if after > at else []
+        told.append(("tool", one))
+        at = after
+    return [*told, ("text", text[at:])] if text[at:] or not told else told
 
 
 def cut(text: str, room: int) -> str:

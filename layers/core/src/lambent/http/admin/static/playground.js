@@ -53,18 +53,8 @@
 
   // --- what a turn shows: parts in their order, each with its element
 
-  const textOf = (kept) => kept.parts.filter((one) => one.kind === "text").map((one) => one.text).join("");
-  const element = (name, kind, content = "") => {
-    const made = document.createElement(name);
-    if (kind) made.className = kind;
-    made.textContent = content;
-    return made;
-  };
-  const folded = (title, content) => {
-    const box = element("details"), inner = element("div", "text", content);
-    box.append(element("summary", "", title), inner);
-    return [box, inner];
-  };
+  const { element, textOf, toolsOf, viewsWith } = turnParts;
+  const views = viewsWith((part, turn) => decision(part, turn));
 
   class Turn {
     // `kept` is what a reload needs: the question, the stream and what it has told so far.
@@ -110,45 +100,17 @@
       if (near) log.scrollTop = log.scrollHeight;
     }
 
+    // Nothing more comes: a call without a result has none. One that a person decides on may get
+    // it, unless the turn was stopped.
+    close() {
+      for (const part of this.kept.parts) {
+        if (part.kind !== "tool" || part.result !== undefined) continue;
+        if (this.kept.stopped || !part.waiting) this.tool(part, { waiting: "", over: true });
+      }
+    }
+
     note(said, bad = false) { this.add({ kind: "note", text: said, bad }); }
   }
-
-  const views = {
-    text(part) {
-      const box = element("div", "text", part.text);
-      return { box, update: () => { box.textContent = part.text; } };
-    },
-    thinking(part) {
-      const [box, inner] = folded("Thoughts", part.text);
-      return { box, update: () => { inner.textContent = part.text; } };
-    },
-    tool(part, turn) {
-      const box = element("div", "tool" + (part.failed ? " bad" : ""));
-      const heading = element("p", "", "Tool ");
-      heading.append(element("b", "", part.name), " ", element("span", "badge " + toolTone(part), toolState(part)));
-      box.append(heading);
-      const sent = element("pre", "", JSON.stringify(part.arguments, null, 2));
-      sent.tabIndex = 0;
-      if (part.waiting) box.append(sent, decision(part, turn));
-      else box.append(folded("Arguments", JSON.stringify(part.arguments, null, 2))[0]);
-      if (part.result !== undefined) box.append(folded("Result", part.result)[0]);
-      return { box };
-    },
-    sources(part) {
-      const box = element("ul", "sources");
-      for (const one of part.sources) {
-        const line = element("li"), link = element("a", "", one.title || one.url);
-        if (/^https?:/.test(one.url)) { link.href = one.url; link.rel = "noreferrer noopener"; link.target = "_blank"; }
-        line.append(link);
-        box.append(line);
-      }
-      return { box };
-    },
-    note(part) { return { box: element("span", part.bad ? "meta bad" : "meta", part.text) }; },
-  };
-
-  const toolState = (part) => part.waiting ? "needs approval" : part.result === undefined ? part.decided || "running" : part.failed ? "failed" : "done";
-  const toolTone = (part) => part.waiting ? "warn" : part.result === undefined ? "busy" : part.failed ? "bad" : "good";
 
   // A person's decision goes to the pages' own form: a page's token may not decide.
   function decision(part, turn) {
@@ -212,6 +174,7 @@
     if (kind === "error") {
       if (!id) return "again";
       const stopped = /:stopped$/.test(data.type);
+      turn.kept.stopped = stopped;
       turn.note(stopped ? "Stopped." : data.detail || data.title || "It broke off.", !stopped);
       return true;
     }
@@ -278,6 +241,7 @@
       await shown();
       await pause(failed * 400);
     }
+    turn.kept.stopped = turn.leave.signal.aborted;
     turn.note(turn.leave.signal.aborted ? "Stopped." : "The connection was lost.", !turn.leave.signal.aborted);
   }
 
@@ -301,6 +265,7 @@
     keep();
     const renewing = turn.kept.leased ? renew(turn) : undefined;
     await follow(turn);
+    turn.close();
     turn.kept.ended = true;
     keep();
     live = null;
@@ -321,7 +286,7 @@
     if (!yes) state.textContent = "";
   }
 
-  const addable = (turn) => Boolean(turn.text && turn.kept.stream);
+  const addable = (turn) => Boolean(turn.kept.stream && (turn.text || toolsOf(turn.kept).length));
 
   // A whole answer is kept by its turn; what was stopped, or ended while nobody read, is added here.
   // Tells whether nothing is left to add.
@@ -345,7 +310,7 @@
       if (page.messages.some((one) => one.turn === turn.kept.stream)) return 200;
     }
     if (page.answering) return 0;
-    const messages = [{ role: "user", content: turn.kept.body.input }, { role: "assistant", content: turn.text }];
+    const messages = [{ role: "user", content: turn.kept.body.input }, { role: "assistant", content: turn.text, tools: toolsOf(turn.kept) }];
     const headers = { "idempotency-key": turn.kept.stream };
     return (await ask("POST", url + "/messages", { headers, json: { messages } })).status;
   }
@@ -438,8 +403,9 @@
     if (kept) {
       // It may have ended, and been kept, while nobody looked: then the server has drawn it.
       // What this page added has no turn: it is known by its words.
-      const last = [...log.querySelectorAll(".turn.assistant .text")].pop();
-      const drawn = log.querySelector('[data-turn="' + CSS.escape(kept.stream) + '"].assistant') || (kept.ended && last && last.textContent === textOf(kept));
+      const last = [...log.querySelectorAll(".turn.assistant")].pop();
+      const words = last && [...last.querySelectorAll(":scope > .text")].map((one) => one.textContent).join("");
+      const drawn = log.querySelector('[data-turn="' + CSS.escape(kept.stream) + '"].assistant') || (kept.ended && last && words === textOf(kept));
       if (kept.stream && drawn) sessionStorage.removeItem(place());
       else { kept.resumed = true; await run(new Turn(kept)); }
     }
