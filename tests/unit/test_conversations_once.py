@@ -69,7 +69,7 @@ async def test_what_a_function_made_that_died_over_it_is_not_made_twice(
     acme = await site.caller("acme")
     path, body, _ = await begun(acme, route)
 
-    async def dies(*_: Any) -> None:
+    async def dies(*_: Any, **__: Any) -> None:
         raise StoreUnavailable("It died.")
 
     with monkeypatch.context() as dying:
