@@ -66,3 +66,20 @@ async def test_a_command_for_many_runs_says_how_many_and_stays_at_them(site: Adm
     assert 'value="2026-01-01T00:00"' in page
     assert "n=3" not in page
     assert "Runs being cancelled." in (await browser.get("/admin/runs?done=bulk-cancel&n=<b>")).text
+
+
+async def test_the_breakers_history_is_read_back_page_by_page(site: AdminSite) -> None:
+    host = site.parts.settings.ollama_hosts[0]
+    for _ in range(22):
+        await site.parts.gate.trip(host)
+        await site.parts.gate.reset(host)
+    browser = await site.browser()
+    path, seen = "/admin/hosts", []
+    while path:
+        page = (await browser.get(path)).text
+        table = page.partition('aria-label="History of breakers"')[2].partition("</table>")[0]
+        seen.append(table.count("by hand"))
+        older = re.search(r'rel="next" href="(\?cursor=\d+)#history"', page)
+        assert ("Newest" in page) == (path != "/admin/hosts")
+        path = f"/admin/hosts{older[1]}" if older else ""
+    assert seen == [20, 20, 4]

@@ -15,6 +15,7 @@ from lambent.http.admin.charts import bars
 from lambent.http.admin.formats import a_day_before, span
 from lambent.http.admin.view import View
 
+_CHANGES: Final = 20
 _LIMITS: Final = {
     "over_limit": "over its rate limit",
     "over_budget": "over its budget",
@@ -137,13 +138,15 @@ def _some(counted: dict[str, Any]) -> str:
 async def hosts(view: View) -> Response:
     """The model servers: breaker with its history, slots, queue; trip and reset by hand."""
     known = await view.api.get("/admin/breakers")
-    changes = (await view.api.get("/admin/breakers/history", limit=20))["changes"]
+    asked = {"limit": _CHANGES, "cursor": view.query.get("cursor")}
+    history = await view.api.get("/admin/breakers/history", **asked)
     models = await view.api.maybe("/admin/models")
     return view.page(
         "hosts.html",
         hosts=known["hosts"],
         slots=known["slots"],
-        changes=changes,
+        changes=history["changes"],
+        cursor=history["cursor"],
         models=models,
         live="poll",
     )
