@@ -17,7 +17,9 @@ from lambent.admission.keys import KeyStore
 from lambent.admission.migrate import migrate
 from lambent.chat.conversations import ConversationStore
 from lambent.chat.idempotency import IdempotencyKeys
+from lambent.chat.messages import check_readable
 from lambent.clock import SystemClock
+from lambent.errors import TooLarge
 from lambent.http.authorize import authorize
 from lambent.http.conversations import conversations_router
 from lambent.http.gateway_app import build_gateway_app
@@ -109,11 +111,36 @@ async def test_an_export_is_a_file_for_programs_or_for_people(site: Site) -> Non
     at = (await acme.post("/conversations", json=HI)).headers["location"]
     whole = await acme.get(f"{at}/export")
     read = await acme.get(f"{at}/export", params={"format": "markdown"})
-    assert whole.json() == (await acme.get(at)).json()
+    shown = (await acme.get(at)).json()
+    del shown["earlier"]
+    for one in shown["messages"]:
+        one["image_data"] = []
+    assert whole.json() == shown
     assert whole.headers["content-disposition"].endswith(".json")
     assert read.headers["content-type"] == "text/markdown; charset=utf-8"
     assert read.text.startswith("# Hi there\n\n## User, ")
     assert read.text.endswith("\n\nHi there\n")
+
+
+async def test_an_export_holds_the_images_in_as_many_parts_as_it_takes(site: Site) -> None:
+    acme = await site.caller("acme")
+    at = (await acme.post("/conversations")).headers["location"]
+    images = ["iVBOR" + "A" * 3_000_000, "/9j/" + "B" * 3_000_000]
+    for number, one in enumerate(images, 1):
+        said = [Message(role=Role.user, content="Look", images=(one,))]
+        await site.store.add(at.rpartition("/")[2], number, said, client="acme", turn=None)
+    found: list[str] = []
+    url = f"{at}/export"
+    while url:
+        answer = await acme.get(url)
+        assert len(answer.content) < 6_000_000
+        found += [data for one in answer.json()["messages"] for data in one["image_data"]]
+        url = answer.links.get("next", {}).get("url", "")
+    assert found == images
+    told = (await acme.get(f"{at}/export", params={"format": "markdown", "after": "1.1"})).text
+    assert f"![Image 1](data:image/jpeg;base64,{images[1]})" in told
+    with pytest.raises(TooLarge):
+        check_readable([Message(role=Role.user, content="Look", images=tuple(images))])
 
 
 async def test_of_many_who_append_at_once_each_adds_once_or_is_told(site: Site) -> None:

@@ -21,11 +21,16 @@ def answer_bytes(text: str) -> int:
     return len(kept_json(kept_json(text)).encode())
 
 
+def images_bytes(images: Sequence[str]) -> int:
+    """The same of images: base64 has no letter that takes more than one byte."""
+    return sum(len(one) + 60 for one in images)
+
+
 def check_readable(messages: Sequence[Message]) -> None:
     """Raises `TooLarge` where a message could be kept, and then not be read: one message is not
     divided among answers."""
     for number, one in enumerate(messages, 1):
-        if (size := answer_bytes(one.content)) > ANSWER_BYTES:
+        if (size := answer_bytes(one.content) + images_bytes(one.images)) > ANSWER_BYTES:
             raise TooLarge(
                 f"Message {number} takes {size} bytes in an answer, which has {ANSWER_BYTES} for "
                 "one message of a conversation: divide it among several."

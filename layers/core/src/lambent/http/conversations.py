@@ -2,10 +2,10 @@
 
 # No postponed annotations here: FastAPI has to see the dependencies made inside the function.
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -16,7 +16,7 @@ from lambent.agents.tool_uses import ToolUse
 from lambent.chat.conversations import Conversation, ConversationStore
 from lambent.chat.entries import Entry, Tools, message_id, place_of
 from lambent.chat.idempotency import IdempotencyKeys
-from lambent.chat.messages import ANSWER_BYTES, answer_bytes
+from lambent.chat.messages import ANSWER_BYTES, answer_bytes, images_bytes
 from lambent.errors import Unprocessable
 from lambent.http.keyed_making import CREATED, KeyedMaking, keyed_making
 from lambent.http.reach import Authorize
@@ -127,6 +127,18 @@ class MessageView(BaseModel):
     created_at: datetime
 
 
+class ExportedMessage(MessageView):
+    image_data: list[str] = Field(description="The images, in base64.")
+
+
+class ExportedConversation(ConversationView):
+    messages: list[ExportedMessage]
+    cursor: str | None
+
+
+V = TypeVar("V", bound=MessageView)
+
+
 class WholeConversation(ConversationView):
     messages: list[MessageView]
     cursor: str | None = Field(description="Read on with it as `after`; null with the last.")
@@ -227,8 +239,9 @@ def _add_reading(router: APIRouter, store: ConversationStore, caller: Any) -> No
     async def export_conversation(
         id: str, who: caller, format: Literal["json", "markdown"] = "json", after: _After = None
     ) -> Response:
-        """The same as a file, for a program or for people; `Link` names the next one, if any."""
-        found = await read(id, who.client, after)
+        """The same as a file, with its images; `Link` names the next one, if any."""
+        view, page, cursor = await _part(store, id, who.client, after, _exported_views)
+        found = ExportedConversation(**view.model_dump(), messages=page, cursor=cursor)
         ending = "json" if format == "json" else "md"
         headers = {"content-disposition": f"attachment; filename=conversation-{id}.{ending}"}
         if found.cursor is not None:
@@ -241,15 +254,26 @@ def _add_reading(router: APIRouter, store: ConversationStore, caller: Any) -> No
         return Response(data, media_type=media_type, headers=headers)
 
     async def read(id: str, client: str, after: str | None) -> WholeConversation:
-        found = await store.get(id, client=client)
-        number, index = (0, 0) if after is None else place_of(after)
-        entries = await store.entries(id, client=client, since=number)
-        views = [view for entry in entries for view in _entry_views(entry)]
-        if entries and entries[0].number == number:
-            views = views[index + 1 :]
-        page = _page(views)
-        cursor = page[-1].id if len(page) < len(views) else None
-        return WholeConversation(**_view(found).model_dump(), messages=page, cursor=cursor)
+        view, page, cursor = await _part(store, id, client, after, _entry_views)
+        return WholeConversation(**view.model_dump(), messages=page, cursor=cursor)
+
+
+async def _part(
+    store: ConversationStore,
+    id: str,
+    client: str,
+    after: str | None,
+    views_of: Callable[[Entry], list[V]],
+) -> tuple[ConversationView, list[V], str | None]:
+    """What comes after the message, as much as one answer holds, and where to read on."""
+    found = await store.get(id, client=client)
+    number, index = (0, 0) if after is None else place_of(after)
+    entries = await store.entries(id, client=client, since=number)
+    views = [view for entry in entries for view in views_of(entry)]
+    if entries and entries[0].number == number:
+        views = views[index + 1 :]
+    page = _page(views)
+    return _view(found), page, page[-1].id if len(page) < len(views) else None
 
 
 async def _read_back(
@@ -297,21 +321,33 @@ def _add_changing(router: APIRouter, store: ConversationStore, caller: Any) -> N
         await store.delete(id, client=who.client)
 
 
-def markdown_of(found: WholeConversation) -> str:
-    """A heading for each message."""
+def markdown_of(found: ExportedConversation) -> str:
+    """A heading for each message; images stand in it themselves."""
     parts = [f"# {found.title or 'Conversation'}\n"]
     for one in found.messages:
         parts.append(f"## {one.role.value.capitalize()}, {one.created_at:%Y-%m-%d %H:%M} UTC\n")
         parts.append(f"{one.content}\n")
+        parts.extend(
+            f"![Image {number}](data:{_image_type(data)};base64,{data})\n"
+            for number, data in enumerate(one.image_data, 1)
+        )
     return "\n".join(parts)
 
 
-def _page(views: Sequence[MessageView]) -> list[MessageView]:
+def _image_type(data: str) -> str:
+    """Of base64, by the bytes that such files begin with; PNG where they tell nothing."""
+    kinds = {"/9j/": "image/jpeg", "R0lG": "image/gif", "UklG": "image/webp"}
+    return kinds.get(data[:4], "image/png")
+
+
+def _page(views: Sequence[V]) -> list[V]:
     """As many as one answer may hold, and at least one."""
     size = 0
     for count, one in enumerate(views):
         size += _MESSAGE_BYTES + answer_bytes(one.content) + answer_bytes(one.thinking or "")
         size += sum(_MESSAGE_BYTES + answer_bytes(use.model_dump_json()) for use in one.tools)
+        if isinstance(one, ExportedMessage):
+            size += images_bytes(one.image_data)
         if size > ANSWER_BYTES and count:
             return list(views[:count])
     return list(views)
@@ -358,4 +394,11 @@ def _entry_views(entry: Entry) -> list[MessageView]:
             created_at=entry.created_at,
         )
         for index, one in enumerate(entry.messages)
+    ]
+
+
+def _exported_views(entry: Entry) -> list[ExportedMessage]:
+    return [
+        ExportedMessage(**view.model_dump(), image_data=list(said.images))
+        for view, said in zip(_entry_views(entry), entry.messages, strict=True)
     ]
