@@ -72,6 +72,7 @@ class ScriptedModel:
         self.unknown_models = {"nope"}
         self.held_models = [MODEL]
         self.loaded_models = [MODEL]
+        self.embedding_models: set[str] = set()  # they make vectors and nothing else
         self.pulls: deque[list[wire.Line]] = deque()  # the lines of each call, in this order
         self._rules: list[tuple[Predicate, Script]] = []
         self._queue: deque[Script] = deque()
@@ -172,9 +173,9 @@ class ScriptedModel:
                 elif model in self.unknown_models:
                     exchange.respond_json(404, wire.not_found(path, model))
                 elif path == "/api/show":
-                    exchange.respond_json(200, _shown())
+                    exchange.respond_json(200, _shown(embeds=model in self.embedding_models))
                 elif path == "/api/embed":
-                    exchange.respond_json(*_embedded(model, value))
+                    exchange.respond_json(*self._embed(model, value))
                 else:
                     await self._generate(record, wire.Route(path), model)
             case _:
@@ -189,6 +190,11 @@ class ScriptedModel:
             exchange.respond(200, b"")
         else:
             exchange.respond_json(404, {"error": f"model '{model}' not found"})
+
+    def _embed(self, model: str, asked: Mapping[str, Any]) -> tuple[int, wire.Line]:
+        if not asked.get("input"):  # as models are loaded
+            self._keep(model, asked.get("keep_alive"))
+        return _embedded(model, asked)
 
     def _keep(self, model: str, keep_alive: object) -> None:
         kept = [name for name in self.loaded_models if name != model]
@@ -217,7 +223,11 @@ class ScriptedModel:
     async def _generate(self, record: Recorded, route: wire.Route, model: str) -> None:
         exchange, began_at_s = record.exchange, time.monotonic()
         if not record.json.get("messages" if route is wire.Route.CHAT else "prompt"):
-            self._keep(model, record.json.get("keep_alive"))
+            keep_alive = record.json.get("keep_alive")
+            if model in self.embedding_models and keep_alive != 0:
+                exchange.respond_json(400, {"error": f'"{model}" does not support generate'})
+                return
+            self._keep(model, keep_alive)
             exchange.respond_json(200, wire.last(route, model, "load"))
             return
         limit = (record.json.get("options") or {}).get("num_predict", -1)
@@ -334,13 +344,13 @@ def _entry(name: str) -> wire.Line:
     return {"name": name, "model": name, "size": 1, "digest": digest, "details": DETAILS}
 
 
-def _shown() -> wire.Line:
+def _shown(*, embeds: bool) -> wire.Line:
     return {
         "modelfile": "FROM scripted\n",
         "template": "{{ .Prompt }}",
         "details": DETAILS,
         "model_info": {"general.architecture": "llama", "llama.context_length": 8192},
-        "capabilities": ["completion", "tools"],
+        "capabilities": ["embedding"] if embeds else ["completion", "tools"],
         "modified_at": wire.timestamp(),
     }
 

@@ -66,6 +66,17 @@ async def test_models_are_loaded_unloaded_and_deleted_by_admins_only(
     assert (await place.ask("DELETE", "admin", f"/admin/models/{MODEL}")).status_code == 404
 
 
+async def test_a_model_that_only_makes_vectors_is_loaded_and_unloaded_too(
+    place: Office, scripted_model: ScriptedModel
+) -> None:
+    scripted_model.embedding_models = {"all-minilm"}
+    for verb, loaded in (("load", True), ("unload", False)):
+        body = {"model": "all-minilm"}
+        answer = await place.ask("POST", "admin", f"/admin/models/{verb}", json=body)
+        assert answer.status_code == 204
+        assert ("all-minilm" in scripted_model.loaded_models) is loaded
+
+
 async def test_a_pull_is_a_run_that_nobody_else_can_start(place: Office) -> None:
     await place.parts.engine.ensure_indexes()
     started = await place.ask("POST", "admin", "/admin/models/pull", json={"model": "new:1b"})

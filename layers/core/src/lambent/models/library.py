@@ -14,6 +14,7 @@ from lambent.models.failures import tidy
 from lambent.models.manager import ModelManager
 from lambent.models.values import ModelDetails, ModelInfo, RunningModel
 
+_GENERATE: Final = "/api/generate"
 _LOAD_LIMIT_S: Final = 300.0
 # Between two lines of a pull; a slow disk may verify a large file for minutes.
 _PULL_SILENCE_S: Final = 300.0
@@ -68,16 +69,20 @@ class ModelLibrary:
 
     async def load(self, model: str, *, host: str | None, keep_alive: float | str | None) -> None:
         """Have it loaded, and kept for `keep_alive` (Ollama's: seconds, "5m", -1 for ever)."""
-        body: dict[str, Any] = {"model": model, "stream": False}
+        body: dict[str, Any] = {"model": model}
         if keep_alive is not None:
             body["keep_alive"] = keep_alive
-        await self._models.call(
-            "/api/generate", body, host=self.checked(host), limit_s=_LOAD_LIMIT_S
-        )
+        can = (await self.show(model, host=host)).capabilities
+        # What only makes vectors is refused for generations; servers of old do not say what can.
+        path = _GENERATE if not can or "completion" in can else "/api/embed"
+        await self._models.call(path, body, host=self.checked(host), limit_s=_LOAD_LIMIT_S)
 
     async def unload(self, model: str, *, host: str | None) -> None:
         """Free its memory as soon as nobody generates with it."""
-        await self.load(model, host=host, keep_alive=0)
+        # Of any model: a server ends it by this before it asks what it can do; by the other way it
+        # would load it first.
+        body = {"model": model, "keep_alive": 0}
+        await self._models.call(_GENERATE, body, host=self.checked(host), limit_s=_LOAD_LIMIT_S)
 
     async def delete(self, model: str, *, host: str | None) -> None:
         """Delete its files."""
