@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lambent.chat.conversation_search import search
 from lambent.chat.entries import Entry, Tools, entry_document, entry_of, place_of
 from lambent.chat.messages import check_readable
+from lambent.chat.recent_entries import RecentEntries
 from lambent.clock import EPOCH, Clock
 from lambent.errors import Conflict, NotFound, StoreUnavailable
 from lambent.ids import new_ulid
@@ -165,6 +166,10 @@ class ConversationStore:
         read = (await guarded(found.to_list(None)))[::way]
         return [entry_of(one) for one in read if one["client"] == client]
 
+    def recent(self, id: str, *, client: str) -> RecentEntries:
+        """The same from its end, and only as far as it is asked for."""
+        return RecentEntries(self._entries, id, client)
+
     async def search(self, client: str, question: str, *, limit: int) -> list[dict[str, Any]]:
         """As `conversation_search.search`."""
         wanted: dict[str, Any] = {"client": client, "question": question, "limit": limit}
@@ -181,17 +186,20 @@ class ConversationStore:
     ) -> Entry:
         """Add messages, with the same token `once`; raises `NotFound`, `TooLarge`, and `Conflict`
         where a turn or somebody else adds."""
+        from lambent.mongo import guarded
+
         check_readable(messages)
         # Who repeats it after a crash finds the claim to be his own.
         claim = _APPEND + (once or new_ulid(self._clock))
         await self.begin_turn(id, client=client, turn=claim)
         try:
-            entries = await self.entries(id, client=client)
-            if once is not None and (there := [one for one in entries if one.once == once]):
-                return there[0]
-            last = entries[-1].number if entries else 0
+            known = {"conversation": id, "client": client, "once": once}
+            if once is not None and (there := await guarded(self._entries.find_one(known))):
+                return entry_of(there)
+            last = await self.entries(id, client=client, last=1)
+            number = last[0].number + 1 if last else 1
             return await self.add(
-                id, last + 1, messages, client=client, turn=None, once=once, tools=tools
+                id, number, messages, client=client, turn=None, once=once, tools=tools
             )
         finally:
             with suppress(StoreUnavailable):  # what was added is there; the claim lapses

@@ -12,6 +12,7 @@ from lambent.agents.turn_frames import usage_body
 from lambent.agents.turn_input import Place
 from lambent.chat import window
 from lambent.chat.conversations import BUSY, Conversation, ConversationStore
+from lambent.chat.entries import Entry
 from lambent.chat.messages import check_readable
 from lambent.clock import Clock
 from lambent.errors import LambentError, ModelUnavailable, StoreUnavailable
@@ -63,12 +64,7 @@ class Dialogue:
         self._renewing = asyncio.create_task(
             keep_claim(self._store, self._id, turn=self._turn, clock=self._clock)
         )
-        entries = await self._store.entries(self._id, client=self._client)
-        self._number = entries[-1].number + 1 if entries else 1
-        for at, one in enumerate(entries):
-            if one.turn == self._turn:  # asked for again, it goes on from where it once began
-                self._number, entries = one.number, entries[:at]
-                break
+        standing, entries = await self._read(found, window_tokens)
         self._window_tokens = window_tokens
         self._said = said
         self._found = found
@@ -79,8 +75,32 @@ class Dialogue:
             answer_tokens=int(options.get("num_predict") or 0),
             tokens_a_byte=found.tokens_a_byte,
             summary=found.summary,
+            standing=standing,
         )
         return self._fitted.messages
+
+    async def _read(
+        self, found: Conversation, window_tokens: int
+    ) -> tuple[Sequence[Entry], Sequence[Entry]]:
+        """What stands whatever came after it, and the last entries: as many as may fit."""
+        store = self._store.recent(self._id, client=self._client)
+        covered = found.summary.covers if found.summary is not None else 0
+
+        async def last(before: int | None = None) -> list[Entry]:
+            room = window.Room(window_tokens, found.tokens_a_byte)
+            return await store.until(room, since=covered + 1, before=before)
+
+        entries = await last()
+        first = entries[0].number if entries else covered + 1
+        standing = await store.standing(before=first, turn=self._turn) if first > 1 else []
+        self._number = entries[-1].number + 1 if entries else covered + 1
+        again = next((one for one in (*standing, *entries) if one.turn == self._turn), None)
+        if again is not None:  # asked for again, it goes on from where it once began
+            self._number = again.number
+            entries = await last(again.number)
+            first = entries[0].number if entries else again.number
+            standing = [one for one in standing if one.number < first]
+        return standing, entries
 
     @property
     def place(self) -> Place:

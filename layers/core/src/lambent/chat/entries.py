@@ -12,7 +12,7 @@ from lambent.agents.tool_uses import ToolUse, cut
 from lambent.chat.conversation_search import words_said
 from lambent.chat.messages import kept_json, messages_of, records_of
 from lambent.errors import RequestError
-from lambent.models.values import Message
+from lambent.models.values import Message, Role
 
 Tools = Mapping[int, Sequence[ToolUse]]
 
@@ -60,6 +60,7 @@ def entry_document(id: str, client: str, entry: Entry) -> dict[str, Any]:
         "created_at": entry.created_at,
         "usage": entry.usage,
         "once": entry.once,
+        "rules": any(one.role is Role.system for one in entry.messages),
     }
     if entry.tools:
         document["tools"] = _tools_text(entry.tools)

@@ -42,15 +42,18 @@ def fit(
     answer_tokens: int,
     tokens_a_byte: float | None,
     summary: Summary | None = None,
+    standing: Sequence[Entry] = (),
 ) -> Fitted:
     """System messages, the summary in place of what it covers, as many of the latest entries as
     fit, and what is said now.
 
     Whole entries: an answer without its question only confuses. `answer_tokens` is kept free; 0
-    stands for a quarter of the window.
+    stands for a quarter of the window. `standing`: earlier entries, of which only the system
+    messages are told.
     """
     ratio = _ratio(tokens_a_byte)
-    rules = [one for entry in entries for one in entry.messages if one.role is Role.system]
+    whole = [*standing, *entries]
+    rules = [one for entry in whole for one in entry.messages if one.role is Role.system]
     free = answer_tokens if answer_tokens > 0 else int(window_tokens * _ANSWER_SHARE)
     left = window_tokens - min(free, window_tokens // 2)
     left -= sum(tokens_of(one, ratio) for one in [*rules, *said])
@@ -64,8 +67,7 @@ def fit(
     recent = entries[-1].number + 1 if entries else 0
     kept: list[Message] = []
     for entry in reversed(entries):
-        # Of an answer that was stopped before its first word there is nothing to tell again.
-        told = [one for one in entry.messages if one.role is not Role.system and _says(one)]
+        told = _told_of(entry)
         left -= sum(tokens_of(one, ratio) for one in told)
         if left < 0:
             return Fitted((*rules, *kept, *said), covers=recent - 1)
@@ -75,8 +77,28 @@ def fit(
     return Fitted((*rules, *kept, *said))
 
 
+def _told_of(entry: Entry) -> list[Message]:
+    # Of an answer that was stopped before its first word there is nothing to tell again.
+    return [one for one in entry.messages if one.role is not Role.system and _says(one)]
+
+
 def _says(message: Message) -> bool:
     return message.role is not Role.assistant or bool(message.content)
+
+
+class Room:
+    """Called with entry after entry from the end: whether there is no room for more before it.
+
+    It may say so late, never early: `fit` keeps something free, and finds the same.
+    """
+
+    def __init__(self, window_tokens: int, tokens_a_byte: float | None) -> None:
+        self._left = window_tokens
+        self._ratio = _ratio(tokens_a_byte)
+
+    def __call__(self, entry: Entry) -> bool:
+        self._left -= sum(tokens_of(one, self._ratio) for one in _told_of(entry))
+        return self._left < 0
 
 
 def bytes_in(tokens: int, tokens_a_byte: float | None) -> int:
