@@ -198,7 +198,7 @@ async def test_of_all_who_add_the_turn_at_once_one_does(
             input=input, client="ann", place=dialogue.place, usage=Usage(), prompt_tokens=0,
             answer=Message(role=Role.assistant, content="Done."),
         )  # fmt: skip
-        chat = dialogue.keep("Done.", thinking="", usage=Usage())
+        chat = dialogue.keep("Done.", thinking="", usage=Usage(), first=None)
         await asyncio.gather(chat, *(keep(exchange) for keep in keeps * 3))
         assert await kept(pair[0], made.id) == [("Do it.", "Done.")]
 
