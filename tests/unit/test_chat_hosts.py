@@ -12,6 +12,7 @@ from lambent.admission.budgets import BudgetEdges, BudgetStore, Kind, Period, Un
 from lambent.admission.decisions import AdmissionRequest
 from lambent.admission.reports import UsageFilter, UsageReports
 from lambent.admission.usage import ModelUse, Payer, TurnUse
+from lambent.agents.model_hosts import ModelHosts
 from lambent.agents.step_model import StepModel
 from lambent.clock import SystemClock
 from lambent.models.manager import ModelManager
@@ -33,8 +34,13 @@ async def pair() -> AsyncIterator[tuple[ScriptedModel, ScriptedModel]]:
 
 @pytest.fixture
 async def site(
-    postgres_dsn: str, pair: tuple[ScriptedModel, ScriptedModel]
+    postgres_dsn: str,
+    pair: tuple[ScriptedModel, ScriptedModel],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[ChatSite]:
+    # A second is short for a busy machine, and a host that does not say counts as silent.
+    defaults: dict[str, float] = ModelHosts.__init__.__kwdefaults__
+    monkeypatch.setitem(defaults, "look_limit_s", 30.0)
     hosts = ",".join(server.host for server in pair)
     async with chat_site(postgres_dsn, hosts, ollama_max_inflight=2, slot_wait_s=5.0) as site:
         yield site
