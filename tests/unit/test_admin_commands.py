@@ -15,6 +15,8 @@ from tests.unit.api_document import api_document, operations, resolved
 LEFT_OUT = {
     "/chat": "a turn belongs to the chat function, which has an address of its own",
     "/agents": "the chat function's, too; `agents` asks the gateway's own list",
+    "/runs/{run_id}/events": "a stream of the chat function; `run` asks for the same once",
+    "/runs/counts/events": "likewise; `runs counts` asks once",
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from lambent.http.chat_requests import ChatBody
+from lambent.http.run_stream_reference import run_stream_paths
 from lambent.http.stream_reference import KEY, LEASE, stream_paths
 
 _STREAM: Final = """id: 1
@@ -87,6 +88,7 @@ def add_chat_routes(document: dict[str, Any]) -> dict[str, Any]:
         **{path: {"post": operation} for path, operation in chats.items()},
         **stream_paths(),
         "/agents": {"get": listing},
+        **run_stream_paths(),
         **document["paths"],
     }
     return document
