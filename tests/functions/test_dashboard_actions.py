@@ -239,7 +239,6 @@ def test_a_dead_letter_is_sent_again(operator: Operator) -> None:
         page.locator("main a", has_text=url).click()
         until(page, "letter.sent", "dead")
         page.get_by_role("button", name="Enable").click()
-        page.locator("main a", has_text=url).click()
         page.get_by_role("button", name="Send again").click()
         until(page, "letter.sent", "delivered")
 

@@ -265,6 +265,7 @@ def test_what_is_deployed_is_listed_with_what_runs_of_it(
     assert [one.split("\t")[0] for one in rows.all_inner_texts()] == [
         "trial",
         "trial.child",
+        "trial.held",
         "trial.many",
         "trial.order",
     ]

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from lambent.engine.engine import WorkflowEngine
 from lambent.engine.options import Concurrency, RateLimit
 from lambent.engine.registry import Registry
 from lambent.engine.step import Step
@@ -136,25 +135,6 @@ async def test_a_slice_that_dies_once_a_raised_limit_is_on_record_has_woken_them
     runs = await one_inside_and_a_raised_limit(test, workflows)
     test.crash_at("limits.update_one(", after=True)
     await test.finish(await test.start("other"), within=timedelta(seconds=60))
-    assert len(await inside(test, runs)) == 5
-
-
-async def test_the_poller_wakes_them_until_code_with_the_raised_limit_has_taken_one(
-    test: WorkflowTest, workflows: Registry
-) -> None:
-    runs = await one_inside_and_a_raised_limit(test, workflows)
-    deploy(workflows, rest, concurrency=Concurrency(limit=1))
-    raised = Registry()
-    deploy(raised, rest, concurrency=Concurrency(limit=5))
-    poller = WorkflowEngine(test.store, workflows=raised)
-    for _ in range(2):
-        await poller.limits.knock()
-        await test.settle()
-        # What advances them is still the code of before.
-        assert len(await inside(test, runs)) == 1
-    await poller.limits.knock()
-    deploy(workflows, rest, concurrency=Concurrency(limit=5))
-    await test.settle()
     assert len(await inside(test, runs)) == 5
 
 

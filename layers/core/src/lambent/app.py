@@ -440,7 +440,6 @@ async def poll_due(*, left_s: float) -> str:
     parts = platform()
     deadline_s = parts.clock.monotonic_s() + left_s - _POLL_RESERVE_S
     async with reporting(), parts.mongo.expecting_indexes("runs"):
-        await parts.engine.limits.knock()
         return await parts.poller.watch(deadline_s=deadline_s)
 
 

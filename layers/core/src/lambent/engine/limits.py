@@ -1,9 +1,9 @@
 """Notices that a deploy has raised a concurrency limit, and wakes whom the new one lets in.
 
 A waiter sleeps until a run of its group ends; nothing else would tell it. So the limit that the
-code of each version has is kept, and a function that comes with another one says so. Only where
-the runs go on is it put on record, as heard: the poller's code may be new before theirs is, and
-under the old limit a run that was woken too early would lie down again.
+code of each version has is kept, and the function that advances runs says so at its first slice
+where it comes with another one. Not the poller, whose cold start knows no workflow: and under its
+function's old code a run that was woken too early would only lie down again.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from lambent.mongo import Document, guarded
 from lambent.telemetry import logger
 
 COLLECTION: Final = "limits"
-# Of one poller's environment: a minute lies between two, and a deploy is over by then.
-_MOST_KNOCKS: Final = 10
 
 
 class Limits:
@@ -40,7 +38,6 @@ class Limits:
         self._gates = gates
         self._nudger = nudger
         self._settled: dict[str, int] = {}  # what this environment need not ask for again
-        self._knocks = 0
 
     async def take_effect(self) -> None:
         """Wake whom a raised limit lets in, then put the limit on record: whoever dies between the
@@ -55,20 +52,6 @@ class Limits:
             logger().warning("Changed limits cannot be seen: %s", explain(error))
             return
         self._settled = own
-
-    async def knock(self) -> None:
-        """For the poller: wake them, and let the function that takes them put it on record."""
-        if (own := self._own()) == self._settled or self._knocks >= _MOST_KNOCKS:
-            return
-        self._knocks += 1
-        try:
-            changed = await self._changed(own)
-            for one, was in changed:
-                await self._wake(one, was)
-        except StoreUnavailable:
-            return  # the poller says so itself
-        if not changed:
-            self._settled = own
 
     def _own(self) -> dict[str, int]:
         return {_name(one): _limit(one) for one in self._registry.all() if one.flow.concurrency}

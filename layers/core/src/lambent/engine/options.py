@@ -41,8 +41,8 @@ NO_RETRY = Retry(attempts=1)
 class Concurrency:
     """At most `limit` runs of a group between their start and their end.
 
-    Runs that wait hear of a raised limit with the first slice of any run, or look of the poller,
-    after its deploy. Under a lowered one none begins until enough have ended.
+    Runs that wait hear of a raised limit with the first slice of any run after its deploy. Under a
+    lowered one none begins until enough have ended.
     """
 
     limit: int
