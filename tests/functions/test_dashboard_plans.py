@@ -33,8 +33,10 @@ def schedule(scripted_stack: Stack) -> Iterator[dict[str, Any]]:
     digest = {"approval": True, "articles": 1}
     plan = {"cron": "* * * * * *", "timezone": "Europe/Berlin", "catch_up": "none"}
     body = {"name": f"often {HOSTILE}"[:100], "workflow": "news.digest", "input": digest, **plan}
-    yield made(scripted_stack, "/schedules", body)
+    found = made(scripted_stack, "/schedules", body)
+    yield found
     with scripted_stack.client() as client:
+        client.delete(f"/schedules/{found['id']}").raise_for_status()
         client.post("/runs/cancel", json={"workflow": "news.digest"})
 
 

@@ -127,12 +127,24 @@ def test_child_parent_and_the_event_that_came_are_linked(page: Page, stack: Stac
     page.wait_for_url(f"**/admin/runs/{run}")
 
 
+@pytest.fixture
+def gates(tmp_path: Path) -> dict[str, Path]:
+    """What each step of `trial.held` waits for."""
+    return {name: tmp_path / name for name in ("bake", "wash")}
+
+
+@pytest.fixture
+def held(stack: Stack, gates: dict[str, Path]) -> Iterator[str]:
+    """A run of which two steps go on as long as anybody looks; it has the one environment."""
+    yield started(stack, "trial.held", **{name: str(gate) for name, gate in gates.items()})
+    for gate in gates.values():
+        gate.touch()
+
+
 def test_steps_are_seen_while_they_are_under_way_and_grow(
-    page: Page, stack: Stack, tmp_path: Path
+    page: Page, held: str, gates: dict[str, Path]
 ) -> None:
-    gates = {name: tmp_path / name for name in ("bake", "wash")}
-    run = started(stack, "trial.held", **{name: str(gate) for name, gate in gates.items()})
-    page.goto(f"/admin/runs/{run}")
+    page.goto(f"/admin/runs/{held}")
     bake, wash = lane(page, "bake"), lane(page, "wash")
     expect(bake.locator(".badge")).to_have_text("under way")  # without a reload
     expect(wash.locator(".badge")).to_have_text("under way")
@@ -179,16 +191,6 @@ def test_a_failed_run_shows_where_the_code_was(page: Page, stack: Stack) -> None
     expect(ship).to_have_attribute("open", "")
     expect(ship.locator("pre.code")).to_contain_text("raise KeyError(order")
     expect(ship.locator("pre.code")).to_contain_text("in _ship")
-
-
-@pytest.fixture
-def held(stack: Stack, tmp_path: Path) -> Iterator[str]:
-    """A run of which two steps go on as long as anybody looks; it has the one environment."""
-    gates = {name: tmp_path / name for name in ("bake", "wash")}
-    run = started(stack, "trial.held", **{name: str(gate) for name, gate in gates.items()})
-    yield run
-    for gate in gates.values():
-        gate.touch()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -152,9 +152,10 @@ async def test_what_is_on_another_page_changes_counts_alone(site: AdminSite) -> 
     assert second["runs"] == first["runs"]
 
 
-async def test_the_stream_of_a_page_ends_by_itself_and_a_program_s_goes_on(site: AdminSite) -> None:
-    async with events(site.parts, await page_token(site), "") as next_one:
-        assert [await next_one() is None for _ in range(3)] == [False, False, True]
+async def test_the_stream_ends_by_itself_for_a_page_and_for_a_program(site: AdminSite) -> None:
+    for credential in (await page_token(site), await site.key()):
+        async with events(site.parts, credential, "") as next_one:
+            assert [await next_one() is None for _ in range(3)] == [False, False, True]
 
 
 @pytest.mark.parametrize(

@@ -119,9 +119,9 @@ async def test_a_step_under_way_is_shown_as_text_before_anything_of_it_is_on_rec
     now = site.parts.clock.now()
     step = {"key": HOSTILE, "kind": "do", "epoch": 0, "order": 7, "attempt": 1}
     told = {"token": "t", "epoch": 0, "recorded": 0}
-    told["steps"] = [{**step, "at": now - timedelta(seconds=42)}]
+    told["steps"] = [{**step, "at": now - timedelta(hours=42)}]
     held = {"status": "running", "lease": "t", "lease_until": now + timedelta(minutes=1)}
-    held["created_at"] = now - timedelta(seconds=84)
+    held["created_at"] = now - timedelta(hours=84)
     runs = site.parts.mongo.db["runs"]
     await runs.update_one({"_id": run}, {"$set": {**held, "under_way": told}})
     browser = await site.browser()

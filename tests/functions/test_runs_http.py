@@ -404,6 +404,12 @@ async def test_a_command_whose_asker_died_before_it_was_told_is_done_once(
         assert before["status"] == "failed"
     await command(run, client="acme", by="token")
     assert await site.run(run) == before
+    # Also where it looked before the other had done it: the update itself tells.
+    ask = {"cancel": "ask_cancel", "pause": "ask_pause", "resume": "resume"}.get(verb)
+    if ask is not None:
+        asks = getattr(site.engine.control._transitions, ask)
+        assert await asks(run, by="token") is False
+        assert await site.run(run) == before
 
 
 async def test_runs_belong_to_their_client_and_admins_see_all(site: Site) -> None:

@@ -22,6 +22,7 @@ from lambent.errors import (
     RetryAfter,
     StepFailed,
     StepTimedOut,
+    Unprocessable,
     WorkflowError,
 )
 from lambent.testing import CLIENT, WorkflowTest
@@ -251,6 +252,51 @@ async def test_children_spend_of_their_parents_budget(
     assert (second.budget, second.spent) == (40, 60)
     assert await test.finish(run_id) == [0, 1]
     assert (await test.run(run_id)).spent == 120
+
+
+async def test_a_child_that_is_awaited_twice_is_paid_once(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    @workflows.workflow("child")
+    async def child(step: Step, input: Any) -> Any:
+        return await step.generate("say", prompt="x")
+
+    @workflows.workflow("w")
+    async def w(step: Step, input: Any) -> Any:
+        started = await step.start("child")
+        return [await started, await started]
+
+    test.model.say(Generated(0, tokens=60))
+    run_id = await test.start("w")
+    assert await test.finish(run_id) == [0, 0]
+    assert (await test.run(run_id)).spent == 60
+
+
+async def test_a_child_that_was_refused_is_refused_again_whatever_is_deployed(
+    test: WorkflowTest, workflows: Registry
+) -> None:
+    @workflows.workflow("child", input=int)
+    async def child(step: Step, input: Any) -> Any:
+        return input
+
+    @workflows.workflow("w")
+    async def w(step: Step, input: Any) -> Any:
+        try:
+            await step.start("child", "no number")
+        except Unprocessable as error:
+            said = error.detail
+            assert "'child'" in said
+            assert isinstance(error.__cause__, StepFailed)
+        await step.do("instead", lambda: None)
+        await step.sleep(60)
+        return said
+
+    run_id = await test.start("w")
+    await test.settle()
+    assert (await test.run(run_id)).status == "waiting"
+    assert "no number" not in await test.finish(run_id)
+    kinds = [(one.kind, one.status) for one in await test.journal(run_id)]
+    assert kinds[0] == ("child", "failed")
 
 
 async def test_progress_is_shown_and_told_once(test: WorkflowTest, workflows: Registry) -> None:

@@ -132,7 +132,8 @@ class ConversationStore:
         if not entries or entries[-1].number != number or index >= len(entries[-1].messages):
             raise NotFound(f"There is no message {at[:40]!r} in this conversation.")
         last = entries[-1]
-        cut = replace(last, messages=last.messages[: index + 1])
+        tools = {place: uses for place, uses in last.tools.items() if place <= index}
+        cut = replace(last, messages=last.messages[: index + 1], tools=tools)
         summary = source.summary
         if summary is not None and summary.covers + 1 >= number:
             summary = None  # it may tell what comes after the cut

@@ -129,7 +129,8 @@ class TurnWork:
                 await self._answer(live)
         except LambentError as error:
             parked = isinstance(error, TurnParked)  # it goes on once somebody lets it
-            if self._first_s is not None and not parked:
+            # Not what its client did: a stop, or a prompt that the model refuses.
+            if self._first_s is not None and not parked and error.status >= 500:
                 note(Metric.STREAMS_BROKEN)
             if parked:
                 logger().info(error.detail, **log_fields(turn=live.id))

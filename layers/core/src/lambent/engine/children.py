@@ -6,9 +6,9 @@ from collections.abc import Generator
 from datetime import timedelta
 from typing import Any, Final
 
-from lambent.engine.context import ChildSpec, RunContext, error_document
+from lambent.engine.context import ChildSpec, RunContext, error_document, failure_of
 from lambent.engine.model import ENDED, Kind, Status, StepStatus
-from lambent.errors import Cancelled, ChildFailed, Unprocessable
+from lambent.errors import Cancelled, ChildFailed, StepFailed, Unprocessable
 from lambent.mongo import Document
 
 # A run that was there before (a singleton, a debounced one) does not owe us a wake.
@@ -122,18 +122,23 @@ async def start_child(
             if context.execution.unwinding:
                 await _bury(context, spec)
             context.check_lease()
+            told: Document
             try:
                 run = await context.execution.persist(lambda: context.children.start_child(spec))
             except Unprocessable as error:
-                raise Unprocessable(f"The child {key!r}: {_told(error)}") from None
-            record = await context.record(
-                key,
-                Kind.CHILD,
-                StepStatus.COMPLETED,
-                context.journal.next_order(),
-                child=run["_id"],
-                finished_at=context.clock.now(),
-            )
+                # On record, too: the code may go on without the child, and a later deploy may
+                # take what this one refuses.
+                text = f"The child {key!r}: {_told(error)}"
+                refused = StepFailed(text, step=key, type=type(error).__name__)
+                status, told = StepStatus.FAILED, {"error": error_document(refused)}
+            else:
+                status, told = StepStatus.COMPLETED, {"child": run["_id"]}
+            told["finished_at"] = context.clock.now()
+            order = context.journal.next_order()
+            record = await context.record(key, Kind.CHILD, status, order, **told)
+        if record["status"] == StepStatus.FAILED:
+            failure = failure_of(record)
+            raise Unprocessable(failure.detail) from failure
         if context.execution.unwinding:
             await _cancel(context, record["child"])
         return Child(context, record["child"], key)

@@ -26,8 +26,9 @@ from lambent.engine.model import (
     Reason,
     Status,
 )
+from lambent.engine.obeyed import has_obeyed
 from lambent.engine.retries import Retries
-from lambent.engine.transitions import Transitions, has_obeyed
+from lambent.engine.transitions import Transitions
 from lambent.engine.values import Values
 from lambent.engine.views import RunView, StepView, run_view, step_view, wait_as_step
 from lambent.errors import Conflict, NotFound, RequestError
@@ -110,10 +111,12 @@ class RunControl:
         told = under_way.told(run, now=now)
         if not told or not (steps := told["steps"]):
             return []
-        wanted = {"_id": {"$in": [under_way.record_id(run, one) for one in steps]}}
-        found = self._mongo.db[STEPS].find(wanted, {"status": 1, "retry_at": 1})
-        records = {one["_id"]: one for one in await guarded(found.to_list())}
-        return under_way.still(run, steps, records)
+        # One by one, as in `named`.
+        read, records = {"status": 1, "retry_at": 1}, self._mongo.db[STEPS]
+        ids = [under_way.record_id(run, one) for one in steps]
+        looks = (guarded(records.find_one({"_id": one}, read)) for one in ids)
+        found = [one for one in await asyncio.gather(*looks) if one is not None]
+        return under_way.still(run, steps, {one["_id"]: one for one in found})
 
     async def steps(self, run_id: str, *, client: str | None) -> list[StepView]:
         """Everything on record of the run, in the order in which it was begun."""

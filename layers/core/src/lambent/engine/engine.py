@@ -251,19 +251,25 @@ class WorkflowEngine:
         """
         if ends_s is None:
             ends_s = self.store.clock.monotonic_s() + self.config.longest_step_s
-        await self.limits.take_effect()
         unique = list(dict.fromkeys(run_ids))
         held = {} if taken is None else {taken.lease.id: taken}
         slices = [
             Slice(self._parts, run_id, ends_s=ends_s, taken=held.get(run_id)) for run_id in unique
         ]
         self._slices.update(slices)
+        # Beside them: those who wait may be many, and the slices' leases do not wait.
+        noticing = asyncio.create_task(self.limits.take_effect())
         try:
             alone = len(slices) == 1
             outcomes = await asyncio.gather(
                 *(one.advance(alone=alone, early=early) for one in slices), return_exceptions=True
             )
+            left_s = max(0.0, ends_s - self.store.clock.monotonic_s())
+            await asyncio.wait_for(noticing, left_s)
+        except TimeoutError:
+            pass  # the next invocation begins with it anew
         finally:
+            noticing.cancel()
             self._slices.difference_update(slices)
         by_id = dict(zip(unique, outcomes, strict=True))
         found = {run_id: self._verdict(run_id, outcome) for run_id, outcome in by_id.items()}

@@ -306,9 +306,11 @@ class Journal:
     def _keep(self, record: Document) -> Document:
         if record["key"] not in self.steps:
             self.fresh += 1
-        self.spent += int(record.get("spent", 0)) - int(
-            self.steps.get(record["key"], {}).get("spent", 0)
-        )
+        before = self.steps.get(record["key"], {})
+        if more := int(record.get("spent", 0)) - int(before.get("spent", 0)):
+            self.spent += more
+            if "child" in record:
+                self.spent_by[record["child"]] += more
         self.steps[record["key"]] = record
         self.asked.add(record["key"])
         return record

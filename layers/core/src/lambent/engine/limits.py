@@ -38,12 +38,14 @@ class Limits:
         self._gates = gates
         self._nudger = nudger
         self._settled: dict[str, int] = {}  # what this environment need not ask for again
+        self._looking = False
 
     async def take_effect(self) -> None:
         """Wake whom a raised limit lets in, then put the limit on record: whoever dies between the
         two leaves that to the next, who wakes them once more."""
-        if (own := self._own()) == self._settled:
+        if self._looking or (own := self._own()) == self._settled:
             return
+        self._looking = True
         try:
             for one, was in await self._changed(own):
                 await self._wake(one, was)
@@ -51,6 +53,8 @@ class Limits:
         except StoreUnavailable as error:
             logger().warning("Changed limits cannot be seen: %s", explain(error))
             return
+        finally:
+            self._looking = False
         self._settled = own
 
     def _own(self) -> dict[str, int]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from lambent.clock import EPOCH, FAR_FUTURE, Clock
 from lambent.due import DueDocuments, Lease, Settled
-from lambent.engine import marks, slice_history
+from lambent.engine import marks, obeyed, slice_history
 from lambent.engine.config import EngineConfig
 from lambent.engine.documents import Cut, new_cut, place_among_children
 from lambent.engine.model import (
@@ -268,16 +268,18 @@ class Transitions:
 
     # By commands, from anywhere
 
-    # `by`: the token of a request that may come again; written with what it does (`has_obeyed`).
+    # `by`: the token of a request that may come again; see `obeyed`.
 
     async def ask_cancel(self, run_id: str, *, by: str | None = None) -> bool:
         """Active: `control` is set and the run woken. Parked: waiting, due at once."""
-        noted = _obeyed(by)
-        if await self._due.wake(run_id, set={"control": Control.CANCEL.value}, also=noted):
+        noted, active = obeyed.noted(by), {**self._due.kind.wakeable, **obeyed.not_yet(by)}
+        asked = {"control": Control.CANCEL.value}
+        if await self._due.wake(run_id, set=asked, where=active, also=noted):
             return True
         changes = {"control": Control.CANCEL.value, "status": Status.WAITING.value}
         # A run that was ending already when it got stuck is only let end, in `end_stuck`.
         where = {"status": {"$in": [status.value for status in PARKED]}, "ending": None}
+        where |= obeyed.not_yet(by)
         return await self._due.wake(run_id, set=changes, where=where, also=noted)
 
     async def ask_cancel_children(self, parent: str) -> list[str]:
@@ -303,7 +305,7 @@ class Transitions:
             "left": [STEPS, WAITS, CHUNKS, OPEN_WAITS],
         }
         where = {"_id": run["_id"], "status": Status.BLOCKED.value, "epoch": run["epoch"]}
-        update = {"$set": changes, "$inc": {"signals": 1}, **_let_go(run), **_obeyed(by)}
+        update = {"$set": changes, "$inc": {"signals": 1}, **_let_go(run), **obeyed.noted(by)}
         answer = await guarded(self._due.collection.update_one(where, update))
         return answer.matched_count == 1
 
@@ -313,23 +315,24 @@ class Transitions:
             "status": {"$in": _ACTIVE},
             "control": {"$ne": Control.CANCEL.value},
             "ending": None,
+            **obeyed.not_yet(by),
         }
         changes = {"control": Control.PAUSE.value}
-        return await self._due.wake(run_id, set=changes, where=where, also=_obeyed(by))
+        return await self._due.wake(run_id, set=changes, where=where, also=obeyed.noted(by))
 
     async def resume(
         self, run_id: str, *, budget: int | None = None, by: str | None = None
     ) -> bool:
         """Parked → waiting, due at once; active with a pause asked for → the pause is off."""
         changes: Document = {"control": None}
-        noted = _obeyed(by)
+        noted = obeyed.noted(by)
         if budget is not None:
             changes["budget"] = budget
-        asked = {"status": {"$in": _ACTIVE}, "control": Control.PAUSE.value}
+        asked = {"status": {"$in": _ACTIVE}, "control": Control.PAUSE.value, **obeyed.not_yet(by)}
         if await self._due.wake(run_id, set=changes, where=asked, also=noted):
             return True
         changes |= {"status": Status.WAITING.value, "blocked": None, "idle": 0}
-        parked = {"status": {"$in": [status.value for status in PARKED]}}
+        parked = {"status": {"$in": [status.value for status in PARKED]}, **obeyed.not_yet(by)}
         return await self._due.wake(run_id, set=changes, where=parked, also=noted)
 
     async def raise_epoch(
@@ -383,7 +386,7 @@ class Transitions:
             "$set": changes,
             "$inc": {"signals": 1},
             "$unset": {"expire_at": ""},
-            **_obeyed(by),
+            **obeyed.noted(by),
         }
         added: Document = {}
         if run.get("slot_group"):
@@ -414,16 +417,6 @@ def _replace(run: Document, found: Document) -> None:
     """Make the run what was found, also where a field is gone."""
     run.clear()
     run.update(found)
-
-
-def has_obeyed(run: Mapping[str, Any], by: str | None) -> bool:
-    """Whether a command with this token was done to the run; none is never."""
-    return by is not None and by in run.get("obeyed", ())
-
-
-def _obeyed(by: str | None) -> Document:
-    # As many as retries of one caller might cross each other.
-    return {} if by is None else {"$push": {"obeyed": {"$each": [by], "$slice": -8}}}
 
 
 def _let_go(run: Mapping[str, Any]) -> Document:

@@ -15,12 +15,14 @@ from lambent.clock import Clock
 from lambent.engine.census import Census
 from lambent.engine.control import RunControl, RunState
 from lambent.engine.listing import RunFilter, StatusAsked
+from lambent.engine.model import Status
 from lambent.errors import StoreUnavailable, Unprocessable
 from lambent.http.sse import HEADERS, KEEP_ALIVE
 
 # How often is looked; it is some twenty short reads by index, and doubles while nothing changes.
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 4.0
+_STATUSES: Final = ("going_on", *(one.value for one in Status))
 
 
 class ListQuery(BaseModel):
@@ -44,10 +46,12 @@ class ListQuery(BaseModel):
         try:
             return cls.model_validate(dict(query))
         except ValidationError as error:
-            errors = [
-                {"field": str(one["loc"][0]), "message": one["msg"]} for one in error.errors()
-            ]
-            named = ", ".join(one["field"] for one in errors)
+            # One for each field: a choice of kinds is complained about kind by kind.
+            said = {str(one["loc"][0]): one["msg"] for one in error.errors()}
+            if "status" in said:
+                said["status"] = f"is one of {', '.join(_STATUSES)}"
+            errors = [{"field": field, "message": message} for field, message in said.items()]
+            named = ", ".join(said)
             raise Unprocessable(f"Not valid: {named}.", fields={"errors": errors}) from None
 
     def filter(self, client: str | None) -> RunFilter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from starlette.requests import Request
 from starlette.routing import Route
@@ -21,13 +21,16 @@ from lambent.http.problems import Rejected
 if TYPE_CHECKING:
     from lambent.engine.engine import WorkflowEngine
 
+# Before the function's own time is over, which would count as its failure.
+_LONGEST_S: Final = 240.0
+
 
 @dataclass(frozen=True, slots=True)
 class Watcher:
     """Who may watch: `client` is whose runs, None everybody's; for at most `longest_s`."""
 
     client: str | None
-    longest_s: float | None
+    longest_s: float
     headers: Mapping[str, str]
     last_event_id: str
 
@@ -42,7 +45,8 @@ def run_events_routes(
 ) -> list[Route]:
     """`engine` is called at the first request: a chat does not pay for loading it.
 
-    `page_s`: what a stream to an admin page lasts at most; the page comes back by itself.
+    `page_s`: what a stream to an admin page, or of a list, lasts at most; whoever reads it comes
+    back with the last id.
     """
 
     async def watcher(request: Request) -> Watcher:
@@ -59,7 +63,7 @@ def run_events_routes(
             raise Rejected(Forbidden("This needs a key with the scope 'runs'."), headers)
         return Watcher(
             client=None if everybody else principal.client,
-            longest_s=page_s if is_page_token(credential) else None,
+            longest_s=page_s if is_page_token(credential) else _LONGEST_S,
             headers=headers,
             last_event_id=sent.get("last-event-id", ""),
         )
@@ -93,7 +97,8 @@ def run_events_routes(
             last_event_id=who.last_event_id,
             keep_alive_s=keep_alive_s,
             clock=clock,
-            longest_s=who.longest_s,
+            # It has no end of its own, and no hang-up is told.
+            longest_s=page_s,
             headers=who.headers,
         )
 

@@ -38,8 +38,9 @@ def run_stream_paths() -> dict[str, Any]:
         "/runs/{run_id}/events": {
             "get": _operation(
                 "Watch a run",
-                "Its whole state with each change, as `event: run`, until it has ended. A comment "
-                "line keeps a silent stream open.",
+                "Its whole state with each change, as `event: run`, until it has ended; come back "
+                "with `Last-Event-ID` where the stream ends before, after four minutes. A comment "
+                "line keeps a silent one open.",
                 _RUN,
                 [
                     {
@@ -56,7 +57,7 @@ def run_stream_paths() -> dict[str, Any]:
             "get": _operation(
                 "Watch a list of runs",
                 "How many runs fit by state, and a digest of the page of `GET /runs` with the same "
-                "words: where it is another, that page has changed.",
+                "words: where it is another, that page has changed. Ends after a minute.",
                 _LIST,
                 [
                     _query("status", {"type": "string", "enum": statuses}, f"going_on: {going_on}"),

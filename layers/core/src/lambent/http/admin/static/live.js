@@ -180,7 +180,8 @@
     const wait = drawnAt + rareMs - Date.now();
     if (wait > 0) { later = later || setTimeout(() => { later = 0; soon(); }, wait); return; }
     drawnAt = Date.now();
-    redraw();
+    // Nobody says again what has changed: where it could not be drawn, it is tried once more.
+    redraw().then((drawn) => { if (!drawn && !over) soon(); });
   }
 
   function counted(data) {

@@ -9,6 +9,7 @@
   for (const one of document.querySelectorAll("[data-zone]")) one.textContent = "Your time, " + timeZone;
   for (const one of document.querySelectorAll("time[data-local]")) {
     const parts = Object.fromEntries(clock.formatToParts(new Date(one.dateTime)).map((part) => [part.type, part.value]));
-    one.textContent = `${parts.weekday}, ${parts.day} ${parts.month} ${parts.year}, ${parts.hour}:${parts.minute}:${parts.second}`;
+    // Three letters, as the server writes it: "Sept" is British.
+    one.textContent = `${parts.weekday}, ${parts.day} ${parts.month.slice(0, 3)} ${parts.year}, ${parts.hour}:${parts.minute}:${parts.second}`;
   }
 })();

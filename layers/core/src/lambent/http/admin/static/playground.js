@@ -249,7 +249,7 @@
     busy(true);
     if (!turn.kept.ended) await hear(turn);
     // Not where it failed: going away fails it, too, and the next page finds what is still to be added.
-    turn.kept.settled = await settle(turn);
+    turn.kept.settled = await settle(turn) && (turn.kept.settled || Date.now());
     // Nothing of it is in the conversation, or else it is for the next page to see it drawn: the
     // server may be drawing that page just now, without it.
     if (turn.kept.settled && !addable(turn)) sessionStorage.removeItem(place());
@@ -405,7 +405,8 @@
       // What this page added has no turn: it is known by its words.
       const last = [...log.querySelectorAll(".turn.assistant")].pop();
       const words = last && [...last.querySelectorAll(":scope > .text")].map((one) => one.textContent).join("");
-      const drawn = log.querySelector('[data-turn="' + CSS.escape(kept.stream) + '"].assistant') || (kept.ended && last && words === textOf(kept));
+      const drawn = log.querySelector('[data-turn="' + CSS.escape(kept.stream) + '"].assistant') || (kept.ended && last && words === textOf(kept))
+        || performance.timeOrigin > (kept.settled || Infinity);  // asked for after it was added
       if (kept.stream && drawn) sessionStorage.removeItem(place());
       else { kept.resumed = true; await run(new Turn(kept)); }
     }
