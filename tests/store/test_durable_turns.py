@@ -13,6 +13,7 @@ import pytest
 from lambent.agents.durable import workflow_name
 from lambent.agents.turn_input import turn_input
 from lambent.ids import new_ulid
+from lambent.metrics import flush
 from lambent.models.values import Message, Role
 from local.services import ScriptedModel
 from local.services.script import Reply
@@ -143,7 +144,10 @@ async def test_a_finished_call_is_not_made_again_and_an_unclear_one_is_told(
 
 @pytest.mark.parametrize("silent", ["model", "tool"])
 async def test_a_step_that_says_nothing_is_stopped_from_elsewhere_at_once(
-    pair: list[Function], scripted_model: ScriptedModel, silent: str
+    pair: list[Function],
+    scripted_model: ScriptedModel,
+    capsys: pytest.CaptureFixture[str],
+    silent: str,
 ) -> None:
     first, second = pair
     thinks, stalls = Reply.text("x", first_delay_s=60), Reply.calls(("stall", {}))
@@ -164,6 +168,10 @@ async def test_a_step_that_says_nothing_is_stopped_from_elsewhere_at_once(
         rest = await read(lines, until=":stopped")
         assert ":stopped" in rest[-1]
         assert time.monotonic() - began_s < 20
+    flush()
+    told = capsys.readouterr().out
+    assert '"Requests":' in told
+    assert '"StreamsBroken":' not in told, "a stop would take a deploy back"
     await first.until_run("cancelled")
     if silent == "model":
         await scripted_model.until(lambda: scripted_model.generations[1].hung_up)
