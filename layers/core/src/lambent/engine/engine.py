@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from lambent.clock import Clock, SystemClock
 from lambent.due import LEASE_S, Claimed, Database, DueDocuments, read_winner
@@ -257,26 +258,29 @@ class WorkflowEngine:
             Slice(self._parts, run_id, ends_s=ends_s, taken=held.get(run_id)) for run_id in unique
         ]
         self._slices.update(slices)
-        # Beside them: those who wait may be many, and the slices' leases do not wait.
-        noticing = asyncio.create_task(self.limits.take_effect())
         try:
             alone = len(slices) == 1
-            outcomes = await asyncio.gather(
-                *(one.advance(alone=alone, early=early) for one in slices), return_exceptions=True
+            # Beside them: those who wait may be many, and the slices' leases do not wait.
+            noticed, *outcomes = await asyncio.gather(
+                self._notice_limits(ends_s),
+                *(one.advance(alone=alone, early=early) for one in slices),
+                return_exceptions=True,
             )
-            left_s = max(0.0, ends_s - self.store.clock.monotonic_s())
-            await asyncio.wait_for(noticing, left_s)
-        except TimeoutError:
-            pass  # the next invocation begins with it anew
         finally:
-            noticing.cancel()
             self._slices.difference_update(slices)
-        by_id = dict(zip(unique, outcomes, strict=True))
+        if isinstance(noticed, BaseException):
+            raise noticed
+        by_id = dict(zip(unique, cast("list[Verdict | BaseException]", outcomes), strict=True))
         found = {run_id: self._verdict(run_id, outcome) for run_id, outcome in by_id.items()}
         for run_id, verdict in found.items():
             if verdict.did is Did.RELEASED:
                 await self._nudger.nudge([run_id])
         return found
+
+    async def _notice_limits(self, ends_s: float) -> None:
+        with suppress(TimeoutError):  # the next invocation begins with it anew
+            async with asyncio.timeout(ends_s - self.store.clock.monotonic_s()):
+                await self.limits.take_effect()
 
     def _verdict(self, run_id: str, outcome: Verdict | BaseException) -> Verdict:
         if isinstance(outcome, Verdict):

@@ -272,15 +272,13 @@ class Transitions:
 
     async def ask_cancel(self, run_id: str, *, by: str | None = None) -> bool:
         """Active: `control` is set and the run woken. Parked: waiting, due at once."""
-        noted, active = obeyed.noted(by), {**self._due.kind.wakeable, **obeyed.not_yet(by)}
         asked = {"control": Control.CANCEL.value}
-        if await self._due.wake(run_id, set=asked, where=active, also=noted):
+        if await self._command(run_id, asked, self._due.kind.wakeable, by):
             return True
         changes = {"control": Control.CANCEL.value, "status": Status.WAITING.value}
         # A run that was ending already when it got stuck is only let end, in `end_stuck`.
         where = {"status": {"$in": [status.value for status in PARKED]}, "ending": None}
-        where |= obeyed.not_yet(by)
-        return await self._due.wake(run_id, set=changes, where=where, also=noted)
+        return await self._command(run_id, changes, where, by)
 
     async def ask_cancel_children(self, parent: str) -> list[str]:
         """Ask every run that this one started for a cancel; those that are not over yet."""
@@ -315,25 +313,29 @@ class Transitions:
             "status": {"$in": _ACTIVE},
             "control": {"$ne": Control.CANCEL.value},
             "ending": None,
-            **obeyed.not_yet(by),
         }
-        changes = {"control": Control.PAUSE.value}
-        return await self._due.wake(run_id, set=changes, where=where, also=obeyed.noted(by))
+        return await self._command(run_id, {"control": Control.PAUSE.value}, where, by)
 
     async def resume(
         self, run_id: str, *, budget: int | None = None, by: str | None = None
     ) -> bool:
         """Parked → waiting, due at once; active with a pause asked for → the pause is off."""
         changes: Document = {"control": None}
-        noted = obeyed.noted(by)
         if budget is not None:
             changes["budget"] = budget
-        asked = {"status": {"$in": _ACTIVE}, "control": Control.PAUSE.value, **obeyed.not_yet(by)}
-        if await self._due.wake(run_id, set=changes, where=asked, also=noted):
+        asked = {"status": {"$in": _ACTIVE}, "control": Control.PAUSE.value}
+        if await self._command(run_id, changes, asked, by):
             return True
         changes |= {"status": Status.WAITING.value, "blocked": None, "idle": 0}
-        parked = {"status": {"$in": [status.value for status in PARKED]}, **obeyed.not_yet(by)}
-        return await self._due.wake(run_id, set=changes, where=parked, also=noted)
+        parked = {"status": {"$in": [status.value for status in PARKED]}}
+        return await self._command(run_id, changes, parked, by)
+
+    async def _command(
+        self, run_id: str, changes: Document, where: Mapping[str, Any], by: str | None
+    ) -> bool:
+        """Change the run and wake it, once for this token."""
+        guard = {**where, **obeyed.not_yet(by)}
+        return await self._due.wake(run_id, set=changes, where=guard, also=obeyed.noted(by))
 
     async def raise_epoch(
         self,

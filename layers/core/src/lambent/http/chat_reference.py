@@ -88,7 +88,7 @@ def add_chat_routes(document: dict[str, Any]) -> dict[str, Any]:
         **{path: {"post": operation} for path, operation in chats.items()},
         **stream_paths(),
         "/agents": {"get": listing},
-        **run_stream_paths(),
+        **run_stream_paths(schemas),
         **document["paths"],
     }
     return document

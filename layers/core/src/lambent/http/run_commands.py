@@ -18,11 +18,11 @@ from lambent.errors import RequestError
 from lambent.http.audited import note_audit
 from lambent.http.keyed_making import ACCEPTED, DONE, KeyedMaking, keyed_making
 from lambent.http.reach import Authorize, Reach, changing
+from lambent.http.run_query import GOING_ON
 
 _REFUSALS: Final[Mapping[int | str, dict[str, Any]]] = {
     409: {"description": "Its state does not allow that; `status` says which it is."}
 }
-GOING_ON: Final = "`going_on`: pending, running, waiting, paused or blocked."
 
 
 class ResumeRequest(BaseModel):

@@ -5,13 +5,13 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from lambent.admission.decisions import Scope
 from lambent.engine.census import Census
-from lambent.engine.listing import RunFilter
 from lambent.engine.model import Status
 from lambent.http.reach import Authorize, Reach, reading
+from lambent.http.run_query import FilterQuery
 
 
 class RunCount(BaseModel):
@@ -34,23 +34,9 @@ def add_counts(router: APIRouter, census: Census, authorize: Authorize) -> None:
 
     @router.get("/runs/counts")
     async def count_runs_by_status(
-        reach: reader,
-        workflow: Annotated[str | None, Query(max_length=100)] = None,
-        version: Annotated[int | None, Query(ge=1, description="Of the workflow.")] = None,
-        client: Annotated[str | None, Query(max_length=100)] = None,
-        parent: Annotated[str | None, Query(max_length=64)] = None,
-        created_from: AwareDatetime | None = None,
-        created_to: AwareDatetime | None = None,
+        reach: reader, asked: Annotated[FilterQuery, Query()]
     ) -> RunCounts:
         """How many runs fit, by state. `/runs/counts/events`, on the chat function, streams it."""
-        wanted = RunFilter(
-            client=reach.client or client,
-            workflow=workflow,
-            version=version,
-            parent=parent,
-            created_from=created_from,
-            created_to=created_to,
-        )
-        found = await census.by_status(wanted)
+        found = await census.by_status(asked.filter(reach.client))
         counts = {one: RunCount(count=n.count, more=n.more) for one, n in found.items()}
         return RunCounts(counts=counts)

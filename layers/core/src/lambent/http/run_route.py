@@ -85,10 +85,10 @@ def run_events_routes(
 
     async def list_events(request: Request) -> Any:
         from lambent.engine.census import Census
-        from lambent.http.run_list_events import ListQuery, RunListEvents
+        from lambent.http.run_list_events import RunListEvents, WatchedList
 
         who = await watcher(request)
-        asked = ListQuery.of(request.query_params)
+        asked = WatchedList.of(request.query_params)
         return RunListEvents(
             engine().control,
             Census(engine().store.due, clock=clock),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from lambent.engine.listing import GOING_ON
-from lambent.engine.model import Status
+from lambent.http.run_query import ListQuery
 
 _LAST: Final = {
     "name": "Last-Event-ID",
@@ -30,10 +29,11 @@ _REFUSALS: Final = {
 }
 
 
-def run_stream_paths() -> dict[str, Any]:
-    """The paths of runs that are watched."""
-    statuses = [*(one.value for one in Status), "going_on"]
-    going_on = ", ".join(one.value for one in GOING_ON)
+def run_stream_paths(schemas: dict[str, Any]) -> dict[str, Any]:
+    """The paths of runs that are watched; what they refer to is added to `schemas`."""
+    asked = ListQuery.model_json_schema(ref_template="#/components/schemas/{model}")
+    for name, schema in asked["$defs"].items():
+        schemas.setdefault(name, schema)
     return {
         "/runs/{run_id}/events": {
             "get": _operation(
@@ -60,25 +60,13 @@ def run_stream_paths() -> dict[str, Any]:
                 "words: where it is another, that page has changed. Ends after a minute.",
                 _LIST,
                 [
-                    _query("status", {"type": "string", "enum": statuses}, f"going_on: {going_on}"),
-                    _query("workflow", {"type": "string"}),
-                    _query("version", {"type": "integer", "minimum": 1}, "Of the workflow."),
-                    _query("client", {"type": "string"}, "For admins."),
-                    _query("parent", {"type": "string"}),
-                    _query("created_from", {"type": "string", "format": "date-time"}),
-                    _query("created_to", {"type": "string", "format": "date-time"}),
-                    _query("cursor", {"type": "string"}),
-                    _query("limit", {"type": "integer", "minimum": 1, "maximum": 200}),
+                    {"name": name, "in": "query", "schema": schema}
+                    for name, schema in asked["properties"].items()
                 ],
                 {"422": {"description": "A value makes no sense; `errors` names each field."}},
             )
         },
     }
-
-
-def _query(name: str, schema: dict[str, Any], description: str = "") -> dict[str, Any]:
-    told = {"description": description} if description else {}
-    return {"name": name, "in": "query", "schema": schema, **told}
 
 
 def _operation(

@@ -12,7 +12,6 @@ from lambent.admission.decisions import Principal, Scope
 from lambent.chat.idempotency import IdempotencyKeys
 from lambent.engine.census import Census
 from lambent.engine.engine import WorkflowEngine
-from lambent.engine.listing import RunFilter, StatusAsked
 from lambent.engine.model import Level
 from lambent.engine.registry import Workflow
 from lambent.engine.views import LineView, RunView, SliceView, StepView
@@ -21,8 +20,9 @@ from lambent.http.audited import note_audit
 from lambent.http.bodies import finite
 from lambent.http.key_header import checked_key
 from lambent.http.reach import Authorize, Reach, changing, reading
-from lambent.http.run_commands import GOING_ON, add_commands
+from lambent.http.run_commands import add_commands
 from lambent.http.run_counts import add_counts
+from lambent.http.run_query import ListQuery
 
 _EXAMPLE: JsonDict = {
     "workflow": "news.digest",
@@ -189,29 +189,10 @@ def _add_reading(router: APIRouter, engine: WorkflowEngine, authorize: Authorize
         return WorkflowList(workflows=[_workflow(one) for one in engine.workflows.all()])
 
     @router.get("/runs")
-    async def list_runs(
-        reach: reader,
-        status: Annotated[StatusAsked | None, Query(description=GOING_ON)] = None,
-        workflow: Annotated[str | None, Query(max_length=100)] = None,
-        version: Annotated[int | None, Query(ge=1, description="Of the workflow.")] = None,
-        client: Annotated[str | None, Query(max_length=100)] = None,
-        parent: Annotated[str | None, Query(max_length=64)] = None,
-        created_from: AwareDatetime | None = None,
-        created_to: AwareDatetime | None = None,
-        cursor: Annotated[str | None, Query(max_length=200)] = None,
-        limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    ) -> RunList:
+    async def list_runs(reach: reader, asked: Annotated[ListQuery, Query()]) -> RunList:
         """List runs, the newest first; `client` is for admins."""
-        wanted = RunFilter(
-            client=reach.client or client,
-            status=status,
-            workflow=workflow,
-            version=version,
-            parent=parent,
-            created_from=created_from,
-            created_to=created_to,
-        )
-        page = await engine.control.list_runs(wanted, limit=limit, cursor=cursor)
+        wanted = asked.filter(reach.client)
+        page = await engine.control.list_runs(wanted, limit=asked.limit, cursor=asked.cursor)
         return RunList(runs=page.runs, cursor=page.cursor)
 
     @router.get("/runs/{run_id}")
