@@ -549,6 +549,8 @@ async def frames_of(site: Site, run_id: str, last_event_id: str = "") -> list[st
         last_event_id=last_event_id,
         keep_alive_s=10,
         clock=site.clock,
+        longest_s=600,
+        headers={},
     )
     await app({"type": "http"}, receive, cast(Any, send))
     text = b"".join(one.get("body", b"") for one in sent).decode()

@@ -119,7 +119,7 @@ def decode(form: Any) -> Any:
     kind = type(form)
     if kind in _AS_IS:
         return form
-    if kind is dict and TAG not in form:
+    if isinstance(form, dict) and TAG not in form:
         return {
             key: value if type(value) in _AS_IS else decode(value) for key, value in form.items()
         }
@@ -128,8 +128,6 @@ def decode(form: Any) -> Any:
     if not isinstance(form, dict):
         # The driver gives numbers beyond 32 bits a class of its own.
         return int(form) if isinstance(form, int) else form
-    if TAG not in form:
-        return {key: decode(value) for key, value in form.items()}
     tag, inner = form[TAG], form["v"]
     if tag in _DECODE:
         return _DECODE[tag](inner)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
@@ -160,6 +160,17 @@ async def oldest_first(
     if after is not None:
         query = {**query, "_id": {"$gt": after, "$lt": "~"}}
     return await guarded(collection.find(query).sort("_id", 1).limit(limit).to_list())
+
+
+async def one_by_one(
+    collection: AsyncCollection[Document], ids: Iterable[str], read: Mapping[str, int] | None
+) -> list[Document]:
+    """Those of these ids that are there, in this order; `read` is the projection.
+
+    Not by a list of ids: a server may look for one in every document there is.
+    """
+    looks = (guarded(collection.find_one({"_id": one}, read)) for one in ids)
+    return [one for one in await asyncio.gather(*looks) if one is not None]
 
 
 async def insert_new(

@@ -69,7 +69,7 @@ APPROVAL_S: Final = 7 * 86400.0
 _KEPT_AFTER: Final = timedelta(days=1)
 # A model call's limit; a slice with less than that left begins none.
 _MODEL_S: Final = 300.0
-_NAMED: Final = (UnknownModel, ModelRefused, PromptTooLong)
+NAMED: Final = (UnknownModel, ModelRefused, PromptTooLong)
 # What a step gets beside its tool's own limit, to tell how it went.
 _GRACE_S: Final = 5.0
 _KEEP_S: Final = 15.0
@@ -429,6 +429,6 @@ def _spoken(answer: Mapping[str, Any]) -> dict[str, Any]:
 def _told(error: Exception) -> LambentError:
     """What a reader is told of it."""
     if isinstance(error, StepFailed):
-        kind = next((one for one in _NAMED if one.__name__ == error.type), None)
+        kind = next((one for one in NAMED if one.__name__ == error.type), None)
         return error if kind is None else kind(error.detail)
     return error if isinstance(error, LambentError) else LambentError("The turn failed.")

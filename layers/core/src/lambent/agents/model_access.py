@@ -86,12 +86,15 @@ class ModelAccess:
         self.first: tuple[ModelRequest, int] | None = None
         self.answered = Answered.nothing
 
+    def owns(self, model: str) -> bool:
+        """Whether it is the turn's own model, however it is spelled."""
+        return self.loans is None or self.loans.owns(model)
+
     def stream(self, request: ModelRequest) -> AsyncGenerator[ModelChunk, None]:
         """One generation; the slot of the turn is one, so it first sees the one before ended."""
         opened = _Open(request)
-        own = self.loans is None or self.loans.owns(request.model)
         # A turn's own tokens pass through one generator less.
-        stream = self._stream if own else self._stream_elsewhere
+        stream = self._stream if self.owns(request.model) else self._stream_elsewhere
         opened.stream = stream(request, opened)
         return opened.stream
 

@@ -128,7 +128,7 @@ class ConversationStore:
         """
         source = await self.get(id, client=client)
         number, index = place_of(at)
-        entries = [one for one in await self.entries(id, client=client) if one.number <= number]
+        entries = await self.entries(id, client=client, until=number + 1)
         if not entries or entries[-1].number != number or index >= len(entries[-1].messages):
             raise NotFound(f"There is no message {at[:40]!r} in this conversation.")
         last = entries[-1]

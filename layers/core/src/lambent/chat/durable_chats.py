@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from lambent.agents.agent import AgentInfo, Chunk
-from lambent.agents.durable import DurableTurns, stream_of, workflow_name
+from lambent.agents.durable import NAMED, DurableTurns, stream_of, workflow_name
 from lambent.agents.tool_context import Means
 from lambent.agents.turn import Turn
 from lambent.agents.turn_frames import DONE, Body, chunk_of, decode_frame, is_error
@@ -29,13 +29,10 @@ from lambent.engine.model import ENDED
 from lambent.errors import (
     Conflict,
     LambentError,
-    ModelRefused,
     NotFound,
-    PromptTooLong,
     StoreUnavailable,
     StreamStopped,
     TurnParked,
-    UnknownModel,
 )
 from lambent.streams.log import StreamLog
 from lambent.streams.values import Stream, StreamStatus
@@ -64,9 +61,7 @@ _FIRST_SILENCE_S: Final = 1.0
 _LONGEST_SILENCE_S: Final = 5.0
 _STOPPING_S: Final = 3.0
 _LOOK_S: Final = 0.5
-_KNOWN: Final = {
-    one.code: one for one in (StreamStopped, UnknownModel, ModelRefused, PromptTooLong, TurnParked)
-}
+_KNOWN: Final = {one.code: one for one in (*NAMED, StreamStopped, TurnParked)}
 
 
 class TurnFailed(LambentError):

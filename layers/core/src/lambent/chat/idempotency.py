@@ -32,7 +32,8 @@ from lambent.telemetry import log_fields, logger
 if TYPE_CHECKING:
     from pymongo.asynchronous.collection import AsyncCollection
 
-    from lambent.mongo import Document, Mongo
+    from lambent.due import Database
+    from lambent.mongo import Document
 
 COLLECTION: Final = "idempotency"
 KEPT: Final = timedelta(hours=24)
@@ -93,7 +94,7 @@ class KeyRecord:
 class IdempotencyKeys:
     """Every method may raise `StoreUnavailable`; `mongo` is called at its first use."""
 
-    def __init__(self, mongo: Callable[[], Mongo], *, clock: Clock) -> None:
+    def __init__(self, mongo: Callable[[], Database], *, clock: Clock) -> None:
         self._mongo = mongo
         self._clock = clock
 

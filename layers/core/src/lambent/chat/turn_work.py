@@ -208,7 +208,7 @@ class TurnWork:
     def _first_call(self) -> tuple[ModelRequest, int] | None:
         """None where it was of another model, whose tokens are not the conversation's."""
         first = self._access.first
-        return first if first is not None and first[0].model == self._model else None
+        return first if first is not None and self._access.owns(first[0].model) else None
 
     async def _messages(self, live: LiveTurn) -> tuple[Message, ...]:
         request, conversations = self._request, self._parts.conversations

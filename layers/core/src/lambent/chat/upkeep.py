@@ -143,8 +143,8 @@ class _Work:
         except NotFound:  # deleted: nothing is left to do
             return wanted
         before = found.summary or Summary("", 0, 0)
-        entries = await store.entries(id, client=client)
-        entries = [one for one in entries if before.covers < one.number <= wanted]
+        since, until = before.covers + 1, wanted + 1
+        entries = await store.entries(id, client=client, since=since, until=until)
         if not entries:
             return max(wanted, before.covers)
         size = window.bytes_in(int(input["window"] * _TEXT_SHARE), found.tokens_a_byte)

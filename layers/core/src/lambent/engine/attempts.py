@@ -74,7 +74,6 @@ class _Try:
         self.plan = plan
         self.record = record
         self.order = record["order"] if record else context.journal.next_order()
-        self.started_at: datetime | None = None  # of one that is on record: it stands there
         self.attempts = int(record["attempts"]) if record else 0
         self._own_mark = secrets.token_hex(8)
         self._begun: tuple[datetime, float] | None = None  # the attempt that goes on
@@ -119,7 +118,6 @@ class _Try:
         execution, plan = self.context.execution, self.plan
         began_s = execution.clock.monotonic_s()
         self._begun = began_at, began_s
-        self.started_at = self.started_at or began_at
         try:
             with correlated(step=self.key), span(f"step {self.key}", attempt=self.attempts + 1):
                 product = await execution.body(plan.produce(), plan.timeout_s)
@@ -226,7 +224,7 @@ class _Try:
         """The record, moved on to `status`; or what another owner made of it."""
         context, now = self.context, self.context.clock.now()
         if self.record is None:
-            fields["started_at"] = self.started_at or now
+            fields["started_at"] = self._begun[0] if self._begun else now
         fields["finished_at"] = now if status in FINAL else None
         if self.plan.redact:
             fields["redact"] = True

@@ -15,6 +15,7 @@ from lambent.engine.listing import RunFilter, count_newest, newest, query_of
 from lambent.engine.model import ENDED, Status
 from lambent.ids import ulid_floor
 from lambent.mongo import guarded
+from lambent.newest import by_status
 
 _MOST: Final = 1000
 _MOST_AN_HOUR: Final = 2000
@@ -60,7 +61,7 @@ class Census:
             seen = Counter(run["status"] for run in found)
             more = len(found) >= _MOST
             return {status: Counted(seen[status.value], more) for status in Status}
-        each = [{**query, "status": status.value} for status in Status]
+        each = by_status(query, Status)
         counts = await asyncio.gather(
             *(count_newest(runs, one, most=_MOST, now=now) for one in each)
         )
@@ -74,17 +75,17 @@ class Census:
     ) -> dict[int, dict[Status, Counted]]:
         """For each version that there are runs of, how many are in each state."""
         looks = (self._versions(name, status) for status in Status)
+        read = dict(zip(Status, await asyncio.gather(*looks), strict=True))
         counts = {
             (version, status): count
-            for status, versions in zip(Status, await asyncio.gather(*looks), strict=True)
+            for status, versions in read.items()
             for version, count in Counter(versions).items()
         }
         # Where there are more of a state than were read, each version is counted by itself.
-        totals = Counter({status: 0 for status in Status})
-        for (_, status), count in counts.items():
-            totals[status] += count
         versions = sorted({version for version, _ in counts} | set(deployed))
-        full = [(one, status) for one in versions for status in Status if totals[status] >= _MOST]
+        full = [
+            (one, status) for one in versions for status in Status if len(read[status]) >= _MOST
+        ]
         whole = await asyncio.gather(*(self._count(name, status, one) for one, status in full))
         counts |= dict(zip(full, whole, strict=True))
         found: dict[int, dict[Status, Counted]] = {}
@@ -119,13 +120,17 @@ class Census:
         return [int(run["version"]) for run in await guarded(found.to_list())]
 
     def _wanted(self, name: str, status: Status, version: int | None = None) -> RunFilter:
-        # From a whole minute on, as in the links that lead to what was counted.
-        since = (self._clock.now() - _SHOWN).replace(second=0, microsecond=0)
-        since_then = since if status in ENDED else None
         return RunFilter(
             client=None,
             status=status,
             workflow=name,
             version=version,
-            created_from=since_then,
+            created_from=shown_since(status, self._clock.now()),
         )
+
+
+def shown_since(status: Status, now: datetime) -> datetime | None:
+    """From when on runs in this state are counted for people: what has ended stays for a month,
+    and only its last day says something. From a whole minute on, as in the links that lead to what
+    was counted."""
+    return (now - _SHOWN).replace(second=0, microsecond=0) if status in ENDED else None

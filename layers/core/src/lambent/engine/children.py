@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from lambent.engine.context import ChildSpec, RunContext, error_document, failure_of
+from lambent.engine.documents import is_child
 from lambent.engine.model import ENDED, Kind, Status, StepStatus
 from lambent.errors import Cancelled, ChildFailed, StepFailed, Unprocessable
 from lambent.mongo import Document
@@ -52,7 +53,7 @@ class Child:
             found = await context.children.read(self.run_id)
             return found is None or found["status"] in ENDED
 
-        ours = (run["parent"] or {}).get("run") == context.run["_id"]
+        ours = is_child(run, context.run["_id"])
         look_at = None if ours else context.clock.now() + timedelta(seconds=_FOREIGN_LOOK_S)
         await context.execution.park(look_at, ended)
         return None
@@ -75,7 +76,7 @@ class Child:
     async def _record(self, key: str, run: Document | None) -> Document:
         context, order = self._context, self._context.journal.next_order()
         ended: Document = {"finished_at": context.clock.now(), "child": self.run_id}
-        if run is not None and (run["parent"] or {}).get("run") == context.run["_id"]:
+        if run is not None and is_child(run, context.run["_id"]):
             # A child that was retried has spent more since; the rest was counted then.
             ended["spent"] = run["spent"] - context.journal.spent_by[self.run_id]
         if run is not None and run["status"] == Status.COMPLETED:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,17 +13,27 @@ from lambent.due import Database, DueDocuments
 from lambent.engine import under_way
 from lambent.engine.config import Nudger
 from lambent.engine.debts import Debts
-from lambent.engine.listing import RunFilter, count_newest, lanes, newest, query_of
+from lambent.engine.listing import (
+    RunFilter,
+    RunState,
+    count_newest,
+    lanes,
+    newest,
+    query_of,
+    state_of,
+)
 from lambent.engine.model import (
     ACTIVE,
     CHUNKS,
     ENDED,
+    GOING_ON,
     PARKED,
     RUNS,
     STEPS,
     Control,
     Reason,
     Status,
+    record_id,
 )
 from lambent.engine.obeyed import has_obeyed
 from lambent.engine.retries import Retries
@@ -32,15 +41,11 @@ from lambent.engine.transitions import Transitions
 from lambent.engine.values import Values
 from lambent.engine.views import RunView, StepView, run_view, step_view, wait_as_step
 from lambent.errors import Conflict, NotFound, RequestError
-from lambent.mongo import Document, drop_former_indexes, guarded
+from lambent.mongo import Document, drop_former_indexes, guarded, one_by_one
 from lambent.waits import WAITS, Waits
 
 _BULK: Final = 1000
 _FORMER_INDEXES: Final = ("workflow_1__id_1", "parent.run_1__id_1", "created_at_1")
-
-
-# Id, status, epoch, and why it is blocked.
-RunState = tuple[str, str, int, str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +116,9 @@ class RunControl:
         told = under_way.told(run, now=now)
         if not told or not (steps := told["steps"]):
             return []
-        # One by one, as in `named`.
-        read, records = {"status": 1, "retry_at": 1}, self._mongo.db[STEPS]
-        ids = [under_way.record_id(run, one) for one in steps]
-        looks = (guarded(records.find_one({"_id": one}, read)) for one in ids)
-        found = [one for one in await asyncio.gather(*looks) if one is not None]
+        ids = [record_id(run, one) for one in steps]
+        read = {"status": 1, "retry_at": 1}
+        found = await one_by_one(self._mongo.db[STEPS], ids, read)
         return under_way.still(run, steps, {one["_id"]: one for one in found})
 
     async def steps(self, run_id: str, *, client: str | None) -> list[StepView]:
@@ -139,10 +142,7 @@ class RunControl:
 
     async def named(self, ids: Sequence[str], *, client: str | None) -> list[RunView]:
         """The runs of these ids that are there and may be seen, in this order."""
-        # One by one: a server may look for a list of ids in every document there is.
-        runs = self._due.collection
-        looks = (guarded(runs.find_one({"_id": one}, RUNS.read)) for one in ids)
-        found = [run for run in await asyncio.gather(*looks) if run is not None]
+        found = await one_by_one(self._due.collection, ids, RUNS.read)
         seen = [run for run in found if client in (None, run["client"])]
         return [await run_view(run, self._values, [], now=self._clock.now()) for run in seen]
 
@@ -153,9 +153,7 @@ class RunControl:
         found = await self._find(
             wanted, limit, cursor, read={"status": 1, "epoch": 1, "blocked": 1}
         )
-        return [
-            (r["_id"], r["status"], r["epoch"], (r["blocked"] or {}).get("reason")) for r in found
-        ]
+        return [state_of(run["_id"], run) for run in found]
 
     async def count(self, wanted: RunFilter, *, most: int = 1000) -> int:
         """How many runs fit; counting stops at `most`, which stands for "and more"."""
@@ -178,7 +176,7 @@ class RunControl:
                 return await self._transitions.end_stuck(run, by=by)
             return await self._transitions.ask_cancel(run_id, by=by)
 
-        return await self._command(run_id, client, "cancelled", (*ACTIVE, *PARKED), ask, by)
+        return await self._command(run_id, client, "cancelled", GOING_ON, ask, by)
 
     async def pause(self, run_id: str, *, client: str | None, by: str | None = None) -> RunView:
         """Let what is under way finish and begin nothing new. Raises `Conflict`."""
@@ -209,8 +207,7 @@ class RunControl:
                 )
             return await self._transitions.resume(run_id, budget=budget, by=by)
 
-        asked_to_pause = (*PARKED, *ACTIVE)
-        return await self._command(run_id, client, "resumed", asked_to_pause, ask, by)
+        return await self._command(run_id, client, "resumed", GOING_ON, ask, by)
 
     async def retry(self, run_id: str, *, client: str | None, by: str | None = None) -> RunView:
         """Go on with a failed run from the step that failed; what completed is kept, unless it
@@ -259,7 +256,7 @@ class RunControl:
 
     async def cancel_all(self, wanted: RunFilter, *, by: str | None = None) -> int:
         """Cancel every run that fits (at most 1,000 a call); how many were."""
-        return await self._bulk(wanted, (*ACTIVE, *PARKED), self.cancel, by)
+        return await self._bulk(wanted, GOING_ON, self.cancel, by)
 
     async def retry_all(self, wanted: RunFilter, *, by: str | None = None) -> int:
         """Retry every failed run that fits (at most 1,000 a call); how many were."""

@@ -98,6 +98,11 @@ def branch_of(key: str) -> tuple[str, ...]:
     return tuple(key.split("/")[:-1])
 
 
+def is_child(run: Mapping[str, Any], parent: str) -> bool:
+    """Whether this parent started it; a singleton that was there before is somebody else's."""
+    return bool((run["parent"] or {}).get("run") == parent)
+
+
 def visible(run: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
     """Whether a step or wait counts in the run's present epoch.
 

@@ -15,6 +15,7 @@ from lambent.engine.config import EngineConfig, EventPort, ModelPort, NoNudges, 
 from lambent.engine.context import ChildSpec
 from lambent.engine.control import RunControl
 from lambent.engine.debts import Debts
+from lambent.engine.documents import is_child
 from lambent.engine.flow import Gates
 from lambent.engine.inputs import check_input
 from lambent.engine.limits import Limits
@@ -355,8 +356,8 @@ class _Children:
 
     async def cancel_child(self, run_id: str, *, parent: str) -> None:
         run = await self.read(run_id)
-        if run is None or (run["parent"] or {}).get("run") != parent:
-            return  # a singleton that was there before: somebody else's
+        if run is None or not is_child(run, parent):
+            return
         if run["status"] not in ENDED:
             await self._transitions.ask_cancel(run_id)
             await self._nudger.nudge([run_id])

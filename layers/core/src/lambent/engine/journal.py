@@ -14,7 +14,7 @@ from pymongo.errors import DuplicateKeyError
 from lambent.due import Database, durable, read_winner
 from lambent.engine.branch import enclosing
 from lambent.engine.documents import visible
-from lambent.engine.model import OPEN_WAITS, STEPS, Kind, StepStatus, step_id
+from lambent.engine.model import OPEN_WAITS, STEPS, Kind, StepStatus, record_id, step_id
 from lambent.engine.run_log import MOST_LINES, Lines
 from lambent.engine.under_way import UnderWay
 from lambent.errors import NonDeterministic, StoreUnavailable
@@ -270,7 +270,7 @@ class Journal:
         self, record: Document, changes: Mapping[str, Any], *, tried: Document | None = None
     ) -> Document:
         """Move a record that is not final on by compare-and-set; the loser gets the winner's."""
-        own_id = step_id(self.run["_id"], record["epoch"], record["key"])
+        own_id = record_id(self.run, record)
         guard = {"_id": own_id, "status": record["status"]}
         guard["attempts"] = record.get("attempts", 0)
         update: Document = {"$set": dict(changes)}
@@ -293,7 +293,7 @@ class Journal:
 
     async def finished_at(self, record: Document) -> datetime:
         """When the step was done, which `load` does not read."""
-        own_id = step_id(self.run["_id"], record["epoch"], record["key"])
+        own_id = record_id(self.run, record)
         at: datetime = (await self._winner(own_id))["finished_at"]
         return at
 

@@ -8,7 +8,7 @@ function's old code a run that was woken too early would only lie down again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
@@ -43,35 +43,31 @@ class Limits:
     async def take_effect(self) -> None:
         """Wake whom a raised limit lets in, then put the limit on record: whoever dies between the
         two leaves that to the next, who wakes them once more."""
-        if self._looking or (own := self._own()) == self._settled:
+        own = {_name(one): one for one in self._registry.all() if one.flow.concurrency}
+        limits = {name: _limit(one) for name, one in own.items()}
+        if self._looking or limits == self._settled:
             return
         self._looking = True
         try:
-            for one, was in await self._changed(own):
-                await self._wake(one, was)
-                await self._put_on_record(_name(one), own[_name(one)], was)
+            on_record = await self._on_record(own)
+            changed = [name for name in own if on_record.get(name) != limits[name]]
+            raised = [name for name in changed if on_record.get(name, 0) < limits[name]]
+            # A workflow's waiters are of all its versions.
+            for workflow in dict.fromkeys(own[name].name for name in raised):
+                if woken := await self._gates.let_in(workflow):
+                    await self._nudger.nudge(woken)
+            for name in changed:
+                await self._put_on_record(name, limits[name], on_record.get(name))
         except StoreUnavailable as error:
             logger().warning("Changed limits cannot be seen: %s", explain(error))
             return
         finally:
             self._looking = False
-        self._settled = own
+        self._settled = limits
 
-    def _own(self) -> dict[str, int]:
-        return {_name(one): _limit(one) for one in self._registry.all() if one.flow.concurrency}
-
-    async def _changed(self, own: dict[str, int]) -> Sequence[tuple[Workflow, int | None]]:
-        """The versions whose limit is not the one on record, and what is."""
-        found = await guarded(self._limits.find({"_id": {"$in": list(own)}}).to_list())
-        on_record = {str(one["_id"]): int(one["limit"]) for one in found}
-        limited = [one for one in self._registry.all() if _name(one) in own]
-        seen = [(one, on_record.get(_name(one))) for one in limited]
-        return [(one, was) for one, was in seen if was != own[_name(one)]]
-
-    async def _wake(self, workflow: Workflow, was: int | None) -> None:
-        raised = was is None or was < _limit(workflow)
-        if raised and (woken := await self._gates.let_in(workflow.name)):
-            await self._nudger.nudge(woken)
+    async def _on_record(self, names: Iterable[str]) -> dict[str, int]:
+        found = await guarded(self._limits.find({"_id": {"$in": list(names)}}).to_list())
+        return {str(one["_id"]): int(one["limit"]) for one in found}
 
     async def _put_on_record(self, name: str, limit: int, was: int | None) -> None:
         # From what was seen: in the middle of a deploy the function before may say its own again.

@@ -6,7 +6,9 @@ parent, a client nor a status is asked for by each status.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -16,14 +18,17 @@ from pymongo.asynchronous.collection import AsyncCollection
 from lambent import newest as newest_documents
 from lambent.clock import EPOCH, FAR_FUTURE
 from lambent.engine.documents import place_among_children
-from lambent.engine.model import ACTIVE, PARKED, RUNS, Status
+from lambent.engine.model import GOING_ON, RUNS, Status
 from lambent.errors import Unprocessable
 from lambent.ids import ulid_floor
 from lambent.mongo import Document
 
 # What has not ended, and how that is asked for.
-GOING_ON: Final = (*ACTIVE, *PARKED)
 StatusAsked = Status | Literal["going_on"]
+STATUSES_ASKED: Final = ("going_on", *(status.value for status in Status))
+
+# Id, status, epoch, and why it is blocked: what tells one state of a listed run from another.
+RunState = tuple[str, str, int, str | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,3 +122,13 @@ def _children(query: Document) -> Document:
     parent = query["parent.run"]
     span = {end: place_among_children(parent, id) for end, id in query["_id"].items()}
     return {**rest, "child_of": span}
+
+
+def state_of(run_id: str, run: Mapping[str, Any]) -> RunState:
+    """Of a run's document, or of its view as JSON."""
+    return run_id, run["status"], run["epoch"], (run["blocked"] or {}).get("reason")
+
+
+def page_digest(rows: Iterable[RunState]) -> str:
+    """What tells one page of a list from another."""
+    return hashlib.sha256(json.dumps(list(rows)).encode()).hexdigest()[:16]

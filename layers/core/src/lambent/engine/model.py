@@ -24,6 +24,7 @@ class Status(StrEnum):
 
 ACTIVE: Final = (Status.PENDING, Status.RUNNING, Status.WAITING)
 PARKED: Final = (Status.PAUSED, Status.BLOCKED)
+GOING_ON: Final = (*ACTIVE, *PARKED)
 ENDED: Final = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
 
 
@@ -137,3 +138,8 @@ class ErrorRecord:
 def step_id(run: str, epoch: int, key: str) -> str:
     """The `_id` of the step, wait or callback under this key of this epoch."""
     return f"{run}/{epoch}/{key}"
+
+
+def record_id(run: Mapping[str, Any], step: Mapping[str, Any]) -> str:
+    """The same, of one that says its epoch and key itself."""
+    return step_id(run["_id"], step["epoch"], step["key"])

@@ -7,7 +7,7 @@ from typing import Any
 from pymongo.errors import DuplicateKeyError
 
 from lambent.due import Database, DueDocuments
-from lambent.engine.documents import Cut, visible
+from lambent.engine.documents import Cut, is_child, visible
 from lambent.engine.model import ENDED, STEPS, Kind, Status, StepStatus
 from lambent.engine.transitions import Transitions
 from lambent.errors import Conflict, NotFound
@@ -56,7 +56,7 @@ class Retries:
         """Retry a child that ended in this epoch, or an earlier one; False: it has gone on since
         by itself, is another run's, or a singleton whose place is taken."""
         run = await guarded(self._due.collection.find_one({"_id": run_id}))
-        if run is None or not _owned(run, parent) or not _went_wrong(run) or run["epoch"] > epoch:
+        if run is None or not is_child(run, parent) or not _went_wrong(run) or run["epoch"] > epoch:
             return False
         try:
             return await self.retry(run)
@@ -90,7 +90,7 @@ class Retries:
         if not failed or "child" not in record:
             return Cut(int(record["order"]), step)
         child = await guarded(self._due.collection.find_one({"_id": record["child"]}))
-        if child is not None and _owned(child, run["_id"]):
+        if child is not None and is_child(child, run["_id"]):
             again = (child["_id"], child["epoch"]) if _went_wrong(child) else None
             return Cut(int(record["order"]), step, again)
         # It is gone, or belongs to somebody else (a singleton): another is started in its place.
@@ -112,10 +112,6 @@ class Retries:
             if record["kind"] == Kind.CHILD and visible(run, record):
                 return record
         return None
-
-
-def _owned(run: Document, parent: str) -> bool:
-    return bool((run["parent"] or {}).get("run") == parent)
 
 
 def _went_wrong(run: Document) -> bool:

@@ -39,7 +39,7 @@ def begun(run: Mapping[str, Any], *, token: str, now: datetime, invocation: str)
         return dict(there)  # the same slice begins once more, after a look at the run
     dead: list[Document] = []
     if there is not None and run["claims"] > 1:
-        dead = [*there["dead"], _ended(run, there, now, SliceEnd.CRASHED)][-_MOST_DEAD:]
+        dead = [*there["dead"], _ended(run, now, SliceEnd.CRASHED)][-_MOST_DEAD:]
     return {
         "token": token,
         "at": now,
@@ -56,15 +56,13 @@ def ended(run: Mapping[str, Any], *, token: str, now: datetime, end: SliceEnd) -
     if there is None:
         return []
     own = end if there["token"] == token else SliceEnd.CRASHED
-    return [*there["dead"], _ended(run, there, now, own)]
+    return [*there["dead"], _ended(run, now, own)]
 
 
-def _ended(
-    run: Mapping[str, Any], there: Mapping[str, Any], now: datetime, end: SliceEnd
-) -> Document:
+def _ended(run: Mapping[str, Any], now: datetime, end: SliceEnd) -> Document:
     # `until` of a dead one is when it was found: after its lease had lapsed, so too late.
-    kept = {name: there[name] for name in ("at", "by", "epoch")}
+    kept = {name: run["slice"][name] for name in ("at", "by", "epoch")}
     kept |= {"until": now, "end": end.value}
-    if end is SliceEnd.CRASHED and (heard := under_way.heard(run, there["token"])):
+    if end is SliceEnd.CRASHED and (heard := under_way.heard(run)):
         kept["heard"] = heard
     return kept

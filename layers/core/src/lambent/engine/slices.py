@@ -214,8 +214,7 @@ class Slice:
         if journal.count > run["records"]:
             return None
         detail = f"{deaths} slices in a row died with it; last on record: {journal.last_key()}"
-        there = run.get("slice")
-        if there is not None and (heard := under_way.heard(run, there["token"])):
+        if heard := under_way.heard(run):
             detail += f"; under way when it was last heard of: {', '.join(heard)}"
         return await tenure.block(Reason.POISON, f"{detail}.")
 

@@ -107,11 +107,13 @@ class Starter:
         if workflow.internal and not wanted.internal:
             raise NotFound(f"The workflow {workflow.name!r} is started by the platform alone.")
         problem = misfit(workflow, wanted.input) if wanted.checked else None
+        if problem is not None and wanted.key is None:
+            raise problem
         run = await self._new(workflow, wanted)
         form = run["input"]
         try:
             if problem is not None:
-                started = await self._began_before(run, wanted, problem)
+                started = await self._began_before(run, problem)
             else:
                 started = await self._by_flow(run, wanted, workflow.flow)
         except RequestError:
@@ -232,10 +234,10 @@ class Starter:
             return None
         return Started(run, created=True)
 
-    async def _began_before(self, run: Document, wanted: Start, problem: Unprocessable) -> Started:
+    async def _began_before(self, run: Document, problem: Unprocessable) -> Started:
         """The run that the key started before: what is sent once more is told of it, although the
         schema was changed since."""
-        found = await self._by_key(run) if wanted.key is not None else None
+        found = await self._by_key(run)
         if found is None:
             raise problem
         return found

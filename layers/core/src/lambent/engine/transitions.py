@@ -21,6 +21,7 @@ from lambent.engine.model import (
     ACTIVE,
     CHUNKS,
     ENDED,
+    GOING_ON,
     OPEN_WAITS,
     PARKED,
     STEPS,
@@ -282,7 +283,7 @@ class Transitions:
 
     async def ask_cancel_children(self, parent: str) -> list[str]:
         """Ask every run that this one started for a cancel; those that are not over yet."""
-        going_on = [status.value for status in (*ACTIVE, *PARKED)]
+        going_on = [status.value for status in GOING_ON]
         born = {"$gte": place_among_children(parent, ""), "$lt": place_among_children(parent, "~")}
         query = {"child_of": born, "status": {"$in": going_on}}
         found = await guarded(self._due.collection.find(query, {"_id": 1}).to_list())

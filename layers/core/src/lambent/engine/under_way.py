@@ -19,7 +19,7 @@ from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
-from lambent.engine.model import FINAL, Status, StepStatus, step_id
+from lambent.engine.model import FINAL, Status, StepStatus, record_id
 from lambent.mongo import Document
 
 if TYPE_CHECKING:
@@ -60,10 +60,12 @@ def news(journal: Journal | None, token: str) -> Document:
     return {"under_way": told}
 
 
-def heard(run: Mapping[str, Any], token: str) -> list[str]:
-    """The keys of what was under way when the slice that had this lease was last heard of."""
-    told = run.get("under_way")
-    return [one["key"] for one in told["steps"]] if told and told["token"] == token else []
+def heard(run: Mapping[str, Any]) -> list[str]:
+    """The keys of what was under way when the run's last slice was last heard of."""
+    told, there = run.get("under_way"), run.get("slice")
+    if not told or there is None or told["token"] != there["token"]:
+        return []
+    return [one["key"] for one in told["steps"]]
 
 
 def told(run: Mapping[str, Any], *, now: datetime) -> Mapping[str, Any] | None:
@@ -73,11 +75,6 @@ def told(run: Mapping[str, Any], *, now: datetime) -> Mapping[str, Any] | None:
         return None
     lives = run["lease"] == found["token"] and run["lease_until"] > now
     return found if lives else None
-
-
-def record_id(run: Mapping[str, Any], step: Mapping[str, Any]) -> str:
-    """Where the record of a step that was under way is, or will be."""
-    return step_id(run["_id"], step["epoch"], step["key"])
 
 
 def still(

@@ -290,7 +290,7 @@ def slice_views(run: Document, *, now: datetime) -> tuple[SliceView, ...]:
         shown += [_slice(one) for one in there["dead"]]
         lives = run["lease"] == there["token"] and run["lease_until"] > now
         end = None if lives else SliceEnd.CRASHED.value
-        heard = [] if lives else under_way.heard(run, there["token"])
+        heard = [] if lives else under_way.heard(run)
         shown.append(_slice({**there, "until": None, "end": end, "heard": heard}))
     return tuple(shown)
 

@@ -230,7 +230,8 @@ def _add_reading(router: APIRouter, store: ConversationStore, caller: Any) -> No
         `last` reads it from its end, `before` on from there towards its beginning.
         """
         if before is None and last is None:
-            return await read(id, who.client, after)
+            view, page, cursor = await _part(store, id, who.client, after, _entry_views)
+            return WholeConversation(**view.model_dump(), messages=page, cursor=cursor)
         if after is not None:
             raise Unprocessable("Either what was said after a message or the last that was said.")
         return await _read_back(store, id, client=who.client, before=before, last=last or _LAST)
@@ -252,10 +253,6 @@ def _add_reading(router: APIRouter, store: ConversationStore, caller: Any) -> No
         else:
             data, media_type = markdown_of(found), "text/markdown; charset=utf-8"
         return Response(data, media_type=media_type, headers=headers)
-
-    async def read(id: str, client: str, after: str | None) -> WholeConversation:
-        view, page, cursor = await _part(store, id, client, after, _entry_views)
-        return WholeConversation(**view.model_dump(), messages=page, cursor=cursor)
 
 
 async def _part(

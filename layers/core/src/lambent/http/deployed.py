@@ -13,8 +13,7 @@ from lambent.agents.agent import AgentInfo
 from lambent.agents.registry import AgentRegistry
 from lambent.engine.census import Census, Counted
 from lambent.engine.engine import WorkflowEngine
-from lambent.engine.listing import GOING_ON
-from lambent.engine.model import Status
+from lambent.engine.model import GOING_ON, Status
 
 
 class ToolView(BaseModel):

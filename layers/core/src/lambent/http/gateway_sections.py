@@ -82,11 +82,14 @@ def gateway_sections(parts: Parts) -> list[Section]:
         return keys_router(parts.keys, authorize, budgets=parts.budgets)
 
     def runs() -> APIRouter:
+        from lambent.chat.idempotency import IdempotencyKeys
         from lambent.http.approvals import add_approvals
         from lambent.http.runs import runs_router
 
-        router = runs_router(parts.engine, authorize, keys=parts.chats.keys)
-        add_approvals(router, parts.engine, authorize, keys=parts.chats.keys)
+        # Not those of `chats`, which would load all that answers a chat.
+        keys = IdempotencyKeys(lambda: parts.engine.store.mongo, clock=parts.clock)
+        router = runs_router(parts.engine, authorize, keys=keys)
+        add_approvals(router, parts.engine, authorize, keys=keys)
         return router
 
     def events() -> APIRouter:

@@ -4,11 +4,11 @@
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from functools import cache
 from typing import Annotated, Any, Final
 
 from fastapi import Header, Request, Response
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
+from pydantic_core import to_json
 
 from lambent.chat.idempotency import IdempotencyKeys, KeptAnswer, KeyRecord, quietly
 from lambent.errors import LambentError, Unavailable, Unprocessable, revived
@@ -105,12 +105,6 @@ def keyed_making(keys: IdempotencyKeys) -> Callable[..., KeyedMaking]:
     return dependency
 
 
-@cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
-
-
 def _answer(status: int, made: Any, headers: Mapping[str, str]) -> KeptAnswer:
-    kind: Any = type(made)
-    body = _adapter(kind).dump_json(made)
+    body = to_json(made, by_alias=False, inf_nan_mode="null")
     return KeptAnswer(status, {"content-type": _JSON, **headers}, body)

@@ -16,10 +16,10 @@ from lambent.admission.activity import ActivityReports
 from lambent.admission.decisions import Principal, Scope
 from lambent.bus.transitions import DELIVERIES, EVENTS
 from lambent.clock import Clock
-from lambent.engine.census import Census
+from lambent.engine.census import Census, shown_since
 from lambent.engine.control import RunControl
 from lambent.engine.listing import RunFilter
-from lambent.engine.model import ENDED, RUNS, Status
+from lambent.engine.model import RUNS, Status
 from lambent.poller.backlog import Backlog, Late
 from lambent.schedules.transitions import SCHEDULES
 
@@ -154,10 +154,7 @@ def overview_router(
     reader = Annotated[Principal, Depends(authorize(Scope.ADMIN_READ))]
 
     async def count(status: Status) -> CountView:
-        # What has ended stays for a month: only the last day of it says something.
-        # From a whole minute on, as in the links that lead to what was counted.
-        a_day_ago = (clock.now() - timedelta(days=1)).replace(second=0, microsecond=0)
-        since = a_day_ago if status in ENDED else None
+        since = shown_since(status, clock.now())
         wanted = RunFilter(client=None, status=status, created_from=since)
         found = await control.count(wanted, most=MOST)
         return CountView(count=found, more=found >= MOST)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import ConfigDict, ValidationError
 
 from lambent.engine.census import Census
-from lambent.engine.control import RunControl, RunState
-from lambent.engine.model import Status
+from lambent.engine.control import RunControl
+from lambent.engine.listing import STATUSES_ASKED, page_digest
 from lambent.errors import Unprocessable
 from lambent.http.run_query import ListQuery
-from lambent.http.watching import Watching, digest
-
-_STATUSES: Final = ("going_on", *(one.value for one in Status))
+from lambent.http.watching import Watching
 
 
 class WatchedList(ListQuery):
@@ -33,7 +31,7 @@ class WatchedList(ListQuery):
             # One for each field: a choice of kinds is complained about kind by kind.
             said = {str(one["loc"][0]): one["msg"] for one in error.errors()}
             if "status" in said:
-                said["status"] = f"is one of {', '.join(_STATUSES)}"
+                said["status"] = f"is one of {', '.join(STATUSES_ASKED)}"
             errors = [{"field": field, "message": message} for field, message in said.items()]
             named = ", ".join(said)
             raise Unprocessable(f"Not valid: {named}.", fields={"errors": errors}) from None
@@ -80,8 +78,3 @@ class RunListEvents(Watching[str]):
 
     def shown(self, state: str) -> str:
         return state
-
-
-def page_digest(rows: Iterable[RunState]) -> str:
-    """What tells one page of a list from another."""
-    return digest(json.dumps(list(rows)))

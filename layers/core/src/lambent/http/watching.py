@@ -37,14 +37,14 @@ class Watching(ABC, Generic[T]):
         last_event_id: str,
         keep_alive_s: float,
         clock: Clock,
-        longest_s: float | None = None,
-        headers: Mapping[str, str] | None = None,
+        longest_s: float,
+        headers: Mapping[str, str],
     ) -> None:
         self._seen = last_event_id
         self._keep_alive_s = keep_alive_s
         self._clock = clock
-        self._ends_s = None if longest_s is None else clock.monotonic_s() + longest_s
-        self._headers = {**HEADERS, **(headers or {})}
+        self._ends_s = clock.monotonic_s() + longest_s
+        self._headers = {**HEADERS, **headers}
 
     @abstractmethod
     async def look(self) -> T:
@@ -80,7 +80,7 @@ class Watching(ABC, Generic[T]):
             if self.has_ended(state):
                 yield DONE
                 return
-            if self._ends_s is not None and self._clock.monotonic_s() >= self._ends_s:
+            if self._clock.monotonic_s() >= self._ends_s:
                 return
             await self._clock.sleep(pause_s)
             silent_s += pause_s

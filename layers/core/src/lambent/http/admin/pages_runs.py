@@ -8,14 +8,13 @@ from typing import Any, Final
 
 from starlette.responses import RedirectResponse, Response
 
-from lambent.engine.listing import GOING_ON
-from lambent.engine.model import ENDED, Kind, Status
+from lambent.engine.listing import STATUSES_ASKED, page_digest, state_of
+from lambent.engine.model import ENDED, GOING_ON, Kind, Status
 from lambent.http.admin.api import path
 from lambent.http.admin.formats import utc_of, with_query
 from lambent.http.admin.start_form import fields_of
 from lambent.http.admin.timeline import timeline
 from lambent.http.admin.view import View
-from lambent.http.run_list_events import page_digest
 
 _FILTERS: Final = (
     "status",
@@ -26,7 +25,6 @@ _FILTERS: Final = (
     "created_from",
     "created_to",
 )
-_STATUSES: Final = ("going_on", *(status.value for status in Status))
 _SHOWN: Final = 50
 _STEPS: Final = 50
 _LINES: Final = 100
@@ -45,20 +43,16 @@ async def runs(view: View) -> Response:
         view.api.get("/runs/counts", **{k: v for k, v in asked.items() if k != "status"}),
         view.api.get("/workflows"),
     )
-    rows = (
-        (one["id"], one["status"], one["epoch"], (one["blocked"] or {}).get("reason"))
-        for one in page["runs"]
-    )
     return view.page(
         "runs.html",
         runs=page["runs"],
         cursor=page["cursor"],
-        statuses=_STATUSES,
+        statuses=STATUSES_ASKED,
         names=sorted({one["name"] for one in deployed["workflows"]}),
         filtered=bool(asked),
         bulk=bool(asked) and not set(asked) & {"client", "parent"},
         counts=counted["counts"],
-        rows=page_digest(rows),
+        rows=page_digest(state_of(one["id"], one) for one in page["runs"]),
         live=f"runs?{with_query(watched)}",
     )
 

@@ -20,7 +20,7 @@ _UNDER_WAY: Final = "under way"
 # What a recorded step has besides, and one that is not recorded has not.
 _UNRECORDED: Final[Mapping[str, Any]] = {
     **dict.fromkeys(("output", "error", "child", "started_at", "event")),
-    **{"redacted": False, "tries": (), "log": ()},
+    **{"redacted": False, "tries": ()},
 }
 _MARKS: Final = 5
 _NARROWEST: Final = 0.4
