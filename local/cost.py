@@ -123,14 +123,17 @@ class Postgres:
 
     connections: int
     direct: Server | None
-    direct_month: float | None
     pgbouncer_month: float
     rds_proxy_month: float
 
     @property
+    def direct_month(self) -> float | None:
+        return None if self.direct is None else self.direct.month
+
+    @property
     def month(self) -> float:
         """Without a pooler where one server takes them all, else with RDS Proxy."""
-        return self.rds_proxy_month if self.direct_month is None else self.direct_month
+        return self.rds_proxy_month if self.direct is None else self.direct.month
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +240,6 @@ def _postgres(connections: int, price: Prices) -> Postgres:
     return Postgres(
         connections=connections,
         direct=direct,
-        direct_month=None if direct is None else direct.month,
         # One transaction lasts a millisecond: behind a pooler the smallest server has enough.
         pgbouncer_month=smallest.month + price.pgbouncer_month,
         rds_proxy_month=smallest.month + price.rds_proxy_month,

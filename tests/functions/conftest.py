@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser
 
+from lambent import set_up
 from local.services import ScriptedModel
+from tests.functions.admin_site import AdminSite, admin_site
 from tests.functions.dashboard_kit import Operator, running_chromium
 from tests.functions.stack import Stack, running_stack
 
@@ -39,6 +41,14 @@ def script() -> Iterator[ScriptedModel]:
     """The scripted Ollama behind `scripted_stack`."""
     with ScriptedModel.start() as model:
         yield model
+
+
+@pytest.fixture
+async def site(postgres_dsn: str, mongo_uri: str, mongo_db_name: str) -> AsyncIterator[AdminSite]:
+    """A gateway with its pages over real stores, as setup leaves them."""
+    async with admin_site(postgres_dsn, mongo_uri, mongo_db_name) as site:
+        await set_up._ensure_indexes(site.parts)  # type: ignore[arg-type]
+        yield site
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -52,11 +52,17 @@ class Operator:
     """Somebody at a browser. Whatever the console complains about is kept."""
 
     def __init__(
-        self, browser: Browser, stack: Stack, *, variant: str = "wide-light", scripts: bool = True
+        self,
+        browser: Browser,
+        stack: Stack,
+        *,
+        variant: str = "wide-light",
+        scripts: bool = True,
+        timezone: str | None = None,
     ) -> None:
         width, height, scheme = VARIANTS[variant]
         options: Any = {"viewport": {"width": width, "height": height}, "color_scheme": scheme}
-        options["java_script_enabled"] = scripts
+        options |= {"java_script_enabled": scripts, "timezone_id": timezone}
         self.context = browser.new_context(base_url=stack.url, **options)
         self.page: Page = self.context.new_page()
         self.page.set_default_timeout(PATIENCE_MS)
@@ -74,6 +80,20 @@ class Operator:
         self.page.get_by_role("button", name="Sign in").click()
         expect(self.page.get_by_role("button", name="Sign out", exact=True)).to_be_visible()
         return self.page
+
+
+def eventually(page: Page, condition: Callable[[], Any], *, tries: int = 200) -> None:
+    """Wait for what the page's events bring about, twenty times a second."""
+    for _ in range(tries):
+        if condition():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("it did not come about")
+
+
+def counted(page: Page, status: str) -> int:
+    """The number of runs in this state above a list."""
+    return int(page.locator(f"[data-count={status}]").inner_text().replace(",", ""))
 
 
 def problems_of(who: Operator, name: str, variant: str) -> list[str]:

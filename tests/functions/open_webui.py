@@ -21,7 +21,7 @@ RECORDED: Final[Mapping[str, Any]] = json.loads(_FILE.read_text())
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """One recorded request; its body is a copy for the caller to change."""
+    """One recorded request."""
 
     scene: str
     kind: str
@@ -53,14 +53,11 @@ def every() -> Iterator[Sent]:
     shared = RECORDED["shared"]
     for played in RECORDED["scenes"]:
         for one in played["requests"]:
-            body = one["body"] and {**one["body"]}
+            body = one["body"]
             if body and "tools" in body:
-                body["tools"] = shared[body["tools"].strip("<>")]
+                body = {**body, "tools": shared[body["tools"].strip("<>")]}
             headers = shared["headers"][one["headers"]]
-            yield Sent(
-                played["scene"], one["kind"], one["method"], one["path"], headers,
-                json.loads(json.dumps(body)),
-            )  # fmt: skip
+            yield Sent(played["scene"], one["kind"], one["method"], one["path"], headers, body)
 
 
 class OpenWebUi:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.functions.dashboard_kit import Operator
+from tests.functions.dashboard_kit import Operator, counted
 from tests.functions.stack import Stack
 from tests.functions.test_dashboard_browser import badge, start_digest
 
@@ -98,10 +98,6 @@ def test_a_list_that_is_being_copied_from_waits_for_the_end_of_that(
     expect(link).to_have_count(0)
     reader.evaluate("getSelection().removeAllRanges()")
     expect(link).to_have_count(1)
-
-
-def counted(page: Page, status: str) -> int:
-    return int(page.locator(f"[data-count={status}]").inner_text().replace(",", ""))
 
 
 def test_the_counts_above_a_list_are_live_and_lead_to_what_they_count(

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Route, expect
 
 from local.services import Reply, ScriptedModel
-from tests.functions.dashboard_kit import Operator
+from tests.functions.dashboard_kit import Operator, counted, eventually
 from tests.functions.function_url import FunctionUrl, chat_cors, function_url
 from tests.functions.stack import Stack, running_stack
 
@@ -78,11 +78,7 @@ def test_a_chat_streams_is_resumed_and_left_over_another_origin(
     assert again.value.url.startswith(chat_url.url)
     expect(told).to_contain_text("word word")
     page.goto("/admin/audit")
-    for _ in range(200):
-        if script.generations[-1].hung_up:
-            break
-        page.wait_for_timeout(50)
-    assert script.generations[-1].hung_up
+    eventually(page, lambda: script.generations[-1].hung_up)
     assert who.complaints == []
 
 
@@ -112,7 +108,7 @@ def test_a_list_is_counted_over_another_origin(who: Operator, chat_url: Function
     with page.expect_request("**/runs/counts/events?*") as watched:
         page.goto("/admin/runs?workflow=news.digest")
     assert watched.value.url.startswith(chat_url.url)
-    before = int(page.locator("[data-count=cancelled]").inner_text())
+    before = counted(page, "cancelled")
     other = who.context.new_page()
     other.goto("/admin/workflows/news.digest")
     other.get_by_label("approval").check()

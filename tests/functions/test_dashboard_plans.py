@@ -53,12 +53,7 @@ def written(text: str) -> datetime:
 @pytest.fixture
 def tokyo(chromium: Browser, scripted_stack: Stack) -> Iterator[Operator]:
     """Somebody whose clock is Tokyo's."""
-    who = Operator(chromium, scripted_stack)
-    session = who.context.browser.new_context  # type: ignore[union-attr]
-    who.context.close()
-    who.context = session(base_url=scripted_stack.url, timezone_id="Asia/Tokyo")
-    who.page = who.context.new_page()
-    who.page.on("console", who._listen)
+    who = Operator(chromium, scripted_stack, timezone="Asia/Tokyo")
     who.sign_in(scripted_stack.admin_key)
     yield who
     who.context.close()

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from local.services import Reply, ScriptedModel
 from local.services.scripted import Recorded
-from tests.functions.dashboard_kit import HOSTILE, VARIANTS, Operator, problems_of
+from tests.functions.dashboard_kit import HOSTILE, VARIANTS, Operator, eventually, problems_of
 from tests.functions.stack import Stack
 
 pytestmark = pytest.mark.browser
@@ -28,11 +28,7 @@ def answer(page: Page, number: int = 0) -> Any:
 
 def until_left(page: Page, script: ScriptedModel) -> None:
     """Wait until the model's latest generation has lost its client."""
-    for _ in range(200):
-        if script.generations[-1].hung_up:
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError("the model goes on")
+    eventually(page, lambda: script.generations[-1].hung_up)
 
 
 def test_a_chat_streams_tells_its_usage_and_stops(
@@ -72,10 +68,7 @@ def test_what_is_added_while_its_page_is_loaded_again_is_shown(
     page.route("**/conversations/*/messages", hold, times=1)
     page.get_by_role("button", name="Stop").click()
     expect(answer(page)).to_contain_text("Stopped.")
-    for _ in range(600):
-        if adding:
-            break
-        page.wait_for_timeout(50)
+    eventually(page, lambda: adding, tries=600)
 
     def load(route: Route) -> None:
         drawn = route.fetch()  # before anything is added

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
-import pytest
-
-from lambent import set_up
 from lambent.bus.transitions import DELIVERIES, EVENTS, WEBHOOKS
 from lambent.clock import EPOCH, FAR_FUTURE
 from lambent.engine.model import RUNS
 from lambent.poller.generation import Generation
-from tests.functions.admin_site import AdminSite, admin_site
+from tests.functions.admin_site import AdminSite
 from tests.functions.test_queries_by_index import HOOK, an_id, delivery, event
 
 GONE = "01KB0000000000000000000009"
-
-
-@pytest.fixture
-async def site(postgres_dsn: str, mongo_uri: str, mongo_db_name: str) -> AsyncIterator[AdminSite]:
-    async with admin_site(postgres_dsn, mongo_uri, mongo_db_name) as site:
-        await set_up._ensure_indexes(site.parts)  # type: ignore[arg-type]
-        yield site
 
 
 async def told(site: AdminSite) -> tuple[dict[str, Any], str]:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
-import pytest
-
-from lambent import set_up
 from lambent.admission.budgets import BudgetEdges, Kind, Period, Unit
 from lambent.admission.decisions import Scope
-from tests.functions.admin_site import AdminSite, Browser, admin_site
+from tests.functions.admin_site import AdminSite, Browser
 from tests.functions.test_queries_by_index import HOOK, delivery, event, many, run
 
 MOST_BYTES = 100_000
@@ -27,13 +23,6 @@ PATHS = (
 BOOK = """INSERT INTO lambent.usage_day (day, client, key_id, agent, model, requests)
 SELECT current_date - day, %(name)s || c, 'k' || c, %(name)s || c, %(name)s || c, 1
 FROM generate_series(0, 29) day, generate_series(1, 40) c"""
-
-
-@pytest.fixture
-async def site(postgres_dsn: str, mongo_uri: str, mongo_db_name: str) -> AsyncIterator[AdminSite]:
-    async with admin_site(postgres_dsn, mongo_uri, mongo_db_name) as site:
-        await set_up._ensure_indexes(site.parts)  # type: ignore[arg-type]
-        yield site
 
 
 def numbered(number: int) -> str:

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from html import unescape
 
 import pytest
 
-from lambent import set_up
 from lambent.http.admin.formats import took
-from tests.functions.admin_site import AdminSite, admin_site
+from tests.functions.admin_site import AdminSite
 from tests.functions.test_queries_by_index import many, run
-
-
-@pytest.fixture
-async def site(postgres_dsn: str, mongo_uri: str, mongo_db_name: str) -> AsyncIterator[AdminSite]:
-    async with admin_site(postgres_dsn, mongo_uri, mongo_db_name) as site:
-        await set_up._ensure_indexes(site.parts)  # type: ignore[arg-type]
-        yield site
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import pytest
 
-from lambent import set_up
 from lambent.admission.decisions import Scope
 from lambent.bus.transitions import DELIVERIES, EVENTS
 from lambent.chat.entries import Entry, entry_document
@@ -22,7 +20,7 @@ from lambent.ids import ulid_floor
 from lambent.models.values import Message, Role
 from lambent.schedules.transitions import SCHEDULES
 from local.benches.dashboard import finished_step
-from tests.functions.admin_site import AdminSite, admin_site
+from tests.functions.admin_site import AdminSite
 from tests.functions.explained import (
     Asked,
     Look,
@@ -93,11 +91,9 @@ FEW: Final = {"webhooks", "waits"}
 
 
 @pytest.fixture
-async def site(postgres_dsn: str, mongo_uri: str, mongo_db_name: str) -> AsyncIterator[AdminSite]:
-    async with admin_site(postgres_dsn, mongo_uri, mongo_db_name) as site:
-        await set_up._ensure_indexes(site.parts)  # type: ignore[arg-type]
-        await fill(site)
-        yield site
+async def site(site: AdminSite) -> AdminSite:
+    await fill(site)
+    return site
 
 
 async def fill(site: AdminSite) -> None:

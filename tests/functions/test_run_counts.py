@@ -11,23 +11,15 @@ from typing import Any
 import httpx
 import pytest
 
-from lambent import set_up
 from lambent.admission.decisions import Scope
 from lambent.app import Platform
 from lambent.http.chat_app import build_chat_app
 from lambent.http.run_route import run_events_routes
 from lambent.ids import new_ulid
-from tests.functions.admin_site import HERE, AdminSite, admin_site
+from tests.functions.admin_site import HERE, AdminSite
 from tests.functions.test_queries_by_index import many, run
 
 PATIENCE_S = 60
-
-
-@pytest.fixture
-async def site(postgres_dsn: str, mongo_uri: str, mongo_db_name: str) -> AsyncIterator[AdminSite]:
-    async with admin_site(postgres_dsn, mongo_uri, mongo_db_name) as site:
-        await set_up._ensure_indexes(site.parts)  # type: ignore[arg-type]
-        yield site
 
 
 async def made(site: AdminSite, **states: int) -> None:
@@ -76,13 +68,18 @@ async def test_each_state_is_counted_for_the_filter_and_whose_runs_may_be_seen(
     assert other
 
 
-@asynccontextmanager
-async def events(parts: Platform, key: str, query: str, **headers: str) -> AsyncIterator[Any]:
-    """The frames of the stream, as they come; a page's ends after two seconds."""
+def watched(parts: Platform) -> Any:
+    """A chat function whose streams to pages end after two seconds."""
     routes = run_events_routes(
         lambda: parts.engine, gate=parts.gate, keep_alive_s=5, page_s=2.0, clock=parts.clock
     )
-    app: Any = build_chat_app(parts.chats, more=routes)
+    return build_chat_app(parts.chats, more=routes)
+
+
+@asynccontextmanager
+async def events(parts: Platform, key: str, query: str, **headers: str) -> AsyncIterator[Any]:
+    """The frames of the stream, as they come."""
+    app = watched(parts)
     frames: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
 
     async def send(message: Any) -> None:
@@ -165,12 +162,7 @@ async def test_the_stream_ends_by_itself_for_a_page_and_for_a_program(site: Admi
 async def test_what_cannot_be_asked_is_a_problem_and_no_stream(
     site: AdminSite, query: str, field: str
 ) -> None:
-    routes = run_events_routes(
-        lambda: site.parts.engine, gate=site.parts.gate, keep_alive_s=5, page_s=2.0,
-        clock=site.parts.clock,
-    )  # fmt: skip
-    app: Any = build_chat_app(site.parts.chats, more=routes)
-    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    transport = httpx.ASGITransport(app=watched(site.parts), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url=HERE) as client:
         path = f"/runs/counts/events?{query}"
         headers = {"authorization": f"Bearer {await site.key()}"}

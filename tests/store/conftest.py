@@ -1,13 +1,16 @@
 """What the stories about the engine, and about durable agents, begin with."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
+from lambent import tracing
 from lambent.engine.registry import Registry
+from lambent.settings import load_settings
 from lambent.testing import WorkflowTest
 from local.services import ScriptedModel
+from tests.collector import Collector
 from tests.store.durable_site import Function, functions
 
 
@@ -32,6 +35,18 @@ class Effects:
             return what
 
         return act
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    """Takes the spans of this process, which are off again afterwards."""
+    stores = {"MONGO_URI": "mongodb://h", "POSTGRES_DSN": "postgresql://h/d"}
+    with Collector() as made:
+        environ = {"TRACING": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": made.url}
+        tracing.configure(load_settings({**stores, **environ}))
+        yield made
+        made.shutdown()
+    tracing.configure(load_settings(stores))
 
 
 @pytest.fixture

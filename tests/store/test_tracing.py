@@ -6,7 +6,6 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -28,15 +27,6 @@ LAMBDAS = "Root=1-5759e988-bd862e3fe1be46a994272793;Parent=53995c3f42cd8ad8;Samp
 
 def settings(**environ: str) -> Any:
     return load_settings({**STORES, **environ})
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    with Collector() as made:
-        tracing.configure(settings(TRACING="otlp", OTEL_EXPORTER_OTLP_ENDPOINT=made.url))
-        yield made
-        made.shutdown()
-    tracing.configure(settings())
 
 
 async def test_work_that_the_poller_found_is_a_part_of_the_request_that_made_it(

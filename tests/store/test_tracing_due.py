@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
-
-import pytest
 
 from lambent import tracing
 from lambent.bus.sending import Sent, WebhookSender
@@ -17,23 +14,10 @@ from lambent.invocation import reporting
 from lambent.mongo import Document
 from lambent.schedules.schedules import Plan, Schedules
 from lambent.schedules.ticker import Ticker
-from lambent.settings import load_settings
 from lambent.telemetry import correlated
 from lambent.testing import WorkflowTest
 from tests.collector import Collector
 from tests.store.bus_world import BusWorld, placed
-
-STORES = {"MONGO_URI": "mongodb://h", "POSTGRES_DSN": "postgresql://h/d"}
-
-
-@pytest.fixture
-def collector() -> Iterator[Collector]:
-    with Collector() as made:
-        environ = {"TRACING": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": made.url}
-        tracing.configure(load_settings({**STORES, **environ}))
-        yield made
-        made.shutdown()
-    tracing.configure(load_settings(STORES))
 
 
 async def test_a_delivery_is_a_part_of_the_request_that_published_its_event(

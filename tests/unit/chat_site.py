@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import uvicorn
 
+from lambent.admission.budgets import BudgetEdges, BudgetStore, Kind, Period, Unit
 from lambent.admission.decisions import AdmissionConfig, Scope
 from lambent.admission.gate import Gate
 from lambent.admission.keys import KeyStore
@@ -123,3 +124,9 @@ def frames(text: str) -> list[Any]:
 def said(text: str) -> str:
     """The answer that a stream's deltas add up to."""
     return "".join(one.get("delta", "") for one in frames(text) if isinstance(one, dict))
+
+
+async def budget(site: ChatSite, *, soft: float | None = None, hard: float | None = None) -> None:
+    """A day's tokens for the client of the site's key."""
+    edges = BudgetEdges(period=Period.DAY, unit=Unit.TOKENS, soft=soft, hard=hard)
+    await BudgetStore(site.postgres).put(Kind.CLIENT, "tests", [edges])

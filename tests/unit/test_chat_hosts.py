@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from lambent.admission.budgets import BudgetEdges, BudgetStore, Kind, Period, Unit
 from lambent.admission.decisions import AdmissionRequest
 from lambent.admission.reports import UsageFilter, UsageReports
 from lambent.admission.usage import ModelUse, Payer, TurnUse
@@ -20,7 +19,7 @@ from lambent.settings import Settings
 from local.services import Reply, ScriptedModel
 from local.services.script import Fault
 from local.services.scripted import MODEL
-from tests.unit.chat_site import CHAT, ChatSite, chat_site, said
+from tests.unit.chat_site import CHAT, ChatSite, budget, chat_site, said
 
 FAILS = Reply.failure(500, "out of memory")
 
@@ -131,8 +130,7 @@ async def test_a_turn_that_has_begun_moves_on_though_its_budget_is_used_up_meanw
     site: ChatSite, pair: tuple[ScriptedModel, ScriptedModel]
 ) -> None:
     pair[1].loaded_models = []
-    edges = [BudgetEdges(period=Period.DAY, unit=Unit.TOKENS, hard=100)]
-    await BudgetStore(site.postgres).put(Kind.CLIENT, "tests", edges)
+    await budget(site, hard=100)
     used = ModelUse(
         model="m", requests=1, broken=0, prompt_tokens=200, completion_tokens=0,
         estimated_tokens=0, model_s=0.0,

@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 import pytest
 
-from lambent.admission.budgets import BudgetEdges, BudgetStore, Kind, Period, Unit
 from lambent.admission.decisions import AdmissionRequest, Outcome
 from lambent.admission.reports import UsageFilter, UsageReports
 from lambent.agents.agent import Agent, Chunk, agent
@@ -14,7 +13,7 @@ from lambent.agents.turn import Turn
 from lambent.errors import LambentError
 from local.services import Reply, ScriptedModel
 from local.services.scripted import MODEL
-from tests.unit.chat_site import ChatSite, chat_site, frames, said
+from tests.unit.chat_site import ChatSite, budget, chat_site, frames, said
 
 OTHER = "other:latest"
 ASKED = {"agent": "two-minds", "input": "Hi"}
@@ -89,8 +88,7 @@ async def test_such_a_call_waits_for_a_slot_of_its_host_and_the_turn_keeps_its_o
 async def test_a_turn_that_has_begun_is_let_finish_though_its_budget_is_used_up(
     site: ChatSite, pair: tuple[ScriptedModel, ScriptedModel]
 ) -> None:
-    edges = [BudgetEdges(period=Period.DAY, unit=Unit.TOKENS, hard=100)]
-    await BudgetStore(site.postgres).put(Kind.CLIENT, "tests", edges)
+    await budget(site, hard=100)
     pair[1].default = Reply.many(13, prompt_tokens=200)  # booked before the turn wants a vector
     async with site.client() as client:
         answer = await client.post("/chat/stream", json=ASKED)

@@ -9,7 +9,7 @@ from lambent.admission.budgets import BudgetEdges, BudgetStore, Kind, Period, Un
 from lambent.admission.reports import GroupBy, UsageFilter, UsageReports
 from lambent.setting_values import ModelPrice
 from local.services import Reply, ScriptedModel
-from tests.unit.chat_site import CHAT, ChatSite, chat_site
+from tests.unit.chat_site import CHAT, ChatSite, budget, chat_site
 from tests.unit.openai_site import ASKED, WHY, openai_client
 
 
@@ -18,11 +18,6 @@ async def site(postgres_dsn: str, scripted_model: ScriptedModel) -> AsyncIterato
     scripted_model.default = Reply.many(13, prompt_tokens=7)
     async with chat_site(postgres_dsn, scripted_model.host) as site:
         yield site
-
-
-async def budget(site: ChatSite, *, soft: float | None = None, hard: float | None = None) -> None:
-    edges = BudgetEdges(period=Period.DAY, unit=Unit.TOKENS, soft=soft, hard=hard)
-    await BudgetStore(site.postgres).put(Kind.CLIENT, "tests", [edges])
 
 
 async def test_a_turn_is_booked_on_its_key_agent_and_model(site: ChatSite) -> None:
